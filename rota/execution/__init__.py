@@ -1,0 +1,1 @@
+"""Processes: starting, watching and stopping jobs. Knows no database."""
