@@ -1,0 +1,208 @@
+"""The connection to the database: transactions that are retried as a whole, and the database's clock.
+
+Invariant: nothing is sent outside ``read`` and ``write``, and whoever calls ``write`` acts on the world only after it
+has returned. A lost answer to COMMIT is told apart from a refusal, since the work may have been done.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, Executable, create_engine, event, select
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.pool import NullPool, QueuePool
+
+from rota.errors import ConfigError, DatabaseError, DatabaseUnavailable, NotSupported
+from rota.store.dialects import Dialect, Trouble, dialect_of, refuse_network_file_system
+from rota.store.types import INSTANT_FORMAT, db_now
+
+log = logging.getLogger("rota.store")
+
+T = TypeVar("T")
+
+TRIES_MAX = 10
+BACKOFF_SECONDS = 0.01
+BACKOFF_SECONDS_MAX = 1.0
+
+SELECT_NOW = select(db_now())
+
+Sleep = Callable[[float], None]
+
+
+def parse_url(text: str) -> URL:
+    """Read a database URL.
+
+    Raises:
+        ConfigError: it is not one.
+    """
+    try:
+        return make_url(text)
+    except (ArgumentError, ValueError) as error:
+        raise ConfigError(
+            "the database URL cannot be read: write for example sqlite:////var/lib/rota/rota.db or "
+            "postgresql://user@host/name"
+        ) from error
+
+
+class Database:
+    """One database, reached over at most ``connections_max`` connections."""
+
+    def __init__(self, url: str | URL, *, connections_max: int = 2, sleep: Sleep = time.sleep) -> None:
+        self.dialect, self.url = dialect_of(parse_url(url) if isinstance(url, str) else url)
+        self.retries = 0  # transactions tried again, for the metrics
+        self.clock_offset_microseconds = 0  # moved by tests on SQLite, whose clock is a function of ours
+        self._sleep = sleep
+        self.engine = self._make_engine(connections_max)
+
+    def __repr__(self) -> str:
+        return f"Database({self.url.render_as_string(hide_password=True)})"
+
+    def _make_engine(self, connections_max: int) -> Engine:
+        options: dict[str, Any] = {"poolclass": QueuePool, "pool_size": connections_max, "max_overflow": 0}
+        if self.dialect.name == "sqlite":
+            path = self.url.database
+            if not path or path == ":memory:":
+                options = {"poolclass": NullPool}
+                raise NotSupported("an in-memory SQLite database cannot be shared by processes: name a file")
+            if (mounts := Path("/proc/self/mountinfo")).exists():
+                refuse_network_file_system(Path(path).absolute(), mounts.read_text())
+        try:
+            # Without a URL parameter of the same name, ours is the default.
+            arguments = {key: value for key, value in self.dialect.connect_args.items() if key not in self.url.query}
+            engine = create_engine(self.url, connect_args=arguments, pool_timeout=60, **options)
+        except (ArgumentError, NoSuchModuleError) as error:
+            raise ConfigError(f"the database URL cannot be used: {error}") from error
+        except ModuleNotFoundError as error:
+            extra = "postgresql" if self.dialect.name == "postgresql" else "mysql"
+            raise ConfigError(
+                f"the driver {error.name} for {self.dialect.name} is not installed: pip install 'rota[{extra}]'"
+            ) from error
+        event.listen(engine, "connect", self._set_up)
+        if self.dialect.begin_write is not None:
+            event.listen(engine, "begin", self._begin)
+        return engine
+
+    def _set_up(self, connection: Any, _record: Any) -> None:
+        if self.dialect.name == "sqlite":
+            connection.isolation_level = None  # the driver must not open transactions of its own
+            connection.create_function("rota_now", 1, self._sqlite_now)
+        autocommit = getattr(connection, "autocommit", None)
+        cursor = connection.cursor()
+        for statement in self.dialect.on_connect:
+            cursor.execute(statement)
+        cursor.close()
+        if self.dialect.name == "postgresql" and autocommit is False:
+            connection.commit()
+
+    def _sqlite_now(self, plus_microseconds: float) -> str:
+        microseconds = time.time_ns() // 1000 + int(plus_microseconds) + self.clock_offset_microseconds
+        seconds, rest = divmod(microseconds, 1_000_000)
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds)) + f".{rest:06d}"
+
+    def _begin(self, connection: Connection) -> None:
+        if not connection.get_execution_options().get("rota_read"):
+            connection.exec_driver_sql(self.dialect.begin_write or "begin")
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` without writing; tried again as a whole on passing trouble.
+
+        Raises:
+            DatabaseUnavailable: nobody answers; calling again is safe.
+        """
+        return self._attempt(work, repeatable=True, read=True)
+
+    def write(self, work: Callable[[Connection], T], *, repeatable: bool) -> T:
+        """Run ``work`` in one transaction and commit; tried again as a whole on passing trouble.
+
+        ``repeatable`` says that doing the whole of it twice has the effect of doing it once (compare-and-set, unique
+        keys). Only such work is tried again after a COMMIT whose answer was lost.
+
+        Raises:
+            DatabaseUnavailable: nobody answers. With ``outcome_unknown`` the work may or may not have been done.
+        """
+        return self._attempt(work, repeatable=repeatable, read=False)
+
+    def _attempt(self, work: Callable[[Connection], T], *, repeatable: bool, read: bool) -> T:
+        tried = 0
+        while True:
+            tried += 1
+            committing = False
+            try:
+                with self.engine.connect() as connection:
+                    if read:
+                        connection = connection.execution_options(rota_read=True)
+                    answer = work(connection)
+                    if not read:
+                        committing = True
+                        connection.commit()
+                    return answer
+            except DBAPIError as error:
+                trouble = self.dialect.classify(error)
+                if committing and trouble is Trouble.GONE and not repeatable:
+                    raise DatabaseUnavailable(
+                        f"the connection broke during COMMIT: {first_line(error)}", outcome_unknown=True
+                    ) from error
+                if trouble in {Trouble.TAKEN, Trouble.OURS}:
+                    raise
+                # A lost connection is worth a few quick tries only: whoever waits for minutes is the caller's loop.
+                if tried >= (TRIES_MAX if trouble is Trouble.AGAIN else 3):
+                    raise DatabaseUnavailable(f"the database does not answer: {first_line(error)}") from error
+                self.retries += 1
+                log.debug("transaction tried again after %s: %s", trouble.value, first_line(error))
+            self._sleep(min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS * 2**tried) * random.uniform(0.5, 1.5))
+
+    def now(self) -> datetime:
+        """Return the database's time."""
+        return self.read(lambda connection: now_of(connection))
+
+    def server_version(self) -> str:
+        """Return the server's version, as it names itself; refuse one that is too old.
+
+        Raises:
+            NotSupported: a database older than what Rota is tested with.
+        """
+        def ask(connection: Connection) -> tuple[tuple[int, ...], bool]:
+            facts = connection.dialect
+            return tuple(facts.server_version_info or ()), bool(getattr(facts, "is_mariadb", False))
+
+        version, is_mariadb = self.read(ask)
+        needed = self.dialect.server_version_min_mariadb if is_mariadb else self.dialect.server_version_min
+        shown = ".".join(map(str, version))
+        if version < needed:
+            raise NotSupported(
+                f"{'MariaDB' if is_mariadb else self.dialect.name} {shown} is too old: "
+                f"Rota needs {'.'.join(map(str, needed))} or newer"
+            )
+        return shown
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.engine.dispose()
+
+
+def now_of(connection: Connection) -> datetime:
+    """Return the database's time, asked inside a transaction."""
+    moment = connection.execute(SELECT_NOW).scalar_one()
+    assert isinstance(moment, datetime)
+    return moment
+
+
+def change_rows(connection: Connection, statement: Executable, parameters: dict[str, Any]) -> int:
+    """Execute an update or delete and return how many rows it matched."""
+    result = connection.execute(statement, parameters)
+    return result.rowcount
+
+
+def first_line(error: DBAPIError) -> str:
+    """Say what the database said, on one line and without the statement."""
+    return str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+
+
+__all__ = ["INSTANT_FORMAT", "Database", "DatabaseError", "change_rows", "first_line", "now_of", "parse_url"]

@@ -1,0 +1,199 @@
+"""What differs between the databases, as one small record of capabilities each.
+
+No other module asks which database it is. ``SKIP LOCKED`` makes claims cheap where it exists; it never makes them
+correct, so a wrong record costs speed and not a run.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+
+from rota.errors import NotSupported
+
+
+class Trouble(Enum):
+    """What a failed statement means for the transaction it was in."""
+
+    AGAIN = "again"  # deadlock, serialization failure, busy: the whole transaction may be tried again
+    GONE = "gone"  # the connection, or the server's readiness to write, is lost
+    TAKEN = "taken"  # a unique key is held by another row
+    OURS = "ours"  # anything else: a mistake, or a full disk; trying again at once will not help
+
+
+class WakeUp(Enum):
+    """How a waiting node hears of a change before its next poll."""
+
+    NOTIFY = "notify"  # LISTEN and NOTIFY
+    DATA_VERSION = "data_version"  # PRAGMA data_version, read from the same connection
+    POLL = "poll"  # nothing: poll a little more often, adaptively
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """The capabilities of one kind of database."""
+
+    name: str
+    skip_locked: bool
+    returning: bool  # INSERT … RETURNING
+    wake_up: WakeUp
+    classify: Callable[[DBAPIError], Trouble]
+    connect_args: dict[str, Any] = field(default_factory=dict[str, Any])
+    on_connect: tuple[str, ...] = ()
+    begin_write: str | None = None  # sent to open a writing transaction, where the driver does not
+    server_version_min: tuple[int, ...] = ()
+    server_version_min_mariadb: tuple[int, ...] = ()
+
+
+_POSTGRESQL_AGAIN = {"40001", "40P01", "55P03"}
+_POSTGRESQL_GONE_CLASSES = ("08", "57P", "53300", "25006")
+
+
+def _classify_postgresql(error: DBAPIError) -> Trouble:
+    state = str(getattr(error.orig, "sqlstate", None) or "")
+    if state in _POSTGRESQL_AGAIN:
+        return Trouble.AGAIN
+    if error.connection_invalidated or (state and state.startswith(_POSTGRESQL_GONE_CLASSES)):
+        return Trouble.GONE
+    if state == "23505":
+        return Trouble.TAKEN
+    # libpq reports a refused or broken connection without any SQLSTATE
+    if not state and type(error.orig).__name__ in {"OperationalError", "InterfaceError"}:
+        return Trouble.GONE
+    return Trouble.OURS
+
+
+_MYSQL_AGAIN = {1213, 1205, 1020, 4031}
+_MYSQL_GONE = {1040, 1042, 1043, 1047, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1180, 1203, 1290, 1836}
+
+
+def _classify_mysql(error: DBAPIError) -> Trouble:
+    arguments = getattr(error.orig, "args", ())
+    number = arguments[0] if arguments and isinstance(arguments[0], int) else None
+    if number in _MYSQL_AGAIN:
+        return Trouble.AGAIN
+    if error.connection_invalidated or number in _MYSQL_GONE or (number is not None and 2000 <= number < 3000):
+        return Trouble.GONE
+    if number == 0 and type(error.orig).__name__ == "InterfaceError":  # PyMySQL's word for a closed connection
+        return Trouble.GONE
+    if number == 1062:
+        return Trouble.TAKEN
+    return Trouble.OURS
+
+
+def _classify_sqlite(error: DBAPIError) -> Trouble:
+    origin = error.orig
+    # Only the primary code: SQLITE_BUSY_SNAPSHOT and its kind carry it in the low byte.
+    code = getattr(origin, "sqlite_errorcode", 0) & 0xFF
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return Trouble.AGAIN
+    if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY}:
+        return Trouble.GONE
+    extended = getattr(origin, "sqlite_errorcode", 0)
+    if extended in {sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY}:
+        return Trouble.TAKEN
+    return Trouble.OURS
+
+
+POSTGRESQL = Dialect(
+    name="postgresql",
+    skip_locked=True,
+    returning=True,
+    wake_up=WakeUp.NOTIFY,
+    classify=_classify_postgresql,
+    connect_args={
+        "connect_timeout": 10,
+        "application_name": "rota",
+        # A pooler in transaction mode hands statements prepared by one client to another.
+        "prepare_threshold": None,
+    },
+    on_connect=("set time zone 'UTC'", "set lock_timeout = '10s'", "set statement_timeout = '60s'"),
+    server_version_min=(15,),
+)
+
+MYSQL = Dialect(
+    name="mysql",
+    skip_locked=True,
+    returning=False,
+    wake_up=WakeUp.POLL,
+    classify=_classify_mysql,
+    connect_args={"connect_timeout": 10, "read_timeout": 75, "write_timeout": 75, "charset": "utf8mb4"},
+    on_connect=(
+        "set session transaction isolation level read committed",
+        "set session time_zone = '+00:00'",
+        "set session sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO'",
+        "set session innodb_lock_wait_timeout = 10",
+    ),
+    server_version_min=(8, 0, 16),
+    server_version_min_mariadb=(10, 6),
+)
+
+SQLITE = Dialect(
+    name="sqlite",
+    skip_locked=False,
+    returning=True,
+    wake_up=WakeUp.DATA_VERSION,
+    classify=_classify_sqlite,
+    connect_args={"timeout": 30.0, "check_same_thread": False},
+    on_connect=("pragma journal_mode = wal", "pragma synchronous = full", "pragma foreign_keys = on"),
+    # A deferred transaction that reads and then writes is refused at once when another one wrote in between.
+    begin_write="begin immediate",
+    server_version_min=(3, 35),
+)
+
+_DIALECTS = {"postgresql": POSTGRESQL, "mysql": MYSQL, "mariadb": MYSQL, "sqlite": SQLITE}
+_DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql", "sqlite": "pysqlite"}
+
+
+def dialect_of(url: URL) -> tuple[Dialect, URL]:
+    """Return the capabilities for ``url``, and ``url`` with the driver that Rota uses.
+
+    Raises:
+        NotSupported: another database, or another driver than ours.
+    """
+    backend = url.get_backend_name()
+    dialect = _DIALECTS.get(backend)
+    if dialect is None:
+        raise NotSupported(f"database {backend!r} is not supported: use sqlite, postgresql, mysql or mariadb in the URL")
+    driver = _DRIVERS[backend]
+    if url.drivername == backend:
+        return dialect, url.set(drivername=f"{backend}+{driver}")
+    if url.drivername != f"{backend}+{driver}":
+        raise NotSupported(f"driver {url.drivername!r} is not supported: write {backend}+{driver}:// in the URL")
+    return dialect, url
+
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    "nfs nfs4 cifs smb3 smbfs ncpfs afs 9p glusterfs ceph lustre gpfs fuse.sshfs fuse.glusterfs fuse.ceph".split()
+)
+
+
+def refuse_network_file_system(path: Path, mountinfo: str) -> None:
+    """Refuse a SQLite file on a file system whose locks cannot be trusted.
+
+    ``mountinfo`` is the text of ``/proc/self/mountinfo``; the longest mount point above ``path`` decides.
+
+    Raises:
+        NotSupported: it is shared over a network.
+    """
+    best, kind = "", ""
+    for line in mountinfo.splitlines():
+        fields, _, rest = line.partition(" - ")
+        parts = fields.split()
+        if len(parts) < 5 or not rest:
+            continue
+        point = parts[4].replace("\\040", " ")
+        if path.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, rest.split()[0]
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise NotSupported(
+            f"SQLite file {str(path)!r} is on a network file system ({kind} at {best}), where locks do not hold: "
+            "put it on a local disk, or use PostgreSQL or MariaDB"
+        )

@@ -1,0 +1,102 @@
+"""Bringing the schema up to date, and refusing a database whose schema does not fit.
+
+Alembic does the work, with a version table of its own name, so that it never meets the one of an application that shares
+the database. Revisions are numbered, and the row in ``rota_schema`` names the oldest program that can still work with
+the schema: a rolling upgrade runs both.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, inspect, select, text
+
+from rota.errors import DatabaseVersion
+from rota.store import tables
+from rota.store.database import Database
+from rota.store.violations import CREATE_VIEW, DROP_VIEW
+
+SCHEMA_VERSION = 1  # what this program needs at least, and what `rota db upgrade` makes
+VERSION_TABLE = "rota_migration"
+
+_LOCK = {"postgresql": "select pg_advisory_xact_lock(7216151)", "mysql": "select get_lock('rota_migration', 120)"}
+_UNLOCK = {"mysql": "select release_lock('rota_migration')"}
+
+
+def _config(buffer: io.StringIO | None = None) -> Config:
+    config = Config(output_buffer=buffer) if buffer is not None else Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def upgrade(database: Database) -> tuple[int | None, int]:
+    """Bring the schema up to date and return (version before, version after). Safe to call on several hosts at once.
+
+    Raises:
+        DatabaseVersion: the schema is newer than this program knows.
+    """
+    database.server_version()
+    with database.engine.connect() as connection:
+        dialect = database.dialect.name
+        if dialect in _LOCK:
+            connection.execute(text(_LOCK[dialect]))
+        before = schema_version(connection)
+        if before is not None and before[0] > SCHEMA_VERSION:
+            raise DatabaseVersion(
+                f"the database has schema {before[0]}, this program knows {SCHEMA_VERSION}: upgrade the program instead"
+            )
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        # The view is derived from the schema, so it is made anew rather than migrated.
+        connection.execute(text(DROP_VIEW))
+        connection.execute(text(CREATE_VIEW))
+        connection.commit()
+        if dialect in _UNLOCK:
+            connection.execute(text(_UNLOCK[dialect]))
+            connection.commit()
+    return (before[0] if before else None), SCHEMA_VERSION
+
+
+def upgrade_sql(database: Database) -> str:
+    """Return the statements of a whole upgrade from nothing, for those who apply them by hand."""
+    buffer = io.StringIO()
+    config = _config(buffer)
+    config.attributes["dialect"] = database.engine.dialect
+    command.upgrade(config, "head", sql=True)
+    return buffer.getvalue() + f"\n{DROP_VIEW};\n\n{CREATE_VIEW};\n"
+
+
+def schema_version(connection: Connection) -> tuple[int, int] | None:
+    """Return (version, oldest compatible program) of the schema, or None where there is none."""
+    if not inspect(connection).has_table(tables.schema.name):
+        return None
+    row = connection.execute(select(tables.schema.c.version, tables.schema.c.compatible_from)).first()
+    return (row[0], row[1]) if row is not None else None
+
+
+def check_schema(database: Database) -> int:
+    """Return the schema's version when this program can work with it.
+
+    Raises:
+        DatabaseVersion: there is no schema, or it is too old or too new for this program.
+    """
+    found = database.read(schema_version)
+    if found is None:
+        raise DatabaseVersion("the database has no Rota schema yet: run `rota db upgrade`")
+    version, compatible_from = found
+    if version < SCHEMA_VERSION:
+        raise DatabaseVersion(
+            f"the database has schema {version}, this program needs {SCHEMA_VERSION}: run `rota db upgrade`"
+        )
+    if compatible_from > SCHEMA_VERSION:
+        raise DatabaseVersion(
+            f"the database has schema {version}, which needs a program that knows schema {compatible_from}; "
+            f"this one knows {SCHEMA_VERSION}: upgrade the program"
+        )
+    return version
+
+

@@ -1,0 +1,299 @@
+"""Every table and index, in the order in which a transaction touches them.
+
+The columns are documented in the reference and stable to read with plain SQL. Names carry their unit; a moment ends in
+``_at``. Words that a database reserves (``key``, ``user``, ``on``) are avoided, so that nobody has to quote. Indexes are
+few, and each says which statement it serves. This file is over-long for a list's sake: the schema stands in one place.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Computed,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    UniqueConstraint,
+    text,
+)
+
+from rota.model.states import AttemptState, Delivery, JobState, NodeState, RunState
+from rota.store.types import Blob, Id, Instant, LongText, Name, Number, Token, Word, YesNo
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_N_name)s",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "pk": "%(table_name)s_pkey",
+    }
+)
+
+# InnoDB whatever the server's default; utf8mb4 for text that is not compared.
+_MYSQL = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mariadb_engine": "InnoDB",
+    "mariadb_charset": "utf8mb4",
+    "sqlite_autoincrement": True,
+}
+
+
+def _one_of(name: str, states: type[RunState | AttemptState | JobState | NodeState | Delivery]) -> CheckConstraint:
+    listed = ", ".join(f"'{state.value}'" for state in states)
+    return CheckConstraint(f"{name} in ({listed})", name=f"{name}_known")
+
+
+# One row: which schema this is, and the oldest program that can still work with it.
+schema = Table(
+    "rota_schema",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("version", Integer, nullable=False),
+    Column("compatible_from", Integer, nullable=False),
+    **_MYSQL,
+)
+
+pool = Table(
+    "rota_pool",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Name, nullable=False, unique=True),
+    Column("created_at", Instant, nullable=False),
+    **_MYSQL,
+)
+
+node = Table(
+    "rota_node",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Name, nullable=False, unique=True),
+    Column("state", Word, nullable=False),
+    Column("boot_id", Token, nullable=False),  # which boot of which machine
+    Column("pid", Integer, nullable=False),
+    Column("pid_started", Id, nullable=False),  # the process's start in clock ticks after boot: pids are used again
+    Column("holder", Token, nullable=False),  # random, made by the process that goes by this name now
+    Column("host", Name, nullable=False),
+    Column("version", Name, nullable=False),
+    Column("pools", LongText, nullable=False),  # JSON list of names
+    Column("slots", Integer, nullable=False),  # how many runs at once
+    Column("started_at", Instant, nullable=False),
+    Column("seen_at", Instant, nullable=False),  # the last good round
+    Column("lease_ends_at", Instant),  # NULL once it has said goodbye
+    _one_of("state", NodeState),
+    **_MYSQL,
+)
+
+job = Table(
+    "rota_job",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Name, nullable=False, unique=True),
+    Column("state", Word, nullable=False, server_default=JobState.ACTIVE.value),
+    Column("kind", Word, nullable=False),  # call, command, shell
+    Column("target", LongText, nullable=False),  # package.module:function, JSON list of arguments, or shell line
+    Column("pool", Name, nullable=False),
+    Column("timeout_seconds", Number),
+    Column("start_within_seconds", Number),
+    Column("delivery", Word, nullable=False),
+    Column("retries", Integer, nullable=False),  # -1 is for ever
+    Column("lost_max", Integer, nullable=False),
+    Column("retry_delay_seconds", Number, nullable=False),
+    Column("backoff", Word, nullable=False),
+    Column("retry_delay_max_seconds", Number, nullable=False),
+    Column("lease_seconds", Number),  # NULL: the worker's
+    Column("priority", Integer, nullable=False),
+    Column("stdin", LongText),
+    Column("cwd", LongText),
+    Column("run_as", Name),
+    Column("variables", LongText, nullable=False),  # JSON object of environment variables
+    Column("revision", Integer, nullable=False),
+    Column("declared", LongText),  # the definition as code last declared it; differs from the row once it was edited
+    Column("declared_by", Name),  # the module that did
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    _one_of("state", JobState),
+    _one_of("delivery", Delivery),
+    CheckConstraint("retries >= -1", name="retries_counted"),
+    CheckConstraint("lost_max >= 0", name="lost_max_counted"),
+    **_MYSQL,
+)
+
+schedule = Table(
+    "rota_schedule",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Name, nullable=False, unique=True),
+    Column("job_id", Id, ForeignKey("rota_job.id"), nullable=False),
+    Column("state", Word, nullable=False, server_default=JobState.ACTIVE.value),
+    Column("kind", Word, nullable=False),  # cron, every, at
+    Column("expression", LongText, nullable=False),  # the cron expression, the seconds, or the instant
+    Column("zone", Name, nullable=False),
+    Column("anchor_at", Instant),  # where the grid of an `every` starts
+    Column("delay_seconds", Number, nullable=False),
+    Column("start_within_seconds", Number),
+    Column("catch_up", Word, nullable=False),
+    Column("catch_up_limit", Integer, nullable=False),
+    Column("overlap", Word, nullable=False),
+    Column("args", LongText, nullable=False),
+    Column("next_slot_at", Instant),  # the cursor: the first slot nobody has decided; NULL: there is none
+    Column("last_slot_at", Instant),
+    Column("cursor_version", Id, nullable=False),  # moves with each change of the cursor: the compare-and-set
+    Column("problem", LongText),  # set aside with this reason; fires nothing until it is edited
+    Column("paused_at", Instant),
+    Column("revision", Integer, nullable=False),
+    Column("declared", LongText),
+    Column("declared_by", Name),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    _one_of("state", JobState),
+    **_MYSQL,
+)
+# Serves FIND_DUE and the look: the earliest active cursor.
+Index("rota_schedule_due", schedule.c.state, schedule.c.next_slot_at)
+Index("rota_schedule_job", schedule.c.job_id)
+
+run = Table(
+    "rota_run",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("job_id", Id, ForeignKey("rota_job.id", ondelete="SET NULL")),
+    Column("job", Name, nullable=False),  # its name then: the ledger outlives the job
+    Column("schedule_id", Id, ForeignKey("rota_schedule.id", ondelete="SET NULL")),
+    Column("schedule", Name),
+    Column("slot_at", Instant),
+    Column("slot_count", Integer, nullable=False),  # more than 1: this row stands for as many slots
+    Column("slot_last_at", Instant),
+    Column("target_node", Name, nullable=False),  # '' for any; never NULL, so that uniqueness holds
+    Column("request_id", Token, unique=True),  # made by whoever enqueues: a repeated enqueue is the same run
+    Column("run_key", Name),
+    Column("active_key", Name),  # run_key while unfinished, else NULL: one unfinished run per job and key
+    Column("state", Word, nullable=False),
+    Column("reason", Word, nullable=False),
+    Column("reason_text", LongText, nullable=False),
+    Column("args", LongText, nullable=False),
+    Column("result", LongText),
+    Column("pool", Name, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("urgency", Integer, Computed("-priority", persisted=True)),  # ascending, so that one index serves the claim
+    Column("delivery", Word, nullable=False),
+    Column("requested_by", Name, nullable=False),
+    Column("enqueued_at", Instant, nullable=False),
+    Column("run_at", Instant, nullable=False),  # not before
+    Column("start_by", Instant),  # the end of the start window; binds until the first start
+    Column("due_at", Instant),  # when the scheduler must look again: run_at while waiting, start_by while ready
+    Column("queued", YesNo, nullable=False),  # behind earlier slots of its schedule
+    Column("started_at", Instant),  # the first start mark
+    Column("finished_at", Instant),
+    Column("attempt", Integer, nullable=False),
+    Column("retries_used", Integer, nullable=False),
+    Column("losses", Integer, nullable=False),
+    Column("fence", Id, nullable=False),
+    Column("claim_id", Token, unique=True),  # of the last claim; kept after the end
+    Column("node", Name),
+    Column("holder", Token),  # the node's process that holds it
+    Column("marked_at", Instant),  # the start mark of the current claim
+    Column("lease_seconds", Number),  # the job's; NULL: the worker's
+    Column("lease_ends_at", Instant),  # exactly while it is running
+    Column("cancel_asked_at", Instant),
+    Column("cancel_asked_by", Name),
+    UniqueConstraint("schedule_id", "slot_at", "target_node", name="rota_run_slot"),
+    UniqueConstraint("job_id", "active_key", name="rota_run_active_key"),
+    _one_of("state", RunState),
+    _one_of("delivery", Delivery),
+    CheckConstraint("(state = 'running') = (lease_ends_at is not null)", name="lease_while_running"),
+    **_MYSQL,
+)
+# Serves FIND_CLAIMABLE: all equalities first, then its order. Only ready runs are in it where the database can say so.
+Index(
+    "rota_run_claim",
+    run.c.state,
+    run.c.pool,
+    run.c.urgency,
+    run.c.run_at,
+    run.c.id,
+    postgresql_where=run.c.state == text("'ready'"),
+    sqlite_where=run.c.state == text("'ready'"),
+)
+# Serves the look and FIND_WAITED: what the scheduler has to decide next.
+Index("rota_run_due", run.c.due_at, postgresql_where=run.c.due_at.isnot(None), sqlite_where=run.c.due_at.isnot(None))
+# Serves the look, FIND_EXPIRED, and asking what runs now.
+Index(
+    "rota_run_lease",
+    run.c.lease_ends_at,
+    postgresql_where=run.c.lease_ends_at.isnot(None),
+    sqlite_where=run.c.lease_ends_at.isnot(None),
+)
+# Serves `run list --job`, and the last run of a job.
+Index("rota_run_job", run.c.job_id, run.c.id)
+
+attempt = Table(
+    "rota_attempt",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("run_id", Id, ForeignKey("rota_run.id", ondelete="CASCADE"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("state", Word, nullable=False),
+    Column("claim_id", Token, nullable=False, unique=True),
+    Column("fence", Id, nullable=False),
+    Column("node", Name, nullable=False),
+    Column("boot_id", Token),
+    Column("pid", Integer),
+    Column("claimed_at", Instant, nullable=False),
+    Column("started_at", Instant),
+    Column("finished_at", Instant),
+    Column("reason", Word),
+    Column("reason_text", LongText),
+    Column("exit_code", Integer),
+    Column("signal", SmallInteger),
+    Column("error_type", LongText),
+    Column("error_message", LongText),
+    Column("traceback", LongText),
+    Column("result", LongText),
+    Column("seconds", Number),  # by the guardian's own clock
+    Column("cpu_seconds", Number),
+    Column("memory_bytes_max", Id),
+    Column("stdout_bytes", Id),  # written by the job; what is kept of it is in rota_output
+    Column("stderr_bytes", Id),
+    Column("orphan_at", Instant),  # when an end came that no longer counted
+    Column("orphan", LongText),  # that end, as JSON
+    UniqueConstraint("run_id", "attempt", name="rota_attempt_number"),
+    _one_of("state", AttemptState),
+    **_MYSQL,
+)
+
+# What a job wrote, in pieces: the head, and the tail when the middle was left out.
+output = Table(
+    "rota_output",
+    metadata,
+    Column("attempt_id", Id, ForeignKey("rota_attempt.id", ondelete="CASCADE"), primary_key=True),
+    Column("stream", Word, primary_key=True),  # stdout, stderr
+    Column("position", Id, primary_key=True, autoincrement=False),  # of the first byte in all that was written
+    Column("data", Blob, nullable=False),
+    **_MYSQL,
+)
+
+event = Table(
+    "rota_event",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("at", Instant, nullable=False),
+    Column("run_id", Id),
+    Column("schedule", Name),
+    Column("job", Name),
+    Column("kind", Word, nullable=False),  # run, schedule, job, node
+    Column("from_state", Word),
+    Column("to_state", Word),
+    Column("reason", Word),
+    Column("text", LongText),
+    Column("attempt", Integer),
+    Column("node", Name),
+    Column("actor", Name),
+    **_MYSQL,
+)
+Index("rota_event_run", event.c.run_id, event.c.id)

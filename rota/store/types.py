@@ -1,0 +1,194 @@
+"""Column types and SQL expressions whose spelling differs between the databases.
+
+``Instant`` keeps moments in UTC with microseconds, ``db_now`` is the database's own clock, and ``given_rows`` turns one
+JSON parameter into a table, so that a batch of any size is one statement with a constant text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    DateTime,
+    Dialect,
+    Double,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    bindparam,
+    column,
+    literal,
+)
+from sqlalchemy.dialects import mysql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.selectable import TableValuedAlias
+from sqlalchemy.sql.visitors import InternalTraversal
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+MYSQL = ("mysql", "mariadb")
+
+INSTANT_FORMAT = "%Y-%m-%d %H:%M:%S.%f"
+
+
+class Instant(TypeDecorator[datetime]):
+    """A moment: aware and in UTC in Python; timestamptz, datetime(6), or sortable text in the database."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(DateTime(timezone=True))
+        if dialect.name in MYSQL:
+            return dialect.type_descriptor(mysql.DATETIME(fsp=6))
+        return dialect.type_descriptor(String(26))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        assert value.tzinfo is not None, "a moment without a zone must not reach the database"
+        moment = value.astimezone(UTC)
+        if dialect.name == "postgresql":
+            return moment
+        if dialect.name in MYSQL:
+            return moment.replace(tzinfo=None)
+        return moment.strftime(INSTANT_FORMAT)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value)
+        assert isinstance(value, datetime)
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+# Exact comparison on every database: MySQL's default collations take "a" and "A" for the same name.
+Name = String(200).with_variant(mysql.VARCHAR(200, charset="utf8mb4", collation="utf8mb4_bin"), *MYSQL)
+Word = String(40).with_variant(mysql.VARCHAR(40, charset="ascii", collation="ascii_bin"), *MYSQL)
+Token = String(64).with_variant(mysql.VARCHAR(64, charset="ascii", collation="ascii_bin"), *MYSQL)
+LongText = Text().with_variant(mysql.MEDIUMTEXT(charset="utf8mb4", collation="utf8mb4_bin"), *MYSQL)
+Blob = LargeBinary().with_variant(mysql.MEDIUMBLOB(), *MYSQL)
+Id = BigInteger().with_variant(Integer(), "sqlite")
+Number = Double(53)
+YesNo = Boolean(create_constraint=False)
+
+
+class db_now(FunctionElement[datetime]):  # noqa: N801 - it reads as the SQL function that it is
+    """The database's clock at this statement, plus an offset in microseconds."""
+
+    type = Instant()
+    inherit_cache = True
+    name = "db_now"
+
+    def __init__(self, plus_microseconds: ColumnElement[Any] | int = 0) -> None:
+        given = plus_microseconds if isinstance(plus_microseconds, ColumnElement) else literal(plus_microseconds)
+        super().__init__(given)
+
+
+def db_now_plus(seconds: ColumnElement[Any]) -> db_now:
+    """The database's clock plus ``seconds``, a column or a parameter."""
+    return db_now(seconds * 1_000_000)
+
+
+@compiles(db_now, "postgresql")
+def _now_postgresql(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
+    # clock_timestamp(), not now(): the latter stands still during a transaction.
+    return f"(clock_timestamp() + ({compiler.process(element.clauses, **options)}) * interval '1 microsecond')"
+
+
+@compiles(db_now, "mysql")
+@compiles(db_now, "mariadb")
+def _now_mysql(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
+    return f"timestampadd(microsecond, {compiler.process(element.clauses, **options)}, utc_timestamp(6))"
+
+
+@compiles(db_now, "sqlite")
+def _now_sqlite(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
+    return f"rota_now({compiler.process(element.clauses, **options)})"  # registered on each connection
+
+
+_GIVEN_TYPES: dict[str, tuple[TypeEngine[Any], str, str]] = {
+    # kind: type in Python, type in PostgreSQL, type in MySQL and MariaDB
+    "id": (BigInteger(), "bigint", "bigint"),
+    "number": (Number, "double precision", "double"),
+    "flag": (Boolean(), "boolean", "tinyint"),
+    "word": (Word, "text", "varchar(40) character set ascii collate ascii_bin"),
+    "token": (Token, "text", "varchar(64) character set ascii collate ascii_bin"),
+    "name": (Name, "text", "varchar(200) character set utf8mb4 collate utf8mb4_bin"),
+    "text": (LongText, "text", "longtext character set utf8mb4 collate utf8mb4_bin"),
+    "instant": (Instant(), "timestamptz", "datetime(6)"),
+}
+
+
+class _GivenRows(FunctionElement[Any]):
+    """One JSON parameter as a table; see ``given_rows``."""
+
+    name = "given_rows"
+    inherit_cache = True
+    _traverse_internals = [*FunctionElement._traverse_internals, ("signature", InternalTraversal.dp_string)]  # noqa: SLF001, RUF012  # pyright: ignore
+
+    def __init__(self, parameter: str, signature: str) -> None:
+        self.signature = signature
+        super().__init__(bindparam(parameter, type_=Text()))
+
+    @property
+    def columns_given(self) -> list[tuple[str, str]]:
+        return [(name, kind) for name, _, kind in (part.partition(":") for part in self.signature.split(","))]
+
+
+def given_rows(parameter: str, **columns: str) -> TableValuedAlias:
+    """Name a table whose rows come from one JSON parameter; fill it with ``encode_rows``.
+
+    ``columns`` maps a name to a kind: id, number, flag, token, name, text or instant.
+    """
+    signature = ",".join(f"{name}:{kind}" for name, kind in columns.items())
+    return _GivenRows(parameter, signature).table_valued(
+        *(column(name, _GIVEN_TYPES[kind][0]) for name, kind in columns.items()), name=f"given_{parameter}"
+    )
+
+
+def encode_rows(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Write rows as the JSON that ``given_rows`` reads. A missing value and None are both NULL."""
+    return json.dumps(
+        [
+            {
+                name: value.astimezone(UTC).strftime(INSTANT_FORMAT) if isinstance(value, datetime) else value
+                for name, value in row.items()
+                if value is not None
+            }
+            for row in rows
+        ],
+        ensure_ascii=False,
+    )
+
+
+@compiles(_GivenRows, "postgresql")
+def _given_postgresql(element: _GivenRows, compiler: SQLCompiler, **options: Any) -> str:
+    # Moments are written without an offset; the session's zone is set to UTC on connect.
+    names = ", ".join(f"{name} {_GIVEN_TYPES[kind][1]}" for name, kind in element.columns_given)
+    parameter = compiler.process(element.clauses, **options)
+    return f"(select * from jsonb_to_recordset(cast({parameter} as jsonb)) as fields ({names}))"
+
+
+@compiles(_GivenRows, "mysql")
+@compiles(_GivenRows, "mariadb")
+def _given_mysql(element: _GivenRows, compiler: SQLCompiler, **options: Any) -> str:
+    names = ", ".join(f"{name} {_GIVEN_TYPES[kind][2]} path '$.{name}'" for name, kind in element.columns_given)
+    parameter = compiler.process(element.clauses, **options)
+    return f"(select * from json_table({parameter}, '$[*]' columns ({names})) as fields)"
+
+
+@compiles(_GivenRows, "sqlite")
+def _given_sqlite(element: _GivenRows, compiler: SQLCompiler, **options: Any) -> str:
+    names = ", ".join(f"json_extract(value, '$.{name}') as {name}" for name, _ in element.columns_given)
+    return f"(select {names} from json_each({compiler.process(element.clauses, **options)}))"
