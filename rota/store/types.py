@@ -79,7 +79,7 @@ Token = String(64).with_variant(mysql.VARCHAR(64, charset="ascii", collation="as
 LongText = Text().with_variant(mysql.MEDIUMTEXT(charset="utf8mb4", collation="utf8mb4_bin"), *MYSQL)
 Blob = LargeBinary().with_variant(mysql.MEDIUMBLOB(), *MYSQL)
 Id = BigInteger().with_variant(Integer(), "sqlite")
-Number = Double(53)
+Number = Double()
 YesNo = Boolean(create_constraint=False)
 
 

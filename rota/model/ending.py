@@ -1,0 +1,249 @@
+"""What follows from the end of an attempt, or of its lease: pure decisions.
+
+Two budgets: ``retries`` counts attempts that ended badly, ``lost_max`` those whose lease ended. A release spends neither,
+and a cancellation that was asked for is never retried.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from signal import Signals
+
+from rota.model.reasons import Reason
+from rota.model.run import End
+from rota.model.states import AttemptState, Because, Delivery, RunState
+
+RETRY_DELAY_SECONDS = 10.0
+RETRY_DELAY_SECONDS_MAX = 3600.0
+LOST_MAX = 5
+LOST_DELAY_SECONDS = 5.0
+FOR_EVER = -1
+
+
+class Backoff(StrEnum):
+    """How the delay before a retry grows."""
+
+    FIXED = "fixed"
+    EXPONENTIAL = "exponential"
+
+
+@dataclass(frozen=True, slots=True)
+class RetryRule:
+    """The budgets of a job's runs, and how long they wait before another attempt."""
+
+    retries: int = 0  # -1: for ever
+    lost_max: int = LOST_MAX
+    retry_delay_seconds: float = RETRY_DELAY_SECONDS
+    backoff: Backoff = Backoff.FIXED
+    retry_delay_max_seconds: float = RETRY_DELAY_SECONDS_MAX
+
+    def has_retry(self, retries_used: int) -> bool:
+        """Tell whether another attempt is left after ``retries_used`` retries."""
+        return self.retries == FOR_EVER or retries_used < self.retries
+
+    def delay_seconds(self, retries_used: int) -> float:
+        """Return how long to wait before the next retry, after ``retries_used`` of them."""
+        if self.backoff is Backoff.FIXED:
+            return self.retry_delay_seconds
+        # The exponent is bounded too: 2 ** 2000 is no float.
+        return min(self.retry_delay_max_seconds, self.retry_delay_seconds * 2.0 ** min(retries_used, 60))
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What a decision about a running, or a lost, run depends on."""
+
+    state: RunState
+    attempt: int
+    node: str
+    delivery: Delivery
+    marked: bool
+    retries_used: int
+    losses: int
+    cancel_asked: bool
+    cancel_asked_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The decision: where the run goes, why, and which budget it spends."""
+
+    target: RunState
+    because: Because
+    reason: Reason
+    text: str
+    attempt_state: AttemptState
+    wait_seconds: float | None = None
+    retries_added: int = 0
+    losses_added: int = 0
+    result: str | None = None
+
+
+def lost_delay_seconds(losses: int) -> float:
+    """Return how long a run waits after its ``losses``-th lost attempt: the first is ready at once, later ones wait longer."""
+    return 0.0 if losses <= 1 else min(RETRY_DELAY_SECONDS_MAX, LOST_DELAY_SECONDS * 2.0 ** min(losses - 2, 60))
+
+
+def decide_end(end: End, facts: RunFacts, rule: RetryRule) -> Ending:
+    """Decide what follows from ``end``, told under the run's current claim.
+
+    For a run that is held ``lost``, the same claim brings the truth late: it becomes succeeded or failed, and is not
+    retried, since a person may have seen it lost.
+    """
+    if end.kind == "lease_over" and facts.state is RunState.RUNNING:
+        return decide_rescue(facts, rule, over_seconds=None)
+    late = facts.state is RunState.LOST
+    if end.kind == "succeeded" or (end.kind == "exited" and end.exit_code == 0):
+        return Ending(
+            RunState.SUCCEEDED,
+            Because.LATE_TRUTH if late else Because.ENDED_WELL,
+            Reason.LATE_TRUTH if late else Reason.ENDED_WELL,
+            f"attempt {facts.attempt} ended well on {facts.node}" + (", told after it was held lost" if late else ""),
+            AttemptState.SUCCEEDED,
+            result=end.result,
+        )
+    reason, what = _say(end)
+    if late:
+        return Ending(
+            RunState.FAILED,
+            Because.LATE_TRUTH,
+            Reason.LATE_TRUTH,
+            f"attempt {facts.attempt} on {facts.node} {what}, told after it was held lost",
+            AttemptState.FAILED,
+        )
+    if end.kind == "no_op":
+        return Ending(
+            RunState.SKIPPED, Because.ENDED_AS_NO_OP, Reason.NO_OP, end.error_message or what, AttemptState.SKIPPED
+        )
+    if facts.cancel_asked and end.kind in {"cancelled", "signalled", "released"}:
+        return Ending(
+            RunState.CANCELLED,
+            Because.CANCEL_ASKED,
+            Reason.CANCEL,
+            f"cancelled by {facts.cancel_asked_by or 'somebody'}; attempt {facts.attempt} on {facts.node} was stopped",
+            AttemptState.CANCELLED,
+        )
+    if end.kind in {"released", "cancelled"}:
+        return Ending(
+            RunState.READY,
+            Because.GIVEN_BACK,
+            Reason.RELEASED,
+            f"{facts.node} gave attempt {facts.attempt} back" + (f": {end.error_message}" if end.error_message else ""),
+            AttemptState.RELEASED,
+        )
+    if rule.has_retry(facts.retries_used) and not facts.cancel_asked:
+        after = end.retry_after_seconds
+        wait = rule.delay_seconds(facts.retries_used) if after is None else after
+        left = "for ever" if rule.retries == FOR_EVER else f"{facts.retries_used + 1} of {rule.retries}"
+        return Ending(
+            RunState.WAITING,
+            Because.RETRY_LEFT,
+            Reason.RETRY,
+            f"attempt {facts.attempt} on {facts.node} {what}; retry {left} in {wait:g} s",
+            AttemptState.FAILED,
+            wait_seconds=wait,
+            retries_added=1,
+        )
+    spent = f" and its {rule.retries} retries are used" if rule.retries > 0 else ""
+    return Ending(
+        RunState.FAILED,
+        Because.NO_RETRY_LEFT,
+        reason,
+        f"attempt {facts.attempt} on {facts.node} {what}{spent}",
+        AttemptState.FAILED,
+    )
+
+
+def decide_rescue(facts: RunFacts, rule: RetryRule, *, over_seconds: float | None) -> Ending:
+    """Decide what follows when the lease of a running run is over.
+
+    ``over_seconds`` is for how long; None when its own worker gives it up because the guardian died.
+    """
+    assert facts.state is RunState.RUNNING
+    how = (
+        f"the guardian of attempt {facts.attempt} on {facts.node} died"
+        if over_seconds is None
+        else f"{facts.node} fell silent with attempt {facts.attempt}: its lease ended {_span(over_seconds)} ago"
+    )
+    losses = facts.losses + 1
+    if facts.cancel_asked:
+        return Ending(
+            RunState.CANCELLED,
+            Because.CANCEL_ASKED,
+            Reason.CANCEL,
+            f"cancelled by {facts.cancel_asked_by or 'somebody'}; {how}",
+            AttemptState.LOST,
+            losses_added=1,
+        )
+    if facts.marked and facts.delivery is Delivery.AT_MOST_ONCE:
+        return Ending(
+            RunState.LOST,
+            Because.LEASE_OVER,
+            Reason.LOST,
+            f"{how}; it had started, and delivery at_most_once forbids another start: "
+            "find out what it did, then rerun it or mark it succeeded",
+            AttemptState.LOST,
+            losses_added=1,
+        )
+    if losses > rule.lost_max:
+        return Ending(
+            RunState.FAILED,
+            Because.LEASE_OVER,
+            Reason.LOST_MAX,
+            f"{how}; {losses} attempts were lost with their node, more than lost_max {rule.lost_max} allows",
+            AttemptState.LOST,
+            losses_added=1,
+        )
+    wait = lost_delay_seconds(losses)
+    if wait:
+        return Ending(
+            RunState.WAITING,
+            Because.LEASE_OVER,
+            Reason.LOST_BACKOFF,
+            f"{how}; lost {losses} times, next attempt in {wait:g} s",
+            AttemptState.LOST,
+            wait_seconds=wait,
+            losses_added=1,
+        )
+    return Ending(
+        RunState.READY, Because.LEASE_OVER, Reason.LEASE_OVER, f"{how}; any node may start it again", AttemptState.LOST,
+        losses_added=1,
+    )
+
+
+def _say(end: End) -> tuple[Reason, str]:
+    message = f": {end.error_message}" if end.error_message else ""
+    match end.kind:
+        case "exited":
+            if end.error_type:
+                return Reason.EXCEPTION, f"raised {end.error_type}{message}"
+            return Reason.EXIT_CODE, f"exited with {end.exit_code}"
+        case "signalled":
+            return Reason.SIGNAL, f"was ended by signal {_signal_name(end.signal)}"
+        case "not_started":
+            return Reason.START_ERROR, f"could not be started{message}"
+        case "timeout":
+            return Reason.TIMEOUT, f"ran into its time limit{message}"
+        case "exception":
+            return Reason.EXCEPTION, f"raised {end.error_type or 'an error'}{message}"
+        case "bad_result":
+            return Reason.BAD_RESULT, f"left a result that cannot be kept{message}"
+        case "no_result":
+            return Reason.NO_RESULT, "ended without saying what it returned"
+        case "no_op":
+            return Reason.NO_OP, "found nothing to do"
+        case _:
+            return Reason.SIGNAL, f"was stopped ({end.kind})"
+
+
+def _signal_name(number: int | None) -> str:
+    try:
+        return Signals(number or 0).name
+    except ValueError:
+        return str(number)
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))

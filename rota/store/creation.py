@@ -1,0 +1,235 @@
+"""Making runs: of slots and of requests, many in a constant number of statements.
+
+Invariant: one slot makes one run per target node, one request makes one run however often it is sent, and a job has at
+most one unfinished run of a key. The unique keys of the table hold it; the conditions here make the repeated case quiet.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, case, exists, func, insert, literal, null, select
+
+from rota.errors import NotFound
+from rota.model.reasons import Reason
+from rota.model.run import NewRun
+from rota.model.states import JobState, RunState
+from rota.store.database import now_of
+from rota.store.tables import event, job, run
+from rota.store.types import db_now, encode_rows, given_rows
+
+_new = given_rows(
+    "new",
+    job_id="id",
+    job="name",
+    schedule_id="id",
+    schedule="name",
+    slot_at="instant",
+    slot_count="id",
+    slot_last_at="instant",
+    target_node="name",
+    request_id="token",
+    run_key="name",
+    state="word",
+    reason="word",
+    reason_text="text",
+    args="text",
+    pool="name",
+    priority="id",
+    delivery="word",
+    requested_by="name",
+    run_at="instant",
+    start_by="instant",
+    queued="flag",
+    lease_seconds="number",
+    finished="flag",
+)
+_run_at = func.coalesce(_new.c.run_at, db_now())
+
+_VALUES = {
+    "job_id": _new.c.job_id,
+    "job": _new.c.job,
+    "schedule_id": _new.c.schedule_id,
+    "schedule": _new.c.schedule,
+    "slot_at": _new.c.slot_at,
+    "slot_count": func.coalesce(_new.c.slot_count, 1),
+    "slot_last_at": _new.c.slot_last_at,
+    "target_node": func.coalesce(_new.c.target_node, ""),
+    "request_id": _new.c.request_id,
+    "run_key": _new.c.run_key,
+    "active_key": case((_new.c.finished, null()), else_=_new.c.run_key),
+    "state": _new.c.state,
+    "reason": _new.c.reason,
+    "reason_text": _new.c.reason_text,
+    "args": _new.c.args,
+    "pool": _new.c.pool,
+    "priority": _new.c.priority,
+    "delivery": _new.c.delivery,
+    "requested_by": _new.c.requested_by,
+    "enqueued_at": db_now(),
+    "run_at": _run_at,
+    "start_by": _new.c.start_by,
+    "due_at": case(
+        (_new.c.state == RunState.WAITING.value, _run_at),
+        (_new.c.state == RunState.READY.value, _new.c.start_by),
+        else_=null(),
+    ),
+    "queued": _new.c.queued,
+    "finished_at": case((_new.c.finished, db_now()), else_=null()),
+    "attempt": literal(0),
+    "retries_used": literal(0),
+    "losses": literal(0),
+    "fence": literal(0),
+    "lease_seconds": _new.c.lease_seconds,
+}
+_same_slot = exists().where(
+    run.c.schedule_id == _new.c.schedule_id,
+    run.c.slot_at == _new.c.slot_at,
+    run.c.target_node == func.coalesce(_new.c.target_node, ""),
+)
+_same_key = exists().where(run.c.job_id == _new.c.job_id, run.c.active_key == _new.c.run_key)
+_same_request = exists().where(run.c.request_id == _new.c.request_id)
+
+# Insert what is not there yet. Served by rota_run_slot, rota_run_active_key and the unique request.
+INSERT_RUNS = insert(run).from_select(
+    list(_VALUES), select(*_VALUES.values()).where(~_same_slot, ~_same_key, ~_same_request)
+)
+
+_asked = given_rows("asked", request_id="token")
+_told = given_rows("told", schedule_id="id", slot_at="instant", target_node="name")
+_EVENT = ["at", "run_id", "schedule", "job", "kind", "to_state", "reason", "text", "actor"]
+_event_values = (
+    db_now(),
+    run.c.id,
+    run.c.schedule,
+    run.c.job,
+    literal("run"),
+    run.c.state,
+    run.c.reason,
+    run.c.reason_text,
+    run.c.requested_by,
+)
+_untold = ~exists().where(event.c.run_id == run.c.id)
+TELL_ASKED = insert(event).from_select(
+    _EVENT, select(*_event_values).where(run.c.request_id == _asked.c.request_id, _untold)
+)
+TELL_SLOTS = insert(event).from_select(
+    _EVENT,
+    select(*_event_values).where(
+        run.c.schedule_id == _told.c.schedule_id,
+        run.c.slot_at == _told.c.slot_at,
+        run.c.target_node == func.coalesce(_told.c.target_node, ""),
+        _untold,
+    ),
+)
+FIND_ASKED = select(run.c.id, run.c.request_id).where(run.c.request_id == _asked.c.request_id)
+
+_keys = given_rows("wanted", job_id="id", run_key="name")
+FIND_KEYED = select(run.c.id, run.c.job_id, run.c.active_key).where(
+    run.c.job_id == _keys.c.job_id, run.c.active_key == _keys.c.run_key
+)
+
+READ_JOBS = select(
+    job.c.id,
+    job.c.name,
+    job.c.state,
+    job.c.pool,
+    job.c.priority,
+    job.c.delivery,
+    job.c.lease_seconds,
+    job.c.start_within_seconds,
+).where(job.c.name.in_(bindparam("names", expanding=True)))
+
+
+def insert_slots(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert the runs of slots, and their events; a slot that has its row already keeps it."""
+    if not rows:
+        return
+    connection.execute(INSERT_RUNS, {"new": encode_rows(rows)})
+    told = [{name: row.get(name) for name in ("schedule_id", "slot_at", "target_node")} for row in rows]
+    connection.execute(TELL_SLOTS, {"told": encode_rows(told)})
+
+
+def request_ids(count: int) -> list[str]:
+    """Make the ids that let a request be sent twice and make one run: outside the transaction, once per request."""
+    batch = secrets.token_hex(16)
+    return [f"{batch}.{number}" for number in range(count)]
+
+
+def enqueue_runs(connection: Connection, wanted: Sequence[NewRun], requests: Sequence[str]) -> list[int]:
+    """Insert one run for each of ``wanted`` and return their ids, in order.
+
+    A request id that is known already, and a key that an unfinished run of the job holds, give the existing run. The
+    number of statements does not depend on the number of runs. Atomic within the caller's transaction.
+
+    Raises:
+        NotFound: there is no job of that name; nothing was inserted.
+    """
+    assert len(wanted) == len(requests)
+    jobs = {row.name: row for row in connection.execute(READ_JOBS, {"names": sorted({new.job for new in wanted})})}
+    for new in wanted:
+        if new.job not in jobs:
+            raise NotFound("job", new.job)
+    # Only a moment that lies ahead, or a window, needs the clock before the insert.
+    timed = any(
+        new.run_at or new.in_seconds or new.start_within_seconds or jobs[new.job].start_within_seconds for new in wanted
+    )
+    now = now_of(connection) if timed else None
+    rows: list[dict[str, Any]] = []
+    first_of_key: dict[tuple[int, str], str] = {}
+    request_of: list[str] = []
+    for new, request in zip(wanted, requests, strict=True):
+        known = jobs[new.job]
+        key = (known.id, new.run_key) if new.run_key is not None else None
+        if key is not None and key in first_of_key:  # the same key twice in one batch
+            request_of.append(first_of_key[key])
+            continue
+        if key is not None:
+            first_of_key[key] = request
+        request_of.append(request)
+        rows.append(_request_row(new, request, known, now))
+    connection.execute(INSERT_RUNS, {"new": encode_rows(rows)})
+    asked = encode_rows({"request_id": row["request_id"]} for row in rows)
+    connection.execute(TELL_ASKED, {"asked": asked})
+    ids = {row.request_id: row.id for row in connection.execute(FIND_ASKED, {"asked": asked})}
+    missing = [row for row in rows if row["request_id"] not in ids]
+    if missing:
+        held = encode_rows({"job_id": row["job_id"], "run_key": row["run_key"]} for row in missing)
+        found = {(row.job_id, row.active_key): row.id for row in connection.execute(FIND_KEYED, {"wanted": held})}
+        ids |= {row["request_id"]: found[(row["job_id"], row["run_key"])] for row in missing}
+    return [ids[request] for request in request_of]
+
+
+def _request_row(new: NewRun, request: str, known: Any, now: datetime | None) -> dict[str, Any]:
+    run_at = new.run_at
+    if run_at is None and new.in_seconds and now is not None:
+        run_at = now + timedelta(seconds=new.in_seconds)
+    ahead = run_at is not None and now is not None and run_at > now
+    within = new.start_within_seconds if new.start_within_seconds is not None else known.start_within_seconds
+    start_by = None
+    if within is not None and now is not None:
+        start_by = (run_at if ahead and run_at is not None else now) + timedelta(seconds=within)
+    paused = known.state == JobState.PAUSED.value
+    return {
+        "job_id": known.id,
+        "job": known.name,
+        "request_id": request,
+        "run_key": new.run_key,
+        "state": (RunState.WAITING if ahead else RunState.READY).value,
+        "reason": (Reason.NOT_BEFORE if ahead else Reason.ASKED).value,
+        "reason_text": (f"asked for at {run_at:%Y-%m-%d %H:%M:%S} UTC" if ahead else "asked to run now")
+        + ("; its job is paused" if paused else ""),
+        "args": new.args,
+        "pool": known.pool,
+        "priority": known.priority if new.priority is None else new.priority,
+        "delivery": known.delivery,
+        "requested_by": new.requested_by,
+        "run_at": run_at,
+        "start_by": start_by,
+        "queued": False,
+        "lease_seconds": known.lease_seconds,
+        "finished": False,
+    }

@@ -1,0 +1,280 @@
+"""Endings: what an attempt's end, or the end of its lease, does to its run.
+
+Invariant: an end counts only under the claim it belongs to; one that no longer matches changes nothing and is kept with
+its attempt as an orphan. The decisions are pure (``rota.model.ending``); here the rows are locked, the decision is
+applied by compare-and-set, and result, attempt, retry and output commit together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
+
+from rota.model.ending import Backoff, Ending, RetryRule, RunFacts, decide_end, decide_rescue
+from rota.model.run import End
+from rota.model.states import AttemptState, Delivery, RunState
+from rota.store.database import Database
+from rota.store.moves import Move, Stale, apply_moves
+from rota.store.tables import attempt, job, output, run
+from rota.store.types import db_now, encode_rows, given_rows
+
+_FACTS = (
+    run.c.id,
+    run.c.job_id,
+    run.c.schedule_id,
+    run.c.state,
+    run.c.fence,
+    run.c.claim_id,
+    run.c.attempt,
+    run.c.node,
+    run.c.delivery,
+    run.c.retries_used,
+    run.c.losses,
+    run.c.marked_at,
+    run.c.lease_ends_at,
+    run.c.cancel_asked_at,
+    run.c.cancel_asked_by,
+)
+# The runs that ends belong to. Served by the unique claim.
+FIND_ENDING = (
+    select(*_FACTS)
+    .where(run.c.claim_id.in_(bindparam("claim_ids", expanding=True)))
+    .order_by(run.c.id)
+    .with_for_update()
+)
+# Runs whose lease is over by the database's clock. Served by rota_run_lease.
+FIND_EXPIRED = (
+    select(*_FACTS, db_now().label("now"))
+    .where(run.c.lease_ends_at < db_now())
+    .order_by(run.c.lease_ends_at)
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
+)
+READ_RULES = select(
+    job.c.id,
+    job.c.retries,
+    job.c.lost_max,
+    job.c.retry_delay_seconds,
+    job.c.backoff,
+    job.c.retry_delay_max_seconds,
+).where(job.c.id.in_(bindparam("job_ids", expanding=True)))
+
+READ_ATTEMPTS = select(attempt.c.id, attempt.c.claim_id, attempt.c.state, attempt.c.orphan_at).where(
+    attempt.c.claim_id.in_(bindparam("claim_ids", expanding=True))
+)
+
+_orphans = given_rows("orphans", claim_id="token", orphan="text")
+# An end that came too late: kept, counted for nothing. The first one stays.
+KEEP_ORPHANS = (
+    update(attempt)
+    .where(attempt.c.claim_id == _orphans.c.claim_id, attempt.c.orphan_at.is_(None))
+    .values(orphan_at=db_now(), orphan=_orphans.c.orphan)
+)
+# The next one in the queue of a schedule may go as soon as the one before it has ended.
+WAKE_QUEUED = (
+    update(run)
+    .where(
+        run.c.schedule_id.in_(bindparam("schedule_ids", expanding=True)),
+        run.c.state == RunState.WAITING.value,
+        run.c.queued,
+    )
+    .values(due_at=run.c.run_at)
+)
+
+RULES_DEFAULT = RetryRule()
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What became of a batch of ends."""
+
+    applied: frozenset[str]  # claims whose end counted, now or at an earlier delivery of the same end
+    orphaned: frozenset[str]  # claims whose end came too late, or that nobody knows
+    waiting_seconds_min: float | None  # until the first retry among them; None: no retry
+
+
+def end_runs(database: Database, ends: Sequence[End]) -> Delivered:
+    """Record how attempts ended: run, attempt, output, retry and events in one transaction, all of the batch or none.
+
+    Delivering an end again changes nothing, so the whole is tried again after a lost COMMIT.
+
+    Raises:
+        DatabaseUnavailable: keep the ends and deliver them later.
+    """
+    by_claim = {end.claim_id: end for end in ends}
+    claim_ids = sorted(by_claim)
+
+    def deliver(connection: Connection) -> Delivered:
+        rows = connection.execute(FIND_ENDING, {"claim_ids": claim_ids}).all()
+        attempts = {row.claim_id: row for row in connection.execute(READ_ATTEMPTS, {"claim_ids": claim_ids})}
+        rules = _read_rules(connection, rows)
+        moves: list[Move] = []
+        applied: set[str] = set()
+        for row in rows:
+            end = by_claim[row.claim_id]
+            state = RunState(row.state)
+            if state is RunState.RUNNING or (state is RunState.LOST and attempts[row.claim_id].state == AttemptState.LOST):
+                ending = decide_end(end, _facts_of(row), rules.get(row.job_id, RULES_DEFAULT))
+                moves.append(_move(row, ending, end))
+                applied.add(row.claim_id)
+        orphaned = {
+            claim_id
+            for claim_id in claim_ids
+            if claim_id not in applied
+            and (claim_id not in attempts or attempts[claim_id].state == AttemptState.LOST)
+        }
+        applied |= set(claim_ids) - orphaned  # the rest was delivered before
+        apply_moves(connection, moves)
+        keep_output(connection, {attempts[m.claim_id].id: m.end for m in moves if m.claim_id and m.end})
+        if orphaned:
+            rows_of_orphans = encode_rows({"claim_id": c, "orphan": _as_json(by_claim[c])} for c in sorted(orphaned))
+            connection.execute(KEEP_ORPHANS, {"orphans": rows_of_orphans})
+        wake_queued(connection, rows)
+        waits = [move.wait_seconds for move in moves if move.wait_seconds is not None]
+        return Delivered(frozenset(applied), frozenset(orphaned), min(waits, default=None))
+
+    return retry_stale(database, deliver) if ends else Delivered(frozenset(), frozenset(), None)
+
+
+def rescue_runs(database: Database, *, rescuer: str, limit: int = 100) -> int:
+    """Take runs away from nodes whose lease is over by the database's clock; return how many.
+
+    Safe on any number of nodes at once: each run is taken away once, under the claim that it was found with.
+    """
+
+    def rescue(connection: Connection) -> int:
+        rows = connection.execute(FIND_EXPIRED, {"limit": limit}).all()
+        rules = _read_rules(connection, rows)
+        moves: list[Move] = []
+        for row in rows:
+            over_seconds = (row.now - row.lease_ends_at).total_seconds()
+            rule = rules.get(row.job_id, RULES_DEFAULT)
+            ending = decide_rescue(_facts_of(row), rule, over_seconds=over_seconds)
+            moves.append(_move(row, ending, None, actor=rescuer))
+        apply_moves(connection, moves)
+        wake_queued(connection, rows)
+        return len(moves)
+
+    return retry_stale(database, rescue)
+
+
+def surrender_runs(database: Database, claim_ids: Sequence[str], *, actor: str) -> int:
+    """Let go of claims whose guardian died under a living worker, as if their lease were over now; return how many."""
+
+    def surrender(connection: Connection) -> int:
+        rows = [
+            row
+            for row in connection.execute(FIND_ENDING, {"claim_ids": list(claim_ids)})
+            if row.state == RunState.RUNNING.value
+        ]
+        rules = _read_rules(connection, rows)
+        moves = [
+            _move(
+                row,
+                decide_rescue(_facts_of(row), rules.get(row.job_id, RULES_DEFAULT), over_seconds=None),
+                None,
+                actor=actor,
+            )
+            for row in rows
+        ]
+        apply_moves(connection, moves)
+        wake_queued(connection, rows)
+        return len(moves)
+
+    return retry_stale(database, surrender) if claim_ids else 0
+
+
+def retry_stale(database: Database, work: Any) -> Any:
+    """Run repeatable ``work`` in a transaction, over again when a row changed between its reading and its writing."""
+    for _ in range(20):
+        try:
+            return database.write(work, repeatable=True)
+        except Stale:
+            database.retries += 1
+    return database.write(work, repeatable=True)
+
+
+def _facts_of(row: Row[Any]) -> RunFacts:
+    return RunFacts(
+        state=RunState(row.state),
+        attempt=row.attempt,
+        node=row.node or "",
+        delivery=Delivery(row.delivery),
+        marked=row.marked_at is not None,
+        retries_used=row.retries_used,
+        losses=row.losses,
+        cancel_asked_by=row.cancel_asked_by,
+        cancel_asked=row.cancel_asked_at is not None,
+    )
+
+
+def _read_rules(connection: Connection, rows: Sequence[Row[Any]]) -> Mapping[int, RetryRule]:
+    job_ids = sorted({row.job_id for row in rows if row.job_id is not None})
+    if not job_ids:
+        return {}
+    return {
+        row.id: RetryRule(
+            retries=row.retries,
+            lost_max=row.lost_max,
+            retry_delay_seconds=row.retry_delay_seconds,
+            backoff=Backoff(row.backoff),
+            retry_delay_max_seconds=row.retry_delay_max_seconds,
+        )
+        for row in connection.execute(READ_RULES, {"job_ids": job_ids})
+    }
+
+
+def _move(row: Row[Any], ending: Ending, end: End | None, actor: str | None = None) -> Move:
+    return Move(
+        run_id=row.id,
+        fence=row.fence,
+        claim_id=row.claim_id,
+        source=RunState(row.state),
+        target=ending.target,
+        because=ending.because,
+        reason=ending.reason,
+        text=ending.text,
+        wait_seconds=ending.wait_seconds,
+        retries_added=ending.retries_added,
+        losses_added=ending.losses_added,
+        result=ending.result,
+        attempt_state=ending.attempt_state,
+        end=end,
+        actor=actor,
+    )
+
+
+def keep_output(connection: Connection, ends: Mapping[int, End]) -> None:
+    """Keep what the attempts wrote. One statement for all of them; what was kept before is replaced."""
+    pieces = [
+        {"attempt_id": attempt_id, "stream": stream, "position": position, "data": data}
+        for attempt_id, end in ends.items()
+        for stream, written in (("stdout", end.stdout), ("stderr", end.stderr))
+        for position, data in (
+            (0, written.head),
+            (written.bytes_total - len(written.tail), written.tail),
+        )
+        if data
+    ]
+    if pieces:
+        connection.execute(insert(output).values(pieces))
+
+
+def wake_queued(connection: Connection, rows: Sequence[Row[Any]]) -> None:
+    """Let the scheduler look at once at the runs that queue behind these."""
+    schedule_ids = sorted({row.schedule_id for row in rows if row.schedule_id is not None})
+    if schedule_ids:
+        connection.execute(WAKE_QUEUED, {"schedule_ids": schedule_ids})
+
+
+def _as_json(end: End) -> str:
+    facts = dataclasses.asdict(end)
+    # Bytes cannot be JSON, and the end of an orphan is read by people: how much it wrote is enough.
+    facts["stdout"] = end.stdout.bytes_total
+    facts["stderr"] = end.stderr.bytes_total
+    return json.dumps({name: value for name, value in facts.items() if value is not None})

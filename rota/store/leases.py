@@ -1,0 +1,339 @@
+"""Leases: who may execute a run, and until when.
+
+Invariant: a run has at most one current claim, its claim id is random, and its fence only grows. Every later write names
+the claim. The lease ends by the database's clock. Called by the worker (claim, mark, renew) and, for runs whose lease is
+over, by whichever node looks first (rescue). Ends are in ``endings``.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Row,
+    String,
+    bindparam,
+    case,
+    cast,
+    func,
+    insert,
+    literal,
+    null,
+    or_,
+    select,
+    update,
+)
+
+from rota.errors import DatabaseUnavailable
+from rota.model.reasons import Reason
+from rota.model.run import Claim, NodeIdentity
+from rota.model.states import AttemptState, Delivery, JobState, NodeState, RunState
+from rota.store.database import Database
+from rota.store.tables import attempt, event, job, node, run
+from rota.store.types import db_now, db_now_plus
+
+_lease_end = db_now_plus(func.coalesce(run.c.lease_seconds, bindparam("lease_seconds", type_=run.c.lease_seconds.type)))
+
+# Runs of one pool that this node may take, best priority first, then oldest. Served by rota_run_claim in its own order,
+# so that no more rows are locked than are taken.
+FIND_CLAIMABLE = (
+    select(run.c.id)
+    .where(
+        run.c.state == RunState.READY.value,
+        run.c.pool == bindparam("pool"),
+        run.c.target_node.in_(["", bindparam("node")]),
+        or_(run.c.start_by.is_(None), run.c.started_at.is_not(None), run.c.start_by >= db_now()),
+        run.c.job_id.not_in(select(job.c.id).where(job.c.state == JobState.PAUSED.value)),
+    )
+    .order_by(run.c.urgency, run.c.run_at, run.c.id)
+    .limit(bindparam("limit"))
+)
+FIND_CLAIMABLE_LOCKED = FIND_CLAIMABLE.with_for_update(skip_locked=True)
+
+# The claim: a new random id, the fence and the attempt one higher, a lease from now. Delivery at_least_once may claim and
+# mark at once, since only what is spawned now is claimed. The condition on the state is what makes it a claim; the locks
+# above only keep others from trying in vain. Served by the primary key.
+CLAIM = (
+    update(run)
+    .where(run.c.id.in_(bindparam("ids", expanding=True)), run.c.state == RunState.READY.value)
+    .values(
+        state=RunState.RUNNING.value,
+        reason=case((run.c.delivery == Delivery.AT_LEAST_ONCE.value, Reason.STARTED.value), else_=Reason.CLAIMED.value),
+        reason_text=bindparam("reason_text"),
+        claim_id=bindparam("batch", type_=String) + "." + cast(run.c.id, String),
+        fence=run.c.fence + 1,
+        attempt=run.c.attempt + 1,
+        node=bindparam("node"),
+        holder=bindparam("holder"),
+        due_at=null(),
+        lease_ends_at=_lease_end,
+        marked_at=case((run.c.delivery == Delivery.AT_LEAST_ONCE.value, db_now()), else_=null()),
+        started_at=case(
+            (run.c.started_at.is_not(None), run.c.started_at),
+            (run.c.delivery == Delivery.AT_LEAST_ONCE.value, db_now()),
+            else_=null(),
+        ),
+    )
+)
+
+_of_claims = run.c.claim_id.in_(bindparam("claim_ids", expanding=True))
+
+OPEN_ATTEMPTS = insert(attempt).from_select(
+    ["run_id", "attempt", "state", "claim_id", "fence", "node", "boot_id", "claimed_at", "started_at"],
+    select(
+        run.c.id,
+        run.c.attempt,
+        case((run.c.marked_at.is_not(None), AttemptState.RUNNING.value), else_=AttemptState.CLAIMED.value),
+        run.c.claim_id,
+        run.c.fence,
+        run.c.node,
+        bindparam("boot_id", type_=String),
+        db_now(),
+        run.c.marked_at,
+    ).where(_of_claims, run.c.state == RunState.RUNNING.value),
+)
+
+TELL_CLAIMS = insert(event).from_select(
+    ["at", "run_id", "schedule", "job", "kind", "from_state", "to_state", "reason", "text", "attempt", "node"],
+    select(
+        db_now(),
+        run.c.id,
+        run.c.schedule,
+        run.c.job,
+        literal("run"),
+        literal(RunState.READY.value),
+        run.c.state,
+        run.c.reason,
+        run.c.reason_text,
+        run.c.attempt,
+        run.c.node,
+    ).where(_of_claims, run.c.state == RunState.RUNNING.value),
+)
+
+# What was claimed, with all that is needed to start it. Served by the unique claim and the job's key.
+READ_CLAIMS = (
+    select(
+        run.c.id,
+        run.c.claim_id,
+        run.c.fence,
+        run.c.attempt,
+        run.c.job,
+        run.c.args,
+        run.c.schedule,
+        run.c.slot_at,
+        run.c.run_at,
+        run.c.run_key,
+        run.c.pool,
+        run.c.delivery,
+        run.c.marked_at,
+        func.coalesce(run.c.lease_seconds, bindparam("lease_seconds", type_=run.c.lease_seconds.type)).label("lease"),
+        job.c.kind,
+        job.c.target,
+        job.c.timeout_seconds,
+        job.c.retries,
+        job.c.stdin,
+        job.c.cwd,
+        job.c.run_as,
+        job.c.variables,
+    )
+    .join(job, job.c.id == run.c.job_id)
+    .where(_of_claims, run.c.state == RunState.RUNNING.value)
+    .order_by(run.c.urgency, run.c.run_at, run.c.id)
+)
+
+# The start mark of delivery at_most_once: only while the claim is mine and the lease not over.
+MARK_STARTED = (
+    update(run)
+    .where(
+        _of_claims,
+        run.c.state == RunState.RUNNING.value,
+        run.c.marked_at.is_(None),
+        run.c.lease_ends_at > db_now(),
+        run.c.cancel_asked_at.is_(None),
+    )
+    .values(
+        marked_at=db_now(),
+        started_at=case((run.c.started_at.is_not(None), run.c.started_at), else_=db_now()),
+        reason=Reason.STARTED.value,
+    )
+)
+MARK_ATTEMPTS = (
+    update(attempt)
+    .where(
+        attempt.c.claim_id.in_(bindparam("claim_ids", expanding=True)),
+        attempt.c.state == AttemptState.CLAIMED.value,
+        attempt.c.claim_id.in_(
+            select(run.c.claim_id).where(_of_claims, run.c.state == RunState.RUNNING.value, run.c.marked_at.is_not(None))
+        ),
+    )
+    .values(state=AttemptState.RUNNING.value, started_at=db_now())
+)
+FIND_MARKED = select(run.c.claim_id).where(
+    _of_claims, run.c.state == RunState.RUNNING.value, run.c.marked_at.is_not(None)
+)
+
+# Renew all the claims whose guardians have answered, in one statement. A run that went to another node carries another
+# claim id and does not match, nor does one whose lease is over already: the caller learns what it lost by asking which
+# are left. The end is the database's clock plus the lease. Served by the unique claim.
+RENEW_CLAIMS = (
+    update(run)
+    .where(_of_claims, run.c.state == RunState.RUNNING.value, run.c.lease_ends_at > db_now())
+    .values(lease_ends_at=_lease_end)
+)
+READ_RENEWED = select(run.c.claim_id, run.c.cancel_asked_at, run.c.cancel_asked_by).where(
+    _of_claims, run.c.state == RunState.RUNNING.value, run.c.lease_ends_at > db_now()
+)
+RENEW_NODE = (
+    update(node)
+    .where(node.c.name == bindparam("node_name"), node.c.holder == bindparam("node_holder"))
+    .values(seen_at=db_now(), lease_ends_at=db_now_plus(bindparam("node_lease", type_=run.c.lease_seconds.type)))
+)
+READ_NODE_STATE = select(node.c.state).where(
+    node.c.name == bindparam("node_name"), node.c.holder == bindparam("node_holder")
+)
+
+
+def claim_runs(
+    database: Database, identity: NodeIdentity, pools: Sequence[str], limit: int, lease_seconds: float
+) -> list[Claim]:
+    """Take up to ``limit`` ready runs of ``pools`` for this node: best priority first within a pool, then oldest.
+
+    All claims commit together; the number of statements depends on the number of pools, not of runs. When the answer to
+    COMMIT is lost, the claims are looked up by the batch's random id; what cannot be looked up either is not started,
+    and its lease ends.
+
+    Raises:
+        DatabaseUnavailable: nothing was claimed that this node will start; calling again is safe.
+    """
+    batch = secrets.token_hex(16)
+    candidates: list[int] = []
+
+    def take(connection: Connection) -> list[Claim]:
+        candidates.clear()
+        find = FIND_CLAIMABLE_LOCKED if database.dialect.skip_locked else FIND_CLAIMABLE
+        for pool_name in pools:
+            if (free := limit - len(candidates)) <= 0:
+                break
+            found = connection.execute(find, {"pool": pool_name, "node": identity.name, "limit": free})
+            candidates.extend(found.scalars())
+        if not candidates:
+            return []
+        connection.execute(
+            CLAIM,
+            {
+                "ids": candidates,
+                "batch": batch,
+                "node": identity.name,
+                "holder": identity.holder,
+                "lease_seconds": lease_seconds,
+                "reason_text": f"{identity.name} has it",
+            },
+        )
+        claim_ids = [f"{batch}.{run_id}" for run_id in candidates]
+        connection.execute(OPEN_ATTEMPTS, {"claim_ids": claim_ids, "boot_id": identity.boot_id})
+        connection.execute(TELL_CLAIMS, {"claim_ids": claim_ids})
+        return read_claims(connection, claim_ids, lease_seconds)
+
+    try:
+        return database.write(take, repeatable=False)
+    except DatabaseUnavailable as error:
+        if not error.outcome_unknown:
+            raise
+        claim_ids = [f"{batch}.{run_id}" for run_id in candidates]
+        return database.read(lambda connection: read_claims(connection, claim_ids, lease_seconds))
+
+
+def read_claims(connection: Connection, claim_ids: Sequence[str], lease_seconds: float) -> list[Claim]:
+    """Return those of ``claim_ids`` that are current."""
+    rows = connection.execute(READ_CLAIMS, {"claim_ids": claim_ids, "lease_seconds": lease_seconds})
+    return [_claim_of(row) for row in rows]
+
+
+def _claim_of(row: Row[Any]) -> Claim:
+    return Claim(
+        run_id=row.id,
+        claim_id=row.claim_id,
+        fence=row.fence,
+        attempt=row.attempt,
+        job=row.job,
+        kind=row.kind,
+        target=row.target,
+        args=row.args,
+        schedule=row.schedule,
+        slot_at=row.slot_at,
+        run_at=row.run_at,
+        run_key=row.run_key,
+        pool=row.pool,
+        delivery=Delivery(row.delivery),
+        lease_seconds=row.lease,
+        timeout_seconds=row.timeout_seconds,
+        retries=row.retries,
+        stdin=row.stdin,
+        cwd=row.cwd,
+        run_as=row.run_as,
+        variables=json.loads(row.variables),
+        marked=row.marked_at is not None,
+    )
+
+
+def mark_started(database: Database, claim_ids: Iterable[str]) -> frozenset[str]:
+    """Commit the start marks and return the claims that may be spawned. Doing it twice is doing it once.
+
+    Raises:
+        DatabaseUnavailable: the outcome is unknown; spawn nothing.
+    """
+    wanted = sorted(claim_ids)
+
+    def mark(connection: Connection) -> frozenset[str]:
+        parameters = {"claim_ids": wanted}
+        connection.execute(MARK_STARTED, parameters)
+        connection.execute(MARK_ATTEMPTS, parameters)
+        return frozenset(connection.execute(FIND_MARKED, parameters).scalars())
+
+    return database.write(mark, repeatable=True) if wanted else frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What the database said to a renewal."""
+
+    kept: frozenset[str]  # claims whose lease goes on
+    cancelled: dict[str, str]  # of these, whose cancellation was asked for, and by whom
+    node_state: NodeState | None  # None: the node's name belongs to another process now
+
+
+def renew_claims(
+    database: Database, identity: NodeIdentity, claim_ids: Iterable[str], lease_seconds: float
+) -> Renewal:
+    """Prolong the leases of ``claim_ids`` and the node's own, and return which are left.
+
+    What is not in the answer is lost: its guardian stops its job and reports nothing. The caller counts the new local
+    deadline from before this call.
+
+    Raises:
+        DatabaseUnavailable: nothing is known to be prolonged.
+    """
+    wanted = sorted(claim_ids)
+    who = {"node_name": identity.name, "node_holder": identity.holder}
+
+    def renew(connection: Connection) -> Renewal:
+        kept: dict[str, Row[Any]] = {}
+        connection.execute(RENEW_NODE, who | {"node_lease": lease_seconds})
+        state = connection.execute(READ_NODE_STATE, who).scalar()
+        if wanted:
+            connection.execute(RENEW_CLAIMS, {"claim_ids": wanted, "lease_seconds": lease_seconds})
+            kept = {row.claim_id: row for row in connection.execute(READ_RENEWED, {"claim_ids": wanted})}
+        return Renewal(
+            kept=frozenset(kept),
+            cancelled={
+                claim_id: row.cancel_asked_by or "" for claim_id, row in kept.items() if row.cancel_asked_at is not None
+            },
+            node_state=NodeState(state) if state is not None else None,
+        )
+
+    return database.write(renew, repeatable=True)

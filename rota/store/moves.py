@@ -1,0 +1,217 @@
+"""The one place that writes a run's state.
+
+Every change is a ``Move``: checked against the table of states, applied by one conditional update that names the state,
+the fence and the claim it believes in, and told in one event. A batch of any size takes the same three statements. When
+a row does not match, nothing of the batch is written and ``Stale`` makes the caller's transaction start over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, case, func, insert, literal, null, select, update
+
+from rota.model.reasons import Reason
+from rota.model.run import End
+from rota.model.states import FINISHED, AttemptState, Because, RunState, check_move
+from rota.store.tables import attempt, event, run
+from rota.store.types import db_now, db_now_plus, encode_rows, given_rows
+
+
+class Stale(Exception):
+    """A row was not as it had been read a moment before: roll back and decide again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One change of one run's state, with what it does to the attempt that ends by it."""
+
+    run_id: int
+    fence: int
+    claim_id: str | None
+    source: RunState
+    target: RunState
+    because: Because
+    reason: Reason
+    text: str
+    wait_seconds: float | None = None  # before it may start again; counted from the database's now
+    retries_added: int = 0
+    losses_added: int = 0
+    result: str | None = None
+    attempt_state: AttemptState | None = None  # set when the move ends an attempt
+    end: End | None = None
+    actor: str | None = None
+    resets: bool = False  # a rerun: budgets start anew
+
+
+_moves = given_rows(
+    "moves",
+    run_id="id",
+    fence="id",
+    claim_id="token",
+    source="word",
+    target="word",
+    reason="word",
+    text="text",
+    wait_seconds="number",
+    retries_added="id",
+    losses_added="id",
+    result="text",
+    finished="flag",
+    resets="flag",
+    actor="name",
+)
+_moved_at = case((_moves.c.wait_seconds.is_not(None), db_now_plus(_moves.c.wait_seconds)), else_=run.c.run_at)
+
+# Apply a batch of moves. Served by the primary key; the other conditions are the compare of the compare-and-set. The
+# lease ends with every move made here, since the claim is the only move that begins one.
+APPLY_MOVES = (
+    update(run)
+    .where(
+        run.c.id == _moves.c.run_id,
+        run.c.state == _moves.c.source,
+        run.c.fence == _moves.c.fence,
+        func.coalesce(run.c.claim_id, "") == func.coalesce(_moves.c.claim_id, ""),
+    )
+    .values(
+        state=_moves.c.target,
+        reason=_moves.c.reason,
+        reason_text=_moves.c.text,
+        result=case((_moves.c.result.is_not(None), _moves.c.result), else_=run.c.result),
+        run_at=case((_moves.c.resets, db_now()), else_=_moved_at),
+        # A waiting run is looked at when it may start, a ready one when its window closes, a finished one never.
+        due_at=case(
+            (_moves.c.target == RunState.WAITING.value, _moved_at),
+            (and_(_moves.c.target == RunState.READY.value, run.c.started_at.is_(None), ~_moves.c.resets), run.c.start_by),
+            else_=null(),
+        ),
+        start_by=case((_moves.c.resets, null()), else_=run.c.start_by),
+        queued=and_(_moves.c.target == RunState.WAITING.value, run.c.queued),
+        finished_at=case((_moves.c.finished, db_now()), else_=null()),
+        active_key=case((_moves.c.finished, null()), else_=run.c.active_key),
+        retries_used=case((_moves.c.resets, 0), else_=run.c.retries_used + _moves.c.retries_added),
+        losses=case((_moves.c.resets, 0), else_=run.c.losses + _moves.c.losses_added),
+        cancel_asked_at=case((_moves.c.target == RunState.CANCELLED.value, run.c.cancel_asked_at), else_=null()),
+        cancel_asked_by=case((_moves.c.target == RunState.CANCELLED.value, run.c.cancel_asked_by), else_=null()),
+        marked_at=null(),
+        lease_ends_at=null(),
+    )
+)
+
+_ends = given_rows(
+    "ends",
+    claim_id="token",
+    state="word",
+    reason="word",
+    reason_text="text",
+    exit_code="id",
+    signal="id",
+    error_type="text",
+    error_message="text",
+    traceback="text",
+    result="text",
+    seconds="number",
+    cpu_seconds="number",
+    memory_bytes_max="id",
+    pid="id",
+    stdout_bytes="id",
+    stderr_bytes="id",
+)
+_ATTEMPT_FACTS = (
+    "state reason reason_text exit_code signal error_type error_message traceback result seconds cpu_seconds "
+    "memory_bytes_max pid stdout_bytes stderr_bytes"
+).split()
+
+# Close the attempts that ended. Served by the unique claim.
+CLOSE_ATTEMPTS = (
+    update(attempt)
+    .where(attempt.c.claim_id == _ends.c.claim_id)
+    .values(finished_at=db_now(), **{name: _ends.c[name] for name in _ATTEMPT_FACTS})
+)
+
+# Tell each move in the history. Read back from the run, so that the event cannot say anything else than the row.
+TELL_MOVES = insert(event).from_select(
+    ["at", "run_id", "schedule", "job", "kind", "from_state", "to_state", "reason", "text", "attempt", "node", "actor"],
+    select(
+        db_now(),
+        run.c.id,
+        run.c.schedule,
+        run.c.job,
+        literal("run"),
+        _moves.c.source,
+        run.c.state,
+        run.c.reason,
+        run.c.reason_text,
+        run.c.attempt,
+        run.c.node,
+        _moves.c.actor,
+    ).where(run.c.id == _moves.c.run_id),
+)
+
+
+def apply_moves(connection: Connection, moves: Sequence[Move]) -> None:
+    """Write ``moves`` and their events, all or none; the attempts of those that end one are closed with them.
+
+    Raises:
+        Stale: a run is not in the state, or not under the claim, that its move was decided for.
+        Conflict: the table of states has no such move.
+    """
+    if not moves:
+        return
+    for move in moves:
+        check_move(move.source, move.target, move.because)
+    rows = encode_rows(_move_row(move) for move in moves)
+    matched = connection.execute(APPLY_MOVES, {"moves": rows}).rowcount
+    if matched != len(moves):
+        raise Stale(f"{len(moves) - matched} of {len(moves)} runs changed meanwhile")
+    ended = [move for move in moves if move.attempt_state is not None]
+    if ended:
+        connection.execute(CLOSE_ATTEMPTS, {"ends": encode_rows(_attempt_row(move) for move in ended)})
+    connection.execute(TELL_MOVES, {"moves": rows})
+
+
+def _move_row(move: Move) -> dict[str, Any]:
+    return {
+        "run_id": move.run_id,
+        "fence": move.fence,
+        "claim_id": move.claim_id,
+        "source": move.source.value,
+        "target": move.target.value,
+        "reason": move.reason.value,
+        "text": move.text,
+        "wait_seconds": move.wait_seconds,
+        "retries_added": move.retries_added,
+        "losses_added": move.losses_added,
+        "result": move.result,
+        "finished": move.target in FINISHED,
+        "resets": move.resets,
+        "actor": move.actor,
+    }
+
+
+def _attempt_row(move: Move) -> dict[str, Any]:
+    assert move.attempt_state is not None
+    row: dict[str, Any] = {
+        "claim_id": move.claim_id,
+        "state": move.attempt_state.value,
+        "reason": move.reason.value,
+        "reason_text": move.text,
+        "result": move.result,
+    }
+    if (end := move.end) is not None:
+        row |= {
+            "exit_code": end.exit_code,
+            "signal": end.signal,
+            "error_type": end.error_type,
+            "error_message": end.error_message,
+            "traceback": end.traceback,
+            "seconds": end.seconds,
+            "cpu_seconds": end.cpu_seconds,
+            "memory_bytes_max": end.memory_bytes_max,
+            "pid": end.pid,
+            "stdout_bytes": end.stdout.bytes_total,
+            "stderr_bytes": end.stderr.bytes_total,
+        }
+    return row
