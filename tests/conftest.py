@@ -1,0 +1,167 @@
+"""Databases for the tests: every test that asks for one gets a fresh one, on each kind that can be had.
+
+- ``database_url``: a migrated database of its own; the test ends with ``rota_violations`` empty, or it fails.
+- ``empty_database_url``: the same without the schema.
+- ``database_kind``: which kind it is; part of the test's id, so that ``-k mariadb`` chooses it.
+
+``ROTA_TEST_DATABASES`` names the kinds to test with (all by default). A kind that cannot be had on this machine is
+skipped, and named in the header and the summary; one named in ``ROTA_TEST_DATABASES_REQUIRED`` must be had.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.servers import KINDS, STARTERS, Server, Unavailable, attach, find
+
+
+class Servers:
+    """The servers of this test run: each started when first asked for, or by the process that runs our workers."""
+
+    def __init__(self, kinds: list[str], missing: dict[str, str], running: dict[str, tuple[str, str]]) -> None:
+        self.kinds = kinds
+        self.missing = missing  # kind: why it cannot be had
+        self.running = running  # kind: admin URL and origin
+        self._attached: dict[str, Server] = {}
+        self._stack = ExitStack()
+
+    def get(self, kind: str) -> Server:
+        if kind in self.missing:
+            pytest.skip(self.missing[kind])
+        if kind not in self._attached:
+            if kind in self.running:
+                self._attached[kind] = self._stack.enter_context(attach(kind, *self.running[kind], prepare=migrate))
+            else:
+                server = self._stack.enter_context(STARTERS[kind](prepare=migrate))
+                self._attached[kind], self.running[kind] = server, (server.admin_url, server.origin)
+        return self._attached[kind]
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+SERVERS = pytest.StashKey[Servers]()
+
+
+def migrate(url: str) -> None:
+    from rota.store.database import Database
+    from rota.store.migrate import upgrade
+
+    database = Database(url)
+    try:
+        upgrade(database)
+    finally:
+        database.close()
+
+
+def _kinds_named(variable: str) -> list[str]:
+    named = [word for word in os.environ.get(variable, "").replace(",", " ").split() if word]
+    if unknown := [word for word in named if word not in KINDS]:
+        raise pytest.UsageError(f"{variable} names {', '.join(unknown)}: choose from {', '.join(KINDS)}")
+    return named
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    given = getattr(config, "workerinput", None)
+    if given is not None:
+        config.stash[SERVERS] = Servers(*given["rota_servers"])
+        return
+    required = _kinds_named("ROTA_TEST_DATABASES_REQUIRED")
+    kinds = _kinds_named("ROTA_TEST_DATABASES") or list(KINDS)
+    missing: dict[str, str] = {}
+    for kind in kinds:
+        try:
+            find(kind)
+        except Unavailable as reason:
+            missing[kind] = str(reason)
+    for kind in required:
+        if kind not in kinds:
+            raise pytest.UsageError(f"{kind} is required, but ROTA_TEST_DATABASES leaves it out")
+        if kind in missing:
+            raise pytest.UsageError(f"{kind} is required: {missing[kind]}")
+    config.stash[SERVERS] = Servers(kinds, missing, {})
+    # What a developer has set for a database of their own must not reach the tests.
+    for variable in [name for name in os.environ if name.startswith("ROTA_")]:
+        del os.environ[variable]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Start the servers before the first of several workers; called by xdist in the process that starts them."""
+    servers = node.config.stash[SERVERS]
+    for kind in servers.kinds:
+        if kind not in servers.missing:
+            servers.get(kind)
+    node.workerinput["rota_servers"] = (servers.kinds, servers.missing, servers.running)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if (servers := config.stash.get(SERVERS, None)) is not None:
+        servers.close()
+
+
+def _without(servers: Servers) -> list[str]:
+    lines = [f"databases: NOT TESTED WITH {kind}: {reason}" for kind, reason in servers.missing.items()]
+    if left_out := [kind for kind in KINDS if kind not in servers.kinds]:
+        lines.append(f"databases: left out on request: {', '.join(left_out)}")
+    return lines
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return _without(config.stash[SERVERS])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    servers = config.stash[SERVERS]
+    used = [origin for _, origin in servers.running.values()]
+    terminalreporter.section("databases")
+    terminalreporter.write_line(f"databases: tested with {', '.join(used) or 'none'}")
+    for line in _without(servers):
+        terminalreporter.write_line(line, yellow=True)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "database_kind" in metafunc.fixturenames:
+        metafunc.parametrize("database_kind", metafunc.config.stash[SERVERS].kinds, indirect=True)
+
+
+@pytest.fixture
+def database_kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def database_server(request: pytest.FixtureRequest, database_kind: str) -> Server:
+    return request.config.stash[SERVERS].get(database_kind)
+
+
+@pytest.fixture
+def empty_database_url(database_server: Server) -> Iterator[str]:
+    url = database_server.create_empty_database()
+    yield url
+    database_server.drop_database(url)
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, database_server: Server) -> Iterator[str]:
+    url = database_server.create_database()
+    yield url
+    try:
+        if request.node.get_closest_marker("breaks_invariants") is None:
+            found = read_violations(url)
+            assert not found, f"rota_violations is not empty after the test (rule, run, schedule): {found}"
+    finally:
+        database_server.drop_database(url)
+
+
+def read_violations(url: str) -> list[tuple[Any, ...]]:
+    """Return what the view of broken invariants shows, over a connection of its own."""
+    from sqlalchemy import NullPool, create_engine, text
+
+    with create_engine(url, poolclass=NullPool).connect() as connection:
+        return [tuple(row) for row in connection.execute(text("select * from rota_violations"))]

@@ -1,0 +1,116 @@
+"""The throwaway databases themselves: each test has a database of its own, and what it leaves behind is looked at."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+import pytest
+from sqlalchemy import NullPool, create_engine, inspect, text
+from sqlalchemy.exc import OperationalError
+
+from tests.conftest import read_violations
+from tests.servers import Server
+from tests.servers.process import FOLDER_PREFIX
+
+ORPHANED_RUN = (
+    "insert into rota_run (job, slot_count, target_node, state, reason, reason_text, args, pool, priority, delivery,"
+    " requested_by, enqueued_at, run_at, queued, attempt, retries_used, losses, fence) values ('a', 1, '', 'waiting',"
+    " 'due', '', '[]', 'default', 0, 'at_least_once', 'test', '2026-11-20 07:00:00.000000', '2026-11-20 07:00:00.000000',"
+    " {false}, 0, 0, 0, 0)"
+)
+
+
+def execute(url: str, statement: str) -> None:
+    with create_engine(url, poolclass=NullPool).begin() as connection:
+        connection.execute(text(statement))
+
+
+def tables(url: str) -> set[str]:
+    with create_engine(url, poolclass=NullPool).connect() as connection:
+        return set(inspect(connection).get_table_names())
+
+
+def test_an_empty_database_holds_nothing(empty_database_url: str) -> None:
+    assert tables(empty_database_url) == set()
+
+
+def test_a_prepared_database_holds_the_schema_and_no_violation(database_url: str) -> None:
+    assert "rota_run" in tables(database_url)
+    assert read_violations(database_url) == []
+
+
+def test_two_databases_of_one_server_do_not_share_rows(database_server: Server, database_url: str) -> None:
+    other = database_server.create_database()
+    execute(database_url, "create table mark (id integer)")
+
+    assert "mark" not in tables(other)
+
+    database_server.drop_database(other)
+
+
+@pytest.mark.breaks_invariants
+def test_a_row_that_breaks_an_invariant_is_seen(database_url: str, database_kind: str) -> None:
+    execute(database_url, ORPHANED_RUN.format(false="false" if database_kind == "postgresql" else "0"))
+
+    assert "forgotten" in {row[0] for row in read_violations(database_url)}
+
+
+def test_a_database_in_use_can_be_dropped(database_server: Server, database_kind: str) -> None:
+    url = database_server.create_empty_database()
+    connection = create_engine(url, poolclass=NullPool).connect()
+    connection.execute(text("select 1"))
+
+    database_server.drop_database(url)
+
+    if database_kind == "sqlite":
+        assert not Path(url.removeprefix("sqlite:///")).exists()
+    else:
+        with pytest.raises(OperationalError):
+            create_engine(url, poolclass=NullPool).connect()
+    connection.invalidate()
+
+
+@pytest.mark.parametrize("starter", ["postgresql_server", "mariadb_server"])
+def test_a_server_dies_with_the_process_that_started_it(starter: str, request: pytest.FixtureRequest) -> None:
+    program = textwrap.dedent(
+        f"""
+        import sys, time
+        from tests.servers import Unavailable, {starter}
+        try:
+            with {starter}() as server:
+                print(server.process.pid, flush=True)
+                time.sleep(60)
+        except Unavailable as reason:
+            print(reason)
+        """
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=request.config.rootpath, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout is not None
+        said = child.stdout.readline().strip()
+        if not said.isdigit():
+            pytest.skip(said)
+        server = os.pidfd_open(int(said))
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert child.stdout is not None
+        child.stdout.close()
+
+    poll = select.poll()
+    poll.register(server)
+
+    assert poll.poll(20_000), "the server is still there"
+    os.close(server)
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}{child.pid}-*"):
+        shutil.rmtree(folder)
