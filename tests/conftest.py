@@ -153,15 +153,15 @@ def database_url(request: pytest.FixtureRequest, database_server: Server) -> Ite
     yield url
     try:
         if request.node.get_closest_marker("breaks_invariants") is None:
-            found = read_violations(url)
-            assert not found, f"rota_violations is not empty after the test (rule, run, schedule): {found}"
+            assert_no_violations(url)
     finally:
         database_server.drop_database(url)
 
 
-def read_violations(url: str) -> list[tuple[Any, ...]]:
-    """Return what the view of broken invariants shows, over a connection of its own."""
+def assert_no_violations(url: str) -> None:
+    """Look at ``rota_violations`` over a connection of our own."""
     from sqlalchemy import NullPool, create_engine, text
 
     with create_engine(url, poolclass=NullPool).connect() as connection:
-        return [tuple(row) for row in connection.execute(text("select * from rota_violations"))]
+        found = [tuple(row) for row in connection.execute(text("select * from rota_violations"))]
+    assert not found, f"rota_violations is not empty after the test (rule, run, schedule): {found}"

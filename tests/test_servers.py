@@ -16,16 +16,9 @@ import pytest
 from sqlalchemy import NullPool, create_engine, inspect, text
 from sqlalchemy.exc import OperationalError
 
-from tests.conftest import read_violations
+from tests.conftest import assert_no_violations
 from tests.servers import Server
 from tests.servers.process import FOLDER_PREFIX
-
-ORPHANED_RUN = (
-    "insert into rota_run (job, slot_count, target_node, state, reason, reason_text, args, pool, priority, delivery,"
-    " requested_by, enqueued_at, run_at, queued, attempt, retries_used, losses, fence) values ('a', 1, '', 'waiting',"
-    " 'due', '', '[]', 'default', 0, 'at_least_once', 'test', '2026-11-20 07:00:00.000000', '2026-11-20 07:00:00.000000',"
-    " {false}, 0, 0, 0, 0)"
-)
 
 
 def execute(url: str, statement: str) -> None:
@@ -44,7 +37,7 @@ def test_an_empty_database_holds_nothing(empty_database_url: str) -> None:
 
 def test_a_prepared_database_holds_the_schema_and_no_violation(database_url: str) -> None:
     assert "rota_run" in tables(database_url)
-    assert read_violations(database_url) == []
+    assert_no_violations(database_url)
 
 
 def test_two_databases_of_one_server_do_not_share_rows(database_server: Server, database_url: str) -> None:
@@ -57,10 +50,12 @@ def test_two_databases_of_one_server_do_not_share_rows(database_server: Server, 
 
 
 @pytest.mark.breaks_invariants
-def test_a_row_that_breaks_an_invariant_is_seen(database_url: str, database_kind: str) -> None:
-    execute(database_url, ORPHANED_RUN.format(false="false" if database_kind == "postgresql" else "0"))
+def test_a_violation_fails_the_test_that_leaves_it(database_url: str) -> None:
+    execute(database_url, "drop view rota_violations")
+    execute(database_url, "create view rota_violations as select 'broken_by_hand' as rule_broken, 7 as run_id")
 
-    assert "forgotten" in {row[0] for row in read_violations(database_url)}
+    with pytest.raises(AssertionError, match=r"broken_by_hand.*7"):
+        assert_no_violations(database_url)
 
 
 def test_a_database_in_use_can_be_dropped(database_server: Server, database_kind: str) -> None:
