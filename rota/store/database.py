@@ -6,6 +6,7 @@ has returned. A lost answer to COMMIT is told apart from a refusal, since the wo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import time
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Executable, create_engine, event, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, TimeoutError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from rota.errors import ConfigError, DatabaseError, DatabaseUnavailable, NotSupported
@@ -76,7 +77,16 @@ class Database:
         try:
             # Without a URL parameter of the same name, ours is the default.
             arguments = {key: value for key, value in self.dialect.connect_args.items() if key not in self.url.query}
-            engine = create_engine(self.url, connect_args=arguments, pool_timeout=60, **options)
+            # Each statement commits by itself unless `write` opened a transaction, and `write` ends what it opened:
+            # the pool has nothing to roll back, and an idle node's look is one statement.
+            engine = create_engine(
+                self.url,
+                connect_args=arguments,
+                pool_timeout=60,
+                pool_reset_on_return=None,
+                skip_autocommit_rollback=True,
+                **options,
+            )
         except (ArgumentError, NoSuchModuleError) as error:
             raise ConfigError(f"the database URL cannot be used: {error}") from error
         except ModuleNotFoundError as error:
@@ -85,21 +95,17 @@ class Database:
                 f"the driver {error.name} for {self.dialect.name} is not installed: pip install 'rota[{extra}]'"
             ) from error
         event.listen(engine, "connect", self._set_up)
-        if self.dialect.begin_write is not None:
-            event.listen(engine, "begin", self._begin)
+        event.listen(engine, "begin", self._begin)
         return engine
 
     def _set_up(self, connection: Any, _record: Any) -> None:
         if self.dialect.name == "sqlite":
             connection.isolation_level = None  # the driver must not open transactions of its own
             connection.create_function("rota_now", 1, self._sqlite_now)
-        autocommit = getattr(connection, "autocommit", None)
         cursor = connection.cursor()
         for statement in self.dialect.on_connect:
             cursor.execute(statement)
         cursor.close()
-        if self.dialect.name == "postgresql" and autocommit is False:
-            connection.commit()
 
     def _sqlite_now(self, plus_microseconds: float) -> str:
         microseconds = time.time_ns() // 1000 + int(plus_microseconds) + self.clock_offset_microseconds
@@ -108,17 +114,19 @@ class Database:
 
     def _begin(self, connection: Connection) -> None:
         if not connection.get_execution_options().get("rota_read"):
-            connection.exec_driver_sql(self.dialect.begin_write or "begin")
+            connection.exec_driver_sql(self.dialect.begin_write)
 
-    def read(self, work: Callable[[Connection], T]) -> T:
+    def read(self, work: Callable[[Connection], T], *, over: Connection | None = None) -> T:
         """Run ``work`` without writing; tried again as a whole on passing trouble.
+
+        Each statement sees what was committed before it. ``over`` is a connection to use instead of one of the pool's.
 
         Raises:
             DatabaseUnavailable: nobody answers; calling again is safe.
         """
-        return self._attempt(work, repeatable=True, read=True)
+        return self._attempt(work, repeatable=True, read=True, over=over)
 
-    def write(self, work: Callable[[Connection], T], *, repeatable: bool) -> T:
+    def write(self, work: Callable[[Connection], T], *, repeatable: bool, over: Connection | None = None) -> T:
         """Run ``work`` in one transaction and commit; tried again as a whole on passing trouble.
 
         ``repeatable`` says that doing the whole of it twice has the effect of doing it once (compare-and-set, unique
@@ -127,22 +135,27 @@ class Database:
         Raises:
             DatabaseUnavailable: nobody answers. With ``outcome_unknown`` the work may or may not have been done.
         """
-        return self._attempt(work, repeatable=repeatable, read=False)
+        return self._attempt(work, repeatable=repeatable, read=False, over=over)
 
-    def _attempt(self, work: Callable[[Connection], T], *, repeatable: bool, read: bool) -> T:
+    def _attempt(
+        self, work: Callable[[Connection], T], *, repeatable: bool, read: bool, over: Connection | None
+    ) -> T:
         tried = 0
         while True:
             tried += 1
             committing = False
             try:
-                with self.engine.connect() as connection:
-                    if read:
-                        connection = connection.execution_options(rota_read=True)
-                    answer = work(connection)
-                    if not read:
-                        committing = True
+                with self.engine.connect() if over is None else contextlib.nullcontext(over) as connection:
+                    try:
+                        connection.execution_options(rota_read=read)
+                        answer = work(connection)
+                        if not read:
+                            committing = True
                         connection.commit()
-                    return answer
+                        return answer
+                    except BaseException:
+                        self._roll_back(connection)
+                        raise
             except DBAPIError as error:
                 trouble = self.dialect.classify(error)
                 if committing and trouble is Trouble.GONE and not repeatable:
@@ -156,7 +169,21 @@ class Database:
                     raise DatabaseUnavailable(f"the database does not answer: {first_line(error)}") from error
                 self.retries += 1
                 log.debug("transaction tried again after %s: %s", trouble.value, first_line(error))
+            except TimeoutError as error:  # of the pool: all connections are in use
+                raise DatabaseUnavailable(f"no connection came free: {error}") from error
             self._sleep(min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS * 2**tried) * random.uniform(0.5, 1.5))
+
+    def _roll_back(self, connection: Connection) -> None:
+        # The driver commits each statement by itself, so neither it nor the pool would end the transaction for us.
+        try:
+            if not connection.invalidated:
+                in_write = not connection.get_execution_options().get("rota_read")
+                if connection.in_transaction() and in_write:
+                    connection.exec_driver_sql("rollback")
+            connection.rollback()
+        except DBAPIError:
+            connection.invalidate()
+            connection.rollback()
 
     def now(self) -> datetime:
         """Return the database's time."""

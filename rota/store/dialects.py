@@ -47,7 +47,11 @@ class Dialect:
     classify: Callable[[DBAPIError], Trouble]
     connect_args: dict[str, Any] = field(default_factory=dict[str, Any])
     on_connect: tuple[str, ...] = ()
-    begin_write: str | None = None  # sent to open a writing transaction, where the driver does not
+    # Drivers are set to commit each statement, so that a read costs one; this opens a writing transaction.
+    begin_write: str = "begin"
+    announce: str | None = None  # sent in a transaction to wake waiting nodes when it commits
+    listen: str | None = None
+    poll_seconds: float = 5.0  # how long an idle node may wait before it looks
     server_version_min: tuple[int, ...] = ()
     server_version_min_mariadb: tuple[int, ...] = ()
 
@@ -110,11 +114,15 @@ POSTGRESQL = Dialect(
     classify=_classify_postgresql,
     connect_args={
         "connect_timeout": 10,
+        "autocommit": True,
         "application_name": "rota",
         # A pooler in transaction mode hands statements prepared by one client to another.
         "prepare_threshold": None,
     },
     on_connect=("set time zone 'UTC'", "set lock_timeout = '10s'", "set statement_timeout = '60s'"),
+    begin_write="begin isolation level read committed read write",
+    announce="notify rota",
+    listen="listen rota",
     server_version_min=(15,),
 )
 
@@ -124,13 +132,15 @@ MYSQL = Dialect(
     returning=False,
     wake_up=WakeUp.POLL,
     classify=_classify_mysql,
-    connect_args={"connect_timeout": 10, "read_timeout": 75, "write_timeout": 75, "charset": "utf8mb4"},
+    connect_args={"connect_timeout": 10, "read_timeout": 75, "write_timeout": 75, "charset": "utf8mb4", "autocommit": True},
     on_connect=(
         "set session transaction isolation level read committed",
         "set session time_zone = '+00:00'",
         "set session sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO'",
         "set session innodb_lock_wait_timeout = 10",
     ),
+    begin_write="start transaction",
+    poll_seconds=1.5,  # nothing wakes a node here
     server_version_min=(8, 0, 16),
     server_version_min_mariadb=(10, 6),
 )
@@ -152,6 +162,20 @@ _DIALECTS = {"postgresql": POSTGRESQL, "mysql": MYSQL, "mariadb": MYSQL, "sqlite
 _DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql", "sqlite": "pysqlite"}
 
 
+def dialect_named(name: str) -> Dialect:
+    """Return the capabilities of the database that SQLAlchemy calls ``name``.
+
+    Raises:
+        NotSupported: Rota does not know it.
+    """
+    try:
+        return _DIALECTS[name]
+    except KeyError:
+        raise NotSupported(
+            f"database {name!r} is not supported: use sqlite, postgresql, mysql or mariadb in the URL"
+        ) from None
+
+
 def dialect_of(url: URL) -> tuple[Dialect, URL]:
     """Return the capabilities for ``url``, and ``url`` with the driver that Rota uses.
 
@@ -159,9 +183,7 @@ def dialect_of(url: URL) -> tuple[Dialect, URL]:
         NotSupported: another database, or another driver than ours.
     """
     backend = url.get_backend_name()
-    dialect = _DIALECTS.get(backend)
-    if dialect is None:
-        raise NotSupported(f"database {backend!r} is not supported: use sqlite, postgresql, mysql or mariadb in the URL")
+    dialect = dialect_named(backend)
     driver = _DRIVERS[backend]
     if url.drivername == backend:
         return dialect, url.set(drivername=f"{backend}+{driver}")

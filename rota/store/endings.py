@@ -79,7 +79,7 @@ KEEP_ORPHANS = (
 WAKE_QUEUED = (
     update(run)
     .where(
-        run.c.schedule_id.in_(bindparam("schedule_ids", expanding=True)),
+        run.c.open_schedule_id.in_(bindparam("schedule_ids", expanding=True)),
         run.c.state == RunState.WAITING.value,
         run.c.queued,
     )

@@ -37,7 +37,7 @@ from rota.store.database import Database
 from rota.store.tables import attempt, event, job, node, run
 from rota.store.types import db_now, db_now_plus
 
-_lease_end = db_now_plus(func.coalesce(run.c.lease_seconds, bindparam("lease_seconds", type_=run.c.lease_seconds.type)))
+_lease_end = db_now_plus(func.coalesce(run.c.lease_seconds, bindparam("node_lease", type_=run.c.lease_seconds.type)))
 
 # Runs of one pool that this node may take, best priority first, then oldest. Served by rota_run_claim in its own order,
 # so that no more rows are locked than are taken.
@@ -64,12 +64,12 @@ CLAIM = (
     .values(
         state=RunState.RUNNING.value,
         reason=case((run.c.delivery == Delivery.AT_LEAST_ONCE.value, Reason.STARTED.value), else_=Reason.CLAIMED.value),
-        reason_text=bindparam("reason_text"),
+        reason_text=bindparam("why"),
         claim_id=bindparam("batch", type_=String) + "." + cast(run.c.id, String),
         fence=run.c.fence + 1,
         attempt=run.c.attempt + 1,
-        node=bindparam("node"),
-        holder=bindparam("holder"),
+        node=bindparam("by_node"),
+        holder=bindparam("by_holder"),
         due_at=null(),
         lease_ends_at=_lease_end,
         marked_at=case((run.c.delivery == Delivery.AT_LEAST_ONCE.value, db_now()), else_=null()),
@@ -131,7 +131,7 @@ READ_CLAIMS = (
         run.c.pool,
         run.c.delivery,
         run.c.marked_at,
-        func.coalesce(run.c.lease_seconds, bindparam("lease_seconds", type_=run.c.lease_seconds.type)).label("lease"),
+        func.coalesce(run.c.lease_seconds, bindparam("node_lease", type_=run.c.lease_seconds.type)).label("lease"),
         job.c.kind,
         job.c.target,
         job.c.timeout_seconds,
@@ -228,10 +228,10 @@ def claim_runs(
             {
                 "ids": candidates,
                 "batch": batch,
-                "node": identity.name,
-                "holder": identity.holder,
-                "lease_seconds": lease_seconds,
-                "reason_text": f"{identity.name} has it",
+                "by_node": identity.name,
+                "by_holder": identity.holder,
+                "node_lease": lease_seconds,
+                "why": f"{identity.name} has it",
             },
         )
         claim_ids = [f"{batch}.{run_id}" for run_id in candidates]
@@ -250,7 +250,7 @@ def claim_runs(
 
 def read_claims(connection: Connection, claim_ids: Sequence[str], lease_seconds: float) -> list[Claim]:
     """Return those of ``claim_ids`` that are current."""
-    rows = connection.execute(READ_CLAIMS, {"claim_ids": claim_ids, "lease_seconds": lease_seconds})
+    rows = connection.execute(READ_CLAIMS, {"claim_ids": claim_ids, "node_lease": lease_seconds})
     return [_claim_of(row) for row in rows]
 
 
@@ -326,7 +326,7 @@ def renew_claims(
         connection.execute(RENEW_NODE, who | {"node_lease": lease_seconds})
         state = connection.execute(READ_NODE_STATE, who).scalar()
         if wanted:
-            connection.execute(RENEW_CLAIMS, {"claim_ids": wanted, "lease_seconds": lease_seconds})
+            connection.execute(RENEW_CLAIMS, {"claim_ids": wanted, "node_lease": lease_seconds})
             kept = {row.claim_id: row for row in connection.execute(READ_RENEWED, {"claim_ids": wanted})}
         return Renewal(
             kept=frozenset(kept),

@@ -107,7 +107,7 @@ _ends = given_rows(
     reason="word",
     reason_text="text",
     exit_code="id",
-    signal="id",
+    exit_signal="id",
     error_type="text",
     error_message="text",
     traceback="text",
@@ -120,7 +120,7 @@ _ends = given_rows(
     stderr_bytes="id",
 )
 _ATTEMPT_FACTS = (
-    "state reason reason_text exit_code signal error_type error_message traceback result seconds cpu_seconds "
+    "state reason reason_text exit_code exit_signal error_type error_message traceback result seconds cpu_seconds "
     "memory_bytes_max pid stdout_bytes stderr_bytes"
 ).split()
 
@@ -203,7 +203,7 @@ def _attempt_row(move: Move) -> dict[str, Any]:
     if (end := move.end) is not None:
         row |= {
             "exit_code": end.exit_code,
-            "signal": end.signal,
+            "exit_signal": end.signal,
             "error_type": end.error_type,
             "error_message": end.error_message,
             "traceback": end.traceback,

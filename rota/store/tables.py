@@ -162,9 +162,11 @@ run = Table(
     "rota_run",
     metadata,
     Column("id", Id, primary_key=True),
-    Column("job_id", Id, ForeignKey("rota_job.id", ondelete="SET NULL")),
-    Column("job", Name, nullable=False),  # its name then: the ledger outlives the job
-    Column("schedule_id", Id, ForeignKey("rota_schedule.id", ondelete="SET NULL")),
+    # No foreign keys upwards: the ledger outlives jobs and schedules, ids are never given twice, and checking a key
+    # would lock the job's row at every insert.
+    Column("job_id", Id, nullable=False),
+    Column("job", Name, nullable=False),  # its name then
+    Column("schedule_id", Id),
     Column("schedule", Name),
     Column("slot_at", Instant),
     Column("slot_count", Integer, nullable=False),  # more than 1: this row stands for as many slots
@@ -188,6 +190,8 @@ run = Table(
     Column("start_by", Instant),  # the end of the start window; binds until the first start
     Column("due_at", Instant),  # when the scheduler must look again: run_at while waiting, start_by while ready
     Column("queued", YesNo, nullable=False),  # behind earlier slots of its schedule
+    # schedule_id while unfinished, else NULL: what overlap and the queue of a schedule ask for.
+    Column("open_schedule_id", Id, Computed("case when finished_at is null then schedule_id end", persisted=True)),
     Column("started_at", Instant),  # the first start mark
     Column("finished_at", Instant),
     Column("attempt", Integer, nullable=False),
@@ -229,6 +233,13 @@ Index(
     postgresql_where=run.c.lease_ends_at.isnot(None),
     sqlite_where=run.c.lease_ends_at.isnot(None),
 )
+# Serves FIND_OPEN and WAKE_QUEUED.
+Index(
+    "rota_run_open_schedule",
+    run.c.open_schedule_id,
+    postgresql_where=run.c.open_schedule_id.isnot(None),
+    sqlite_where=run.c.open_schedule_id.isnot(None),
+)
 # Serves `run list --job`, and the last run of a job.
 Index("rota_run_job", run.c.job_id, run.c.id)
 
@@ -250,7 +261,7 @@ attempt = Table(
     Column("reason", Word),
     Column("reason_text", LongText),
     Column("exit_code", Integer),
-    Column("signal", SmallInteger),
+    Column("exit_signal", SmallInteger),
     Column("error_type", LongText),
     Column("error_message", LongText),
     Column("traceback", LongText),

@@ -133,7 +133,7 @@ def upgrade() -> None:
     op.create_table(
         "rota_run",
         sa.Column("id", Id, nullable=False),
-        sa.Column("job_id", Id, nullable=True),
+        sa.Column("job_id", Id, nullable=False),
         sa.Column("job", Name, nullable=False),
         sa.Column("schedule_id", Id, nullable=True),
         sa.Column("schedule", Name, nullable=True),
@@ -159,6 +159,12 @@ def upgrade() -> None:
         sa.Column("start_by", Instant(), nullable=True),
         sa.Column("due_at", Instant(), nullable=True),
         sa.Column("queued", YesNo, nullable=False),
+        sa.Column(
+            "open_schedule_id",
+            Id,
+            sa.Computed("case when finished_at is null then schedule_id end", persisted=True),
+            nullable=True,
+        ),
         sa.Column("started_at", Instant(), nullable=True),
         sa.Column("finished_at", Instant(), nullable=True),
         sa.Column("attempt", sa.Integer(), nullable=False),
@@ -180,10 +186,6 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "state in ('waiting', 'ready', 'running', 'succeeded', 'failed', 'lost', 'missed', 'skipped', 'cancelled')",
             name=op.f("rota_run_state_known"),
-        ),
-        sa.ForeignKeyConstraint(["job_id"], ["rota_job.id"], name=op.f("rota_run_job_id_fkey"), ondelete="SET NULL"),
-        sa.ForeignKeyConstraint(
-            ["schedule_id"], ["rota_schedule.id"], name=op.f("rota_run_schedule_id_fkey"), ondelete="SET NULL"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("rota_run_pkey")),
         sa.UniqueConstraint("claim_id", name=op.f("rota_run_claim_id_key")),
@@ -217,6 +219,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("lease_ends_at IS NOT NULL"),
         sqlite_where=sa.text("lease_ends_at IS NOT NULL"),
     )
+    op.create_index(
+        "rota_run_open_schedule",
+        "rota_run",
+        ["open_schedule_id"],
+        unique=False,
+        postgresql_where=sa.text("open_schedule_id IS NOT NULL"),
+        sqlite_where=sa.text("open_schedule_id IS NOT NULL"),
+    )
     op.create_table(
         "rota_attempt",
         sa.Column("id", Id, nullable=False),
@@ -234,7 +244,7 @@ def upgrade() -> None:
         sa.Column("reason", Word, nullable=True),
         sa.Column("reason_text", LongText, nullable=True),
         sa.Column("exit_code", sa.Integer(), nullable=True),
-        sa.Column("signal", sa.SmallInteger(), nullable=True),
+        sa.Column("exit_signal", sa.SmallInteger(), nullable=True),
         sa.Column("error_type", LongText, nullable=True),
         sa.Column("error_message", LongText, nullable=True),
         sa.Column("traceback", LongText, nullable=True),

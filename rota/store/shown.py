@@ -1,0 +1,66 @@
+"""How rows are shown: JSON values that never refuse.
+
+Invariant: reading never fails because of what stands in a row. A moment or a document that somebody broke by hand is shown
+as the text that is there, so that the list stays readable and the broken row can be found in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Dialect, type_coerce
+from sqlalchemy.types import TypeDecorator
+
+from rota.store.types import Instant
+
+
+class ShownInstant(TypeDecorator[str]):
+    """A moment as ISO 8601 in UTC with microseconds and ``Z``; what is no moment, as it stands."""
+
+    impl = Instant
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+        return value if value is None or isinstance(value, str) else show_instant(value)
+
+    def result_processor(self, dialect: Dialect, coltype: Any) -> Any:
+        # Around Instant's own reading, not after it: that one refuses what is no moment.
+        read = self.impl_instance.result_processor(dialect, coltype)
+
+        def show(value: Any) -> str | None:
+            try:
+                return self.process_result_value(read(value) if read else value, dialect)
+            except ValueError:
+                return str(value)
+
+        return show
+
+
+def show_instant(moment: datetime) -> str:
+    """Write an aware moment the way every door shows it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "Z"
+
+
+def shown(columns: Iterable[ColumnElement[Any]]) -> list[ColumnElement[Any]]:
+    """Return the columns to select for showing: moments become text, and nothing in a row can refuse to be read."""
+    return [
+        type_coerce(column, ShownInstant).label(column.key) if isinstance(column.type, Instant) else column
+        for column in columns
+    ]
+
+
+def show_document(text: str | None) -> Any:
+    """Read JSON for showing; what is not JSON is shown as the text that is there."""
+    if text is None:
+        return None
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
