@@ -55,8 +55,9 @@ clean:
 prerequisites:
 	@if [ -x $(BIN)/python ]; then exit 0; fi; \
 	if [ -z "$(PYTHON)" ]; then \
-		echo "Rota needs Python 3.11 or newer, and there is $$(python3 --version 2>/dev/null || echo none)." >&2; \
-		echo "    $(SUDO)apt-get install -y python3 python3-venv" >&2; exit 1; fi; \
+		found=$$(python3 --version 2>/dev/null) && package=python3.11 || { found=none; package=python3; }; \
+		echo "Rota needs Python 3.11 or newer, and there is $$found." >&2; \
+		echo "    $(SUDO)apt-get install -y $$package $$package-venv" >&2; exit 1; fi; \
 	if ! $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null; then \
 		echo "$(PYTHON) cannot make virtual environments: its venv module is not installed." >&2; \
 		package=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
