@@ -1,0 +1,369 @@
+"""One attempt: a job's process from its birth to the last of its descendants.
+
+Invariants: the job is not started after its lease began to end, and is killed before the lease ends, whoever else is
+alive; when an attempt has ended, no descendant of it lives and its pid was not reused while it was signalled. The
+guardian builds one of these for each order and drives it: ``start``, then ``wait`` until ``has_ended``, then
+``finish``.
+
+The lease's end is announced to the nursery through ``slot``, eight bytes of memory that both see: should this guardian
+be stopped at that instant, the nursery kills the job.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import struct
+
+from rota.execution.control import Control
+from rota.execution.linux import boottime, sweep_children
+from rota.execution.output import Capture
+from rota.execution.spawn import Birth, fork_job, read_report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mmap import mmap
+
+    from rota.execution.wire import Message
+
+WAIT_SECONDS_MAX = 5.0  # poll's timeout does not run while the host sleeps, so the clock is read at least this often
+SWEEP_SECONDS_MAX = 2.0
+DRAIN_SECONDS_MAX = 0.5  # output still in a pipe that somebody outside the job's tree holds open
+KILL_AGAIN_SECONDS = 1.0
+NURSERY_LOOKS_EVERY_SECONDS = 1.0
+
+FOREVER = float("inf")
+
+
+def margin_of(lease_seconds: float) -> float:
+    """Tell how long before the end of a lease its job must be dead."""
+    return max(lease_seconds / 10, 0.5)
+
+
+class Post:
+    """Where a guardian stands: what stays the same over all its attempts."""
+
+    __slots__ = ("folder", "name", "nofile", "output_bytes_max", "slot", "wake")
+
+    def __init__(
+        self, folder: str, name: str, *, nofile: tuple[int, int], output_bytes_max: int, slot: mmap, wake: int
+    ) -> None:
+        self.folder = folder
+        self.name = name
+        self.nofile = nofile
+        self.output_bytes_max = output_bytes_max
+        self.slot = slot
+        self.wake = wake
+
+
+class Attempt:
+    """Watches one job."""
+
+    def __init__(self, order: Message, stdin: bytes, post: Post, control_path: str) -> None:
+        self.claim_id: str = order["claim_id"]
+        self.pid = 0
+        self.pidfd = -1
+        self.has_started = False  # its program runs
+        self.has_ended = False
+        self.control_path = control_path
+        self._order = order
+        self._stdin = stdin
+        self._post = post
+        self._lease_seconds: float = order["lease_seconds"]
+        self._grace_seconds: float = order["grace_seconds"]
+        self._deadline: float = order["deadline"]
+        self._timeout_at = FOREVER
+        self._stop_why: str | None = None
+        self._kill_at = FOREVER  # of a stop that has begun
+        self._is_killed = False
+        self._refusal: tuple[str, str] | None = None
+        self._report = -1
+        self._captures = [Capture(post.output_bytes_max), Capture(post.output_bytes_max)]
+        self._open_captures: list[Capture] = []
+        self._control: Control | None = None
+        self._born_at = 0.0
+
+    # -- birth
+
+    def start(self) -> None:
+        """Start the job, unless its lease is ending. What goes wrong is kept for ``finish``."""
+        now = boottime()
+        self._born_at = now
+        if now >= self._lease_term_at():
+            self._refuse("LeaseOver", "the lease was about to end before the job could be started")
+            return
+        timeout: float | None = self._order["timeout_seconds"]
+        if timeout is not None:
+            self._timeout_at = now + timeout
+        self._publish_deadline(now)
+        try:
+            self._spawn()
+        except (OSError, ValueError) as error:
+            self._refuse(type(error).__name__, f"the process could not be made: {error}")
+
+    def _refuse(self, kind: str, sentence: str) -> None:
+        self._refusal = (kind, sentence)
+        self.has_ended = True
+
+    def _spawn(self) -> None:
+        order = self._order
+        in_child = [_open_stdin(self._stdin)]
+        try:
+            self._control = Control(self.control_path, order["arguments"].encode(), order["uid"])
+            for capture in self._captures:
+                capture.pipe, theirs = os.pipe()
+                in_child.append(theirs)
+                os.set_blocking(capture.pipe, False)
+            self._report, report = os.pipe()
+            in_child.append(report)
+            os.set_blocking(self._report, False)
+            birth = Birth(
+                order["argv"],
+                {**order["environment"], "ROTA_CONTROL": self.control_path},
+                cwd=order["cwd"],
+                user=order["user"],
+                umask=order["umask"],
+                nice=order["nice"],
+                nofile=self._post.nofile,
+                stdin=in_child[0],
+                stdout=in_child[1],
+                stderr=in_child[2],
+            )
+            self.pid = fork_job(birth, report)
+            self.pidfd = os.pidfd_open(self.pid)
+        finally:
+            for descriptor in in_child:
+                os.close(descriptor)
+        self._open_captures = list(self._captures)
+
+    # -- watching
+
+    def wait(self, worker: int, worker_events: int) -> bool:
+        """Wait for something to happen and deal with it. Tell whether the worker has sent something, to be read."""
+        poll = select.poll()
+        if worker >= 0:
+            poll.register(worker, worker_events)
+        poll.register(self.pidfd, select.POLLIN)
+        if self._report >= 0:
+            poll.register(self._report, select.POLLIN)
+        for capture in self._open_captures:
+            poll.register(capture.pipe, select.POLLIN)
+        assert self._control is not None
+        for fileno, events in self._control.interests():
+            poll.register(fileno, events)
+        ready = poll.poll(self._wait_seconds(boottime()) * 1000)
+        from_worker = False
+        leader_ended = False
+        for fileno, _ in ready:
+            if fileno == worker:
+                from_worker = True
+            elif fileno == self.pidfd:
+                leader_ended = True
+            elif fileno == self._report:
+                self._read_report()
+            elif not self._read_output(fileno):
+                self._control.handle(fileno)
+        if leader_ended:
+            self._read_report()
+            self.has_ended = True
+        else:
+            self._reap_orphans()
+            self._keep_time(boottime())
+        return from_worker
+
+    def _read_report(self) -> None:
+        """See whether the program runs (exec closed the pipe) or could not be run (the pipe says why)."""
+        if self._report < 0:
+            return
+        try:
+            data = os.read(self._report, 65536)
+        except BlockingIOError:
+            return
+        os.close(self._report)
+        self._report = -1
+        if data:
+            self._refusal = read_report(data)
+        else:
+            self.has_started = True
+
+    def _read_output(self, fileno: int) -> bool:
+        for capture in self._open_captures:
+            if capture.pipe == fileno:
+                if not capture.read():
+                    self._open_captures.remove(capture)
+                return True
+        return False
+
+    def _reap_orphans(self) -> None:
+        """Reap descendants that were orphaned and have ended, so that a long job does not gather zombies."""
+        while True:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if found is None or found.si_pid == self.pid:
+                return  # the leader's end is for ``finish``
+            os.waitpid(found.si_pid, 0)
+
+    # -- time
+
+    def _lease_kill_at(self) -> float:
+        return self._deadline - margin_of(self._lease_seconds)
+
+    def _lease_term_at(self) -> float:
+        return self._lease_kill_at() - min(self._grace_seconds, self._lease_seconds / 3)
+
+    def _wait_seconds(self, now: float) -> float:
+        first = self._lease_kill_at()
+        if self._stop_why is None:
+            first = min(first, self._lease_term_at(), self._timeout_at)
+        first = min(first, self._kill_at) if not self._is_killed else self._kill_at
+        return max(0.0, min(WAIT_SECONDS_MAX, first - now))
+
+    def _keep_time(self, now: float) -> None:
+        if self._stop_why is None:
+            if now >= self._lease_term_at():
+                self._begin_stop("lease_over", self._lease_kill_at())
+            elif now >= self._timeout_at:
+                self._begin_stop("timeout", now + self._grace_seconds)
+        if now >= self._kill_at or (now >= self._lease_kill_at() and not self._is_killed):
+            self._signal_group(signal.SIGKILL)
+            self._is_killed = True
+            self._kill_at = now + KILL_AGAIN_SECONDS
+
+    def renew(self, deadline: float) -> None:
+        """Take a later end of the lease into account. A stop that has begun goes on."""
+        if deadline > self._deadline and not self.has_ended:
+            self._deadline = deadline
+            self._publish_deadline(boottime())
+
+    def _publish_deadline(self, now: float) -> None:
+        """Tell the nursery when to kill the job, should this guardian not have done it: half a margin later."""
+        instant = self._deadline - margin_of(self._lease_seconds) / 2
+        struct.pack_into("d", self._post.slot, 0, instant)
+        if instant < now + 1.5 * NURSERY_LOOKS_EVERY_SECONDS:
+            try:
+                os.write(self._post.wake, b"!")  # or it might look too late
+            except OSError:
+                pass  # full, so it will look; or the nursery is gone
+
+    # -- stopping
+
+    def stop(self, why: str, grace_seconds: float) -> None:
+        """Send TERM to the whole group, and KILL after the grace. Asked again, the shorter grace counts."""
+        if self.has_ended:
+            return  # it was quicker
+        now = boottime()
+        if self._stop_why is None:
+            self._begin_stop(why, now + grace_seconds)
+        elif not self._is_killed:
+            self._kill_at = min(self._kill_at, now + grace_seconds)
+        self._keep_time(now)
+
+    def _begin_stop(self, why: str, kill_at: float) -> None:
+        self._stop_why = why
+        self._kill_at = kill_at
+        self._signal_group(signal.SIGTERM)
+        self._signal_group(signal.SIGCONT)  # what is stopped gets its TERM only then
+
+    def _signal_group(self, number: int) -> None:
+        # The leader has not been reaped, so neither its pid nor its group can be a stranger's.
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            os.kill(self.pid, number)  # it has not made its group yet
+        except PermissionError:
+            pass  # nobody in the group may be signalled by this user
+
+    # -- the end
+
+    def finish(self) -> tuple[Message, bytes]:
+        """Clear away what the job left, and describe the end: a message and its blob.
+
+        The blob holds head and tail of stdout, head and tail of stderr, and the result; ``sizes`` says how long each
+        is.
+        """
+        status, cpu_seconds, memory_bytes_max, leftovers, is_clear = 0, 0.0, 0, 0, True
+        ended_at = boottime()
+        if self.pid:
+            # While the leader is a zombie: once it is reaped, the number may be a stranger's.
+            self._signal_group(signal.SIGKILL)
+            _, status, usage = os.wait4(self.pid, 0)
+            cpu_seconds = usage.ru_utime + usage.ru_stime
+            memory_bytes_max = usage.ru_maxrss * 1024
+            leftovers, is_clear = sweep_children(SWEEP_SECONDS_MAX)
+        struct.pack_into("d", self._post.slot, 0, 0.0)
+        self._drain()
+        message: Message = {key: self._order[key] for key in ("claim_id", "run_id", "attempt", "fence")}
+        message |= self._describe_end(status, ended_at)
+        parts = [part for capture in self._captures for part in (bytes(capture.head), capture.tail())]
+        totals = [capture.total for capture in self._captures]
+        result = self._control.result if self._control else None
+        message |= {
+            "op": "ended",
+            "seconds": ended_at - self._born_at,
+            "cpu_seconds": cpu_seconds,
+            "memory_bytes_max": memory_bytes_max,
+            "leftovers": leftovers,
+            "retire": not is_clear,
+            "totals": totals,
+            "sizes": [len(part) for part in parts],
+            "has_result": result is not None,
+        }
+        self._close()
+        return message, b"".join((*parts, result or b""))
+
+    def _drain(self) -> None:
+        """Read what is left in the pipes. Nobody of the tree writes any more, so this is quick, and bounded anyway."""
+        if self._control is not None:
+            self._control.drain()
+        give_up_at = boottime() + DRAIN_SECONDS_MAX
+        while self._open_captures and (left := give_up_at - boottime()) > 0:
+            poll = select.poll()
+            for capture in self._open_captures:
+                poll.register(capture.pipe, select.POLLIN)
+            for fileno, _ in poll.poll(left * 1000):
+                self._read_output(fileno)
+
+    def _describe_end(self, status: int, ended_at: float) -> Message:
+        end: Message = {"exit_code": None, "signal": None, "error_type": None, "error_message": None, "traceback": None}
+        if self._refusal is not None:
+            kind, sentence = self._refusal
+            return end | {"ended": "not_started", "error_type": kind, "error_message": sentence}
+        code = os.waitstatus_to_exitcode(status)
+        if code >= 0:
+            end |= {"ended": "exited", "exit_code": code}
+        else:
+            end |= {"ended": "signalled", "signal": -code}
+        if self._stop_why is not None:
+            end["ended"] = self._stop_why
+        elif code == -signal.SIGKILL and ended_at >= self._lease_kill_at():
+            end["ended"] = "lease_over"  # the nursery did it, while this guardian was stopped
+        control = self._control
+        if control is not None and control.error is not None:
+            end["error_type"], end["error_message"], end["traceback"] = control.error
+        elif end["ended"] == "exited" and code == 0 and self._lacks_result():
+            end["error_type"] = "NoResult"
+            end["error_message"] = "the process of the callable ended with status 0 before the callable had returned"
+        return end
+
+    def _lacks_result(self) -> bool:
+        return bool(self._order["expects_result"]) and (self._control is None or self._control.result is None)
+
+    def _close(self) -> None:
+        for descriptor in (self._report, self.pidfd, *(capture.pipe for capture in self._captures)):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._report = self.pidfd = -1
+        if self._control is not None:
+            self._control.close()
+
+
+def _open_stdin(data: bytes) -> int:
+    """Open a job's standard input: a file, not a pipe that somebody would have to fill while watching the rest."""
+    if not data:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

@@ -1,0 +1,420 @@
+"""The worker's side: a crew of guardians, one for each attempt that runs.
+
+Invariants: an attempt is given to one guardian, once; every attempt given out comes back as ``Ended`` or
+``GuardianLost``, exactly once; a guardian whose connection ended without an end has its job killed by the pidfd it
+handed over. Used by the engine's worker in one thread. Nothing here waits, except ``poll`` as long as it is told, and
+knows a database.
+
+The worker waits on ``fileno()`` together with whatever else it waits for, and calls ``poll(0)`` whenever it is readable
+and every few seconds besides: idle guardians are let go there.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rota.errors import Conflict, NotSupported
+from rota.execution.home import prepare_folder, start_nursery
+from rota.execution.journal import forget_end, list_ends, read_end, set_aside_end
+from rota.execution.linux import boottime
+from rota.execution.order import Order, Outcome, StopWhy, not_started, order_message, read_outcome
+from rota.execution.sweep import sweep_dead, sweep_marked
+from rota.execution.wire import Channel, Decoder, WireError
+
+if TYPE_CHECKING:
+    from rota.execution.wire import Message
+
+OUTPUT_BYTES_MAX = 1024 * 1024
+IDLE_SECONDS = 10.0
+CLOSE_SECONDS = 2.0
+_EVENTS_PER_POLL = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The job's program runs."""
+
+    claim_id: str
+    pid: int
+    guardian_pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The attempt is over. Acknowledge the claim once this is committed."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class GuardianLost:
+    """The guardian died; its job has been killed and its end will never be known. Nothing is to be acknowledged."""
+
+    claim_id: str
+    run_id: int
+    attempt: int
+    fence: int
+    has_started: bool  # as far as the guardian could say
+
+
+CrewEvent = Started | Ended | GuardianLost
+
+
+class _Guardian:
+    """What the crew knows about one guardian."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.order: Order | None = None
+        self.outcome: Outcome | None = None
+        self.attempt_count = 0
+        self.has_started = False  # the job of its order
+        self.must_retire = False
+        self.pid = 0
+        self.pidfd = -1  # of its job
+        self.control = ""
+        self.heard_at = 0.0
+        self.idle_since = 0.0
+
+
+class Crew:
+    """Guardians in a folder of their own (sockets, ends that wait for delivery, the nursery's log)."""
+
+    def __init__(self, folder: Path, *, reuse: int = 1000, output_bytes_max: int = OUTPUT_BYTES_MAX) -> None:
+        self._folder = str(folder.absolute())
+        self._reuse = reuse
+        self._output_bytes_max = output_bytes_max
+        self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._nursery: Channel | None = None
+        self._nursery_pid = 0
+        self._processes: list[subprocess.Popen[bytes]] = []  # nurseries to be reaped
+        self._guardians: dict[int, _Guardian] = {}  # by descriptor
+        self._idle: list[_Guardian] = []  # the one that was busy last at the end
+        self._busy: dict[str, _Guardian | None] = {}  # by claim; None: ended, its guardian is gone
+        self._events: list[CrewEvent] = []
+        self._epoll: select.epoll | None = None
+
+    # -- opening and closing
+
+    def open(self) -> None:
+        """Make the folder and the nursery.
+
+        Raises:
+            ConfigError: the folder cannot be used.
+            NotSupported: this system is not Linux 5.4 or later.
+        """
+        if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
+            raise NotSupported("running jobs needs Linux 5.4 or later: pidfds and subreapers")
+        prepare_folder(self._folder)
+        # A descriptor per attempt: take what may be had, and give jobs what there was.
+        _, hard = self._nofile
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self._epoll = select.epoll()
+        self._open_nursery()
+
+    def _open_nursery(self) -> None:
+        process, self._nursery = start_nursery(self._folder, self._nofile, self._output_bytes_max)
+        self._processes.append(process)
+        self._nursery_pid = process.pid
+        self._watch(self._nursery)
+
+    def close(self) -> None:
+        """Leave the guardians. Idle ones end; those with an attempt go on, and keep its end for ``recover``."""
+        for guardian in list(self._guardians.values()):
+            self._drop(guardian)
+        if self._nursery is not None:
+            self._forget_nursery()
+        if self._epoll is not None:
+            self._epoll.close()
+            self._epoll = None
+        if not self._busy:
+            for process in self._processes:
+                try:
+                    process.wait(CLOSE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    pass  # a guardian is slow to leave; the nursery waits for it
+        self._busy.clear()
+
+    def fileno(self) -> int:
+        """Give a descriptor that is readable when ``poll`` has something to do."""
+        return self._opened_epoll().fileno()
+
+    def _opened_epoll(self) -> select.epoll:
+        assert self._epoll is not None, "the crew is not open"
+        return self._epoll
+
+    @property
+    def nursery_pid(self) -> int:
+        """The nursery's process id."""
+        return self._nursery_pid
+
+    @property
+    def claim_ids(self) -> frozenset[str]:
+        """The claims given out and not yet acknowledged, or lost."""
+        return frozenset(self._busy)
+
+    # -- asking things of guardians
+
+    def start(self, order: Order) -> None:
+        """Give an attempt to a guardian: to one that waits, else to a new one. What becomes of it is told by ``poll``.
+
+        Raises:
+            Conflict: this claim has been given out already.
+        """
+        if order.claim_id in self._busy:
+            raise Conflict(f"claim {order.claim_id!r} of run {order.run_id} has been started already")
+        guardian = self._take_idle() or self._new_guardian()
+        guardian.order = order
+        guardian.attempt_count += 1
+        self._busy[order.claim_id] = guardian
+        self._send(guardian, order_message(order, _uid_of(order.user)), order.stdin)
+
+    def renewed(self, claim_ids: Iterable[str], deadline: float) -> None:
+        """Tell guardians that their lease now ends at ``deadline``, CLOCK_BOOTTIME."""
+        for claim_id in claim_ids:
+            self._tell(claim_id, {"op": "renewed", "claim_id": claim_id, "deadline": deadline})
+
+    def ask(self) -> None:
+        """Ask every busy guardian for a sign of life; ``answered`` knows who gave one."""
+        for claim_id in self._busy:
+            self._tell(claim_id, {"op": "ask", "claim_id": claim_id})
+
+    def answered(self, since: float) -> frozenset[str]:
+        """Tell for which claims a guardian has spoken at or after ``since``, by its own look at CLOCK_BOOTTIME."""
+        return frozenset(claim_id for claim_id, heard in self._busy.items() if heard and heard.heard_at >= since)
+
+    def stop(self, claim_id: str, why: StopWhy, grace_seconds: float) -> None:
+        """Stop a job: TERM to its group, KILL after the grace. Its end comes as ``Ended``, with this ``why`` unless it
+        was quicker."""
+        self._tell(claim_id, {"op": "stop", "claim_id": claim_id, "why": why, "grace_seconds": grace_seconds})
+
+    def acknowledge(self, claim_ids: Iterable[str]) -> None:
+        """Say that these ends are committed: their guardians forget them and may be used again."""
+        for claim_id in claim_ids:
+            guardian = self._busy.get(claim_id)
+            if guardian is None:
+                if claim_id in self._busy:
+                    forget_end(self._folder, claim_id)
+                    del self._busy[claim_id]
+                continue
+            assert guardian.outcome is not None, f"claim {claim_id} is acknowledged, and has not ended"
+            del self._busy[claim_id]
+            self._send(guardian, {"op": "acknowledge", "claim_id": claim_id})
+            self._make_idle(guardian)
+
+    def recover(self) -> list[Outcome]:
+        """List the ends on disk that no guardian of this crew holds, since their worker was gone.
+
+        Deliver each, then ``forget`` it.
+        To be called at start and now and then: a guardian of the worker before may end later.
+        """
+        outcomes: list[Outcome] = []
+        for claim_id in list_ends(self._folder):
+            if claim_id in self._busy:
+                continue
+            data = read_end(self._folder, claim_id)
+            if data is None:
+                continue
+            try:
+                ((message, blob),) = Decoder().feed(data)
+                outcomes.append(read_outcome(message, blob))
+            except (WireError, KeyError, TypeError, ValueError):
+                set_aside_end(self._folder, claim_id)
+        return outcomes
+
+    def forget(self, claim_id: str) -> None:
+        """Remove a recovered end from the disk: it is committed, or refused for good."""
+        forget_end(self._folder, claim_id)
+
+    def sweep(self) -> int:
+        """Kill what jobs of dead guardians in this folder have left behind. Tell how many processes it were."""
+        return sweep_dead(self._folder)
+
+    # -- hearing from them
+
+    def poll(self, timeout: float) -> list[CrewEvent]:
+        """Wait up to ``timeout`` seconds for news, and give them in the order in which they came."""
+        epoll = self._opened_epoll()
+        ready = epoll.poll(0 if self._events else timeout, _EVENTS_PER_POLL)
+        for fileno, _ in ready:
+            if self._nursery is not None and fileno == self._nursery.fileno():
+                self._hear_nursery(self._nursery)
+            elif fileno in self._guardians:
+                self._hear_guardian(self._guardians[fileno])
+        self._let_idle_go()
+        events, self._events = self._events, []
+        return events
+
+    def _hear_nursery(self, nursery: Channel) -> None:
+        nursery.flush()
+        nursery.receive()  # it says nothing of interest, but that it has gone
+        if nursery.lost:
+            self._forget_nursery()
+            # Nobody would clear up after these: let them go. The busy ones know themselves, and ask to be retired.
+            for guardian in list(self._idle):
+                self._drop(guardian)
+        else:
+            self._watch_write(nursery)
+
+    def _hear_guardian(self, guardian: _Guardian) -> None:
+        channel = guardian.channel
+        channel.flush()
+        for message, blob in channel.receive():
+            self._read(guardian, message, blob)
+        if channel.lost:
+            self._lose(guardian)
+        else:
+            self._watch_write(channel)
+
+    def _read(self, guardian: _Guardian, message: Message, blob: bytes) -> None:
+        guardian.heard_at = max(guardian.heard_at, message.get("at", 0.0))
+        order = guardian.order
+        match message["op"]:
+            case "here":
+                guardian.pid = message["pid"]
+            case "started" if order is not None:
+                guardian.has_started = True
+                if guardian.channel.descriptors:  # without one, if this process has no descriptor to spare
+                    guardian.pidfd = guardian.channel.descriptors.pop(0)
+                guardian.control = message["control"]
+                self._events.append(Started(order.claim_id, message["pid"], guardian.pid))
+            case "ended" if order is not None:
+                guardian.outcome = read_outcome(message, blob)
+                guardian.must_retire = guardian.must_retire or message["retire"]
+                self._close_pidfd(guardian)
+                self._events.append(Ended(guardian.outcome))
+            case _:
+                pass  # from a later version
+
+    def _lose(self, guardian: _Guardian) -> None:
+        """Deal with a connection that has ended: by whom it was left, and with what in hand."""
+        order, outcome = guardian.order, guardian.outcome
+        pidfd, guardian.pidfd = guardian.pidfd, -1
+        self._drop(guardian)
+        if order is None:
+            return
+        if outcome is not None:
+            self._busy[order.claim_id] = None  # the end is here; only its acknowledgement has no addressee
+            return
+        if not guardian.pid:
+            # It never spoke, so it never was: the nursery could not fork, or is dead.
+            message = "the nursery made no guardian for it; see nursery.log in the worker's folder"
+            self._busy[order.claim_id] = None
+            self._events.append(Ended(not_started(order, "GuardianNotStarted", message)))
+            return
+        if pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # somebody was quicker
+            os.close(pidfd)
+        if guardian.has_started and self._nursery is None:
+            sweep_marked(guardian.control)
+        del self._busy[order.claim_id]
+        self._events.append(
+            GuardianLost(order.claim_id, order.run_id, order.attempt, order.fence, guardian.has_started)
+        )
+
+    # -- guardians coming and going
+
+    def _new_guardian(self) -> _Guardian:
+        if self._nursery is None or self._nursery.lost:
+            if self._nursery is not None:
+                self._forget_nursery()
+            self._open_nursery()
+        assert self._nursery is not None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        guardian = _Guardian(Channel(ours))
+        self._guardians[ours.fileno()] = guardian
+        self._watch(guardian.channel)
+        self._nursery.send({"op": "guardian"}, descriptor=theirs.detach())
+        self._watch_write(self._nursery)
+        return guardian
+
+    def _take_idle(self) -> _Guardian | None:
+        while self._idle:
+            guardian = self._idle.pop()
+            if not guardian.channel.lost:
+                return guardian
+            self._drop(guardian)
+        return None
+
+    def _make_idle(self, guardian: _Guardian) -> None:
+        guardian.order = guardian.outcome = None
+        guardian.has_started = False
+        guardian.control = ""
+        if guardian.must_retire or guardian.attempt_count >= self._reuse or self._nursery is None:
+            self._drop(guardian)
+            return
+        guardian.idle_since = boottime()
+        self._idle.append(guardian)
+
+    def _let_idle_go(self) -> None:
+        while self._idle and boottime() - self._idle[0].idle_since > IDLE_SECONDS:
+            self._drop(self._idle[0])
+        for process in [process for process in self._processes if process.poll() is not None]:
+            self._processes.remove(process)
+
+    def _drop(self, guardian: _Guardian) -> None:
+        """Close a connection; an idle guardian leaves when it sees that."""
+        if guardian in self._idle:
+            self._idle.remove(guardian)
+        self._guardians.pop(guardian.channel.fileno(), None)
+        self._unwatch(guardian.channel)
+        self._close_pidfd(guardian)
+        guardian.channel.close()
+
+    def _forget_nursery(self) -> None:
+        assert self._nursery is not None
+        self._unwatch(self._nursery)
+        self._nursery.close()
+        self._nursery = None
+
+    def _close_pidfd(self, guardian: _Guardian) -> None:
+        if guardian.pidfd >= 0:
+            os.close(guardian.pidfd)
+            guardian.pidfd = -1
+
+    # -- sending
+
+    def _tell(self, claim_id: str, message: Message) -> None:
+        guardian = self._busy.get(claim_id)
+        if guardian is not None:
+            self._send(guardian, message)
+
+    def _send(self, guardian: _Guardian, message: Message, blob: bytes = b"") -> None:
+        guardian.channel.send(message, blob)
+        self._watch_write(guardian.channel)
+
+    def _watch(self, channel: Channel) -> None:
+        self._opened_epoll().register(channel.fileno(), select.EPOLLIN)
+
+    def _watch_write(self, channel: Channel) -> None:
+        """Wait for room as long as something is to be sent. A connection that was lost while sending is readable."""
+        events = select.EPOLLIN | select.EPOLLOUT if channel.wants_write else select.EPOLLIN
+        self._opened_epoll().modify(channel.fileno(), events)
+
+    def _unwatch(self, channel: Channel) -> None:
+        if self._epoll is not None:
+            self._epoll.unregister(channel.fileno())
+
+
+def _uid_of(user: str | None) -> int | None:
+    """Look up who must be able to reach the control socket. An unknown user is refused later, by the job's process."""
+    if user is None:
+        return None
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return None

@@ -1,0 +1,181 @@
+"""Guardians: each watches one attempt at a time, outlives its worker, and gives the end to whoever takes it.
+
+Invariant: an end is kept, in memory and after a second on disk, until a worker has acknowledged that it is committed.
+Any error of sending means "no worker now", and never costs the outcome. Forked by the nursery, which runs ``guard``.
+One thread, few imports, no database.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import traceback
+from collections import deque
+
+from rota.execution.attempt import Attempt, Post
+from rota.execution.control import CONTROL_FOLDER
+from rota.execution.journal import forget_end, write_end
+from rota.execution.linux import become_subreaper, boottime, set_process_name
+from rota.execution.wire import PROTOCOL_VERSION, Channel, pack_frame
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from mmap import mmap
+    from typing import NoReturn
+
+    from rota.execution.wire import Frame, Message
+
+ACKNOWLEDGE_SECONDS = 1.0  # after this long without acknowledgement the end goes to disk too
+JOURNAL_AGAIN_SECONDS = 5.0  # the disk was full, or worse
+JOURNAL_TRIES_MAX = 720  # an hour of that
+
+
+def guard(
+    connection: socket.socket, folder: str, *, nofile: tuple[int, int], output_bytes_max: int, slot: mmap, wake: int
+) -> NoReturn:
+    """Serve attempts until the worker closes the connection; then leave. For a process that was just forked."""
+    status = 1
+    try:
+        os.setsid()
+        become_subreaper()
+        set_process_name("rota-guardian")
+        name = f"{os.getpid()}-{os.urandom(4).hex()}"
+        post = Post(folder, name, nofile=nofile, output_bytes_max=output_bytes_max, slot=slot, wake=wake)
+        Guardian(Channel(connection), post).serve()
+        status = 0
+    except BaseException:  # noqa: BLE001 - the top of this process
+        traceback_to_log()
+    finally:
+        os._exit(status)
+
+
+def traceback_to_log() -> None:
+    """Write the current exception to standard error, which is the nursery's log."""
+    sys.stderr.write(f"process {os.getpid()}:\n{traceback.format_exc()}")
+    sys.stderr.flush()
+
+
+class Guardian:
+    """Speaks with the worker, and watches one attempt after the other."""
+
+    def __init__(self, worker: Channel, post: Post) -> None:
+        self._worker = worker
+        self._post = post
+        self._nursery_pid = os.getppid()
+        self._inbox: deque[Frame] = deque()
+        self._attempt_count = 0
+        self._must_retire = False
+
+    def serve(self) -> None:
+        """Serve orders until the worker leaves or this guardian is no longer fit."""
+        self._send_here()
+        while not self._must_retire:
+            order = self._next_order()
+            if order is None:
+                return
+            self.serve_attempt(*order)
+
+    def serve_attempt(self, order: Message, stdin: bytes) -> None:
+        """Carry out one order, from the start of its job to the acknowledged, or written, end."""
+        self._attempt_count += 1
+        control_path = f"{self._post.folder}/{CONTROL_FOLDER}/{self._post.name}-{self._attempt_count}"
+        attempt = Attempt(order, stdin, self._post, control_path)
+        attempt.start()
+        is_announced = False
+        while not attempt.has_ended:
+            if self._worker.lost:
+                attempt.wait(-1, 0)
+            elif attempt.wait(self._worker.fileno(), self._worker_events()):
+                self._read_worker()
+            while self._inbox:
+                self._obey(attempt, self._inbox.popleft()[0])
+            if attempt.has_started and not is_announced:
+                is_announced = True
+                self._announce(attempt)
+        message, blob = attempt.finish()
+        # Without its nursery a guardian is watched by nobody: the worker shall not use it again.
+        self._must_retire = message["retire"] = bool(message["retire"]) or os.getppid() != self._nursery_pid
+        self._deliver(message, blob)
+
+    def _announce(self, attempt: Attempt) -> None:
+        if not self._worker.lost:
+            message: Message = {"op": "started", "claim_id": attempt.claim_id, "pid": attempt.pid, "at": boottime()}
+            message["control"] = attempt.control_path
+            self._worker.send(message, descriptor=os.dup(attempt.pidfd))
+
+    def _obey(self, attempt: Attempt, message: Message) -> None:
+        if message.get("claim_id") not in (None, attempt.claim_id):
+            return  # about an attempt before this one
+        match message["op"]:
+            case "ask":
+                self._send_here()
+            case "renewed":
+                attempt.renew(message["deadline"])
+            case "stop":
+                attempt.stop(message["why"], message["grace_seconds"])
+            case _:
+                pass  # a later worker may say more
+
+    def _deliver(self, message: Message, blob: bytes) -> None:
+        """Offer the end to the worker until it is acknowledged. Keep it on disk if that takes long or nobody is there."""
+        claim_id: str = message["claim_id"]
+        self._worker.send(message, blob)
+        write_at = boottime() + ACKNOWLEDGE_SECONDS
+        is_written = False
+        tries = 0
+        while True:
+            while self._inbox:
+                answer = self._inbox.popleft()[0]
+                if answer["op"] == "ask":
+                    self._send_here()
+                elif answer["op"] == "acknowledge" and answer["claim_id"] == claim_id:
+                    if is_written:
+                        forget_end(self._post.folder, claim_id)
+                    return
+            now = boottime()
+            if not is_written and (now >= write_at or (self._worker.lost and not tries)):
+                tries += 1
+                try:
+                    write_end(self._post.folder, claim_id, pack_frame(message, blob))
+                    is_written = True
+                except OSError:
+                    traceback_to_log()
+                    write_at = now + JOURNAL_AGAIN_SECONDS
+            if self._worker.lost and (is_written or tries >= JOURNAL_TRIES_MAX):
+                self._must_retire = True
+                return
+            self._wait_for_worker(None if is_written else write_at - now)
+
+    # -- the worker
+
+    def _send_here(self) -> None:
+        self._worker.send({"op": "here", "version": PROTOCOL_VERSION, "pid": os.getpid(), "at": boottime()})
+
+    def _next_order(self) -> Frame | None:
+        """Wait for an order, as long as the worker stays."""
+        while True:
+            while self._inbox:
+                message, blob = self._inbox.popleft()
+                if message["op"] == "order":
+                    return message, blob
+                if message["op"] == "ask":
+                    self._send_here()
+            if self._worker.lost:
+                return None
+            self._wait_for_worker(None)
+
+    def _worker_events(self) -> int:
+        return select.POLLIN | select.POLLOUT if self._worker.wants_write else select.POLLIN
+
+    def _wait_for_worker(self, seconds: float | None) -> None:
+        poll = select.poll()
+        if not self._worker.lost:
+            poll.register(self._worker.fileno(), self._worker_events())
+        if poll.poll(None if seconds is None else max(0.0, seconds) * 1000):
+            self._read_worker()
+
+    def _read_worker(self) -> None:
+        self._worker.flush()
+        self._inbox += self._worker.receive()

@@ -1,0 +1,154 @@
+"""What Linux (5.4 and later) knows about processes and Python does not offer: subreapers, death signals, children.
+
+Invariant: a process is only killed while it is certain who it is: an own child that has not been reaped, or one that is
+held by a pidfd and still has the parent it was found under. A recycled pid is never hit.
+Called by the nursery and the guardians. Imports stay few: each fork of a guardian pays for them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+SWEEP_PAUSE_SECONDS = 0.001
+
+
+def boottime() -> float:
+    """Seconds on the clock that also runs while the host sleeps; leases are counted on it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def become_subreaper() -> None:
+    """Let orphaned descendants become children of this process, so that none escapes by a double fork."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Have the kernel kill this process when its parent ends. Exit at once if it has ended already.
+
+    To be called after privileges were dropped, which clears it. It reaches this one process, and fires when the
+    parent's forking *thread* ends: parents have one thread.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(127)
+
+
+def set_process_name(name: str) -> None:
+    """Name this process for ``ps`` (15 bytes)."""
+    _libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def children_of(pid: int) -> list[int]:
+    """List the children of a process with one thread, zombies included."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+            return [int(word) for word in file.read().split()]
+    except FileNotFoundError:
+        # Either the process is gone, or the kernel was built without CONFIG_PROC_CHILDREN: then ask everyone.
+        if not os.path.exists(f"/proc/{pid}/task"):
+            return []
+        candidates = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        return [candidate for candidate in candidates if _state_and_parent(candidate)[1] == pid]
+    except (ProcessLookupError, PermissionError):
+        return []
+
+
+def _state_and_parent(pid: int) -> tuple[str, int]:
+    """Tell state letter and parent of a process; ``("", 0)`` when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name in parentheses may hold anything, so count from the last parenthesis.
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return "", 0
+    return fields[0].decode(), int(fields[1])
+
+
+def kill_child_of(parent_pid: int, pid: int) -> bool:
+    """Kill ``pid`` if it lives and is a child of ``parent_pid``. Tell whether it was."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        state, parent = _state_and_parent(pid)
+        if parent != parent_pid or state in ("Z", "X", ""):
+            return False
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(pidfd)
+
+
+def kill_descendants(root_pid: int, rounds_max: int = 20) -> int:
+    """Kill everything below ``root_pid``, but not it; parents first, until nothing lives or the rounds are used up.
+
+    For the nursery, when a guardian that is stopped did not do it: the dead become the guardian's zombies.
+    """
+    killed = 0
+    for _ in range(rounds_max):
+        found = 0
+        parents = [root_pid]
+        while parents:
+            parent = parents.pop()
+            for child in children_of(parent):
+                found += kill_child_of(parent, child)
+                parents.append(child)
+        if not found:
+            break
+        killed += found
+        time.sleep(SWEEP_PAUSE_SECONDS)
+    return killed
+
+
+def kill_children(spared: Container[int] = ()) -> None:
+    """Kill every child of this process that is not spared. None has been reaped, so no pid can be a stranger's."""
+    for pid in children_of(os.getpid()):
+        if pid not in spared:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+
+
+def sweep_children(seconds_max: float) -> tuple[int, bool]:
+    """Kill and reap children, their orphans included, until there are none.
+
+    Tells how many died of it, and whether none is left. A process that cannot die (it waits for a broken disk) is given
+    up after ``seconds_max``.
+    """
+    killed = 0
+    give_up_at = boottime() + seconds_max
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return killed, True
+        if pid:
+            killed += os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        elif boottime() >= give_up_at:
+            return killed, False
+        else:
+            kill_children()
+            time.sleep(SWEEP_PAUSE_SECONDS)

@@ -1,0 +1,164 @@
+"""The nursery: a small process that forks guardians, and clears up after those that die.
+
+Invariants: one thread (a guardian's children die when the thread that forked it ends); no job outlives its guardian,
+since orphans of a guardian become the nursery's children and are killed; a job whose lease has ended is killed even
+when its guardian is stopped. It stays until its worker and its last guardian have left. Started by the crew as ``python
+-I -S``, so that each fork copies little.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+from mmap import mmap
+
+from rota.execution.guardian import guard, traceback_to_log
+from rota.execution.linux import become_subreaper, boottime, kill_children, kill_descendants, set_process_name
+from rota.execution.wire import Channel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
+LOOK_SECONDS = 1.0  # how often leases are looked at; guardians wake the nursery when that would be too late
+LOOK_AGAIN_SECONDS = 0.02
+SLOT_BYTES = 8
+
+
+def main(folder: str, descriptor: int, nofile_soft: int, nofile_hard: int, output_bytes_max: int) -> None:
+    """Run the nursery of ``folder`` for the worker at the other end of ``descriptor``."""
+    become_subreaper()
+    set_process_name("rota-nursery")
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_DFL)  # whatever the worker was started with: jobs would inherit SIG_IGN
+    gc.freeze()
+    gc.disable()  # a collection would write to every page that the guardians share
+    connection = socket.socket(fileno=descriptor)
+    os.set_inheritable(descriptor, False)
+    Nursery(connection, folder, (nofile_soft, nofile_hard), output_bytes_max).run()
+
+
+class Nursery:
+    """Forks guardians on request, reaps, and kills what is left of the dead and what the stopped did not kill."""
+
+    def __init__(self, connection: socket.socket, folder: str, nofile: tuple[int, int], output_bytes_max: int) -> None:
+        self._connection = connection
+        self._worker = Channel(connection)
+        self._folder = folder
+        self._nofile = nofile
+        self._output_bytes_max = output_bytes_max
+        # Guardian's pid → memory shared with it: the instant at which its job is to be killed, 0 for no job.
+        self._guardians: dict[int, mmap] = {}
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, _note_child)
+
+    def run(self) -> None:
+        """Serve until worker and guardians have left."""
+        self._worker.send({"op": "here", "pid": os.getpid()})
+        while self._guardians or not self._worker.lost:
+            self.round(self._wait_seconds())
+
+    def round(self, seconds: float | None) -> None:
+        """Wait for something to do, at most ``seconds``, and do it."""
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        if not self._worker.lost:
+            events = select.POLLIN | select.POLLOUT if self._worker.wants_write else select.POLLIN
+            poll.register(self._worker.fileno(), events)
+        ready = {fileno for fileno, _ in poll.poll(None if seconds is None else seconds * 1000)}
+        if self._wake_read in ready:
+            try:
+                os.read(self._wake_read, 65536)
+            except BlockingIOError:
+                pass
+        self._reap()
+        if not self._worker.lost and self._worker.fileno() in ready:
+            self._worker.flush()
+            for message, _ in self._worker.receive():
+                if message["op"] == "guardian":
+                    self._fork_guardian(self._worker.descriptors.pop(0))
+            if self._worker.lost:
+                self._worker.close()
+        self._kill_overdue()
+
+    def _wait_seconds(self) -> float | None:
+        if not self._guardians:
+            return None
+        instants = [instant for slot in self._guardians.values() if (instant := read_slot(slot))]
+        # An instant that has passed stays there while its guardian is stopped: look again, but do not spin.
+        return max(LOOK_AGAIN_SECONDS, min([LOOK_SECONDS, *(instant - boottime() for instant in instants)]))
+
+    def _fork_guardian(self, descriptor: int) -> None:
+        """Make a guardian for the connection ``descriptor``. When that fails its closing tells the worker."""
+        slot = mmap(-1, SLOT_BYTES)
+        try:
+            pid = os.fork()
+        except OSError:
+            traceback_to_log()
+            os.close(descriptor)
+            slot.close()
+            return
+        if pid:
+            os.close(descriptor)
+            self._guardians[pid] = slot
+            return
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._worker.close()
+        os.close(self._wake_read)
+        guard(
+            socket.socket(fileno=descriptor),
+            self._folder,
+            nofile=self._nofile,
+            output_bytes_max=self._output_bytes_max,
+            slot=slot,
+            wake=self._wake_write,
+        )
+
+    def _reap(self) -> None:
+        """Reap the dead, and kill what has become our child without being a guardian: orphans of a dead one."""
+        has_orphans = False
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                break
+            slot = self._guardians.pop(pid, None)
+            if slot is not None:
+                slot.close()
+            # Whoever ends well has seen to its own. Orphans of orphans come when their parents have been killed.
+            has_orphans = has_orphans or slot is None or status != 0
+        if has_orphans:
+            kill_children(spared=self._guardians)
+
+    def _kill_overdue(self) -> None:
+        """Kill the jobs whose lease is ending and whose guardian has not done it. The guardians stay, to report."""
+        now = boottime()
+        for pid, slot in self._guardians.items():
+            instant = read_slot(slot)
+            if instant and now >= instant:
+                kill_descendants(pid)
+
+
+def read_slot(slot: mmap) -> float:
+    """Read the instant that a guardian has published."""
+    instant: float = struct.unpack_from("d", slot)[0]
+    return instant
+
+
+def _note_child(number: int, frame: FrameType | None) -> None:
+    """Do nothing: the wake-up descriptor has been written, and ``round`` reaps."""
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *(int(argument) for argument in sys.argv[2:6]))

@@ -1,0 +1,162 @@
+"""What the worker asks of a guardian, and what it gets back. Plain values; the frames for them are made here too.
+
+Called by the engine's worker through the crew. Guardians do not import this: they read the frames.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rota.errors import Invalid
+
+Ended = Literal["exited", "signalled", "not_started", "timeout", "cancelled", "released", "lease_over"]
+StopWhy = Literal["cancelled", "released", "timeout", "lease_over"]
+
+# It becomes a file's name in the journal.
+_CLAIM_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One attempt to carry out, complete: the guardian asks nobody else."""
+
+    claim_id: str
+    run_id: int
+    attempt: int
+    fence: int
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]  # all of it; the guardian adds ROTA_CONTROL only
+    deadline: float  # CLOCK_BOOTTIME seconds at which the lease ends, counted from before the claim was sent
+    lease_seconds: float
+    grace_seconds: float = 10.0
+    timeout_seconds: float | None = None
+    cwd: str | None = None  # None: the folder in which the worker was started
+    user: str | None = None
+    stdin: bytes = b""
+    arguments: str = "{}"  # JSON text, for jobs that ask over the control socket
+    expects_result: bool = False  # a callable: ending well without a result is a failure
+    umask: int = 0o022
+    nice: int = 0
+
+    def __post_init__(self) -> None:
+        if not _CLAIM_ID.fullmatch(self.claim_id):
+            raise Invalid("claim_id", self.claim_id, "it has 1 to 64 letters, digits, - or _")
+        if not self.argv:
+            raise Invalid("argv", self.argv, "it names at least the program")
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What is kept of one stream: its beginning and its end, and how much there was."""
+
+    head: bytes = b""
+    tail: bytes = b""
+    bytes_total: int = 0
+
+    @property
+    def bytes_dropped(self) -> int:
+        """How much between head and tail is not kept."""
+        return self.bytes_total - len(self.head) - len(self.tail)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended.
+
+    ``error_type`` is set by a callable that raised or returned nothing (``NoResult``), and for ``not_started``
+    (``FileNotFoundError``, ``LeaseOver``, ``GuardianNotStarted``...): with ``ended == "exited"`` and
+    ``exit_code == 0`` it still means failure. ``result`` is text in UTF-8 of at most 1 MiB that nobody has parsed.
+    ``memory_bytes_max`` includes what the process was before exec: it is never below some 10 MB.
+    """
+
+    claim_id: str
+    run_id: int
+    attempt: int
+    fence: int
+    ended: Ended
+    exit_code: int | None = None
+    signal: int | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    traceback: str | None = None
+    result: str | None = None
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    memory_bytes_max: int = 0
+    stdout: Captured = field(default_factory=Captured)
+    stderr: Captured = field(default_factory=Captured)
+    leftovers: int = 0  # descendants that had to be killed
+
+
+def order_message(order: Order, uid: int | None) -> dict[str, Any]:
+    """Put an order into a frame's message; its standard input is the frame's blob."""
+    return {
+        "op": "order",
+        "claim_id": order.claim_id,
+        "run_id": order.run_id,
+        "attempt": order.attempt,
+        "fence": order.fence,
+        "argv": list(order.argv),
+        "environment": dict(order.environment),
+        "deadline": order.deadline,
+        "lease_seconds": order.lease_seconds,
+        "grace_seconds": order.grace_seconds,
+        "timeout_seconds": order.timeout_seconds,
+        "cwd": order.cwd,
+        "user": order.user,
+        "uid": uid,
+        "arguments": order.arguments,
+        "expects_result": order.expects_result,
+        "umask": order.umask,
+        "nice": order.nice,
+    }
+
+
+def read_outcome(message: Mapping[str, Any], blob: bytes) -> Outcome:
+    """Read an end out of a frame.
+
+    Raises:
+        KeyError, TypeError, ValueError: this frame is no end.
+    """
+    parts: list[bytes] = []
+    position = 0
+    for size in message["sizes"]:
+        parts.append(blob[position : position + size])
+        position += size
+    out_head, out_tail, err_head, err_tail = parts
+    out_total, err_total = message["totals"]
+    return Outcome(
+        claim_id=message["claim_id"],
+        run_id=message["run_id"],
+        attempt=message["attempt"],
+        fence=message["fence"],
+        ended=message["ended"],
+        exit_code=message["exit_code"],
+        signal=message["signal"],
+        error_type=message["error_type"],
+        error_message=message["error_message"],
+        traceback=message["traceback"],
+        result=blob[position:].decode("utf-8") if message["has_result"] else None,
+        seconds=message["seconds"],
+        cpu_seconds=message["cpu_seconds"],
+        memory_bytes_max=message["memory_bytes_max"],
+        stdout=Captured(out_head, out_tail, out_total),
+        stderr=Captured(err_head, err_tail, err_total),
+        leftovers=message["leftovers"],
+    )
+
+
+def not_started(order: Order, error_type: str, error_message: str) -> Outcome:
+    """Describe an attempt whose job was certainly not started."""
+    return Outcome(
+        claim_id=order.claim_id,
+        run_id=order.run_id,
+        attempt=order.attempt,
+        fence=order.fence,
+        ended="not_started",
+        error_type=error_type,
+        error_message=error_message,
+    )

@@ -1,0 +1,139 @@
+"""The birth of a job's process: fork, set up, exec. One way for every kind of job.
+
+Invariants: the job sees the descriptors 0, 1 and 2 only, default signal dispositions and an empty mask; it dies with
+its guardian; and whatever goes wrong before its program runs is reported, with the step, through a pipe that exec
+closes. Called by the guardian, which has one thread: only then is it safe to run Python between fork and exec.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+
+from rota.execution.linux import die_with_parent
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
+_REPORT_BYTES_MAX = 4096  # one atomic write
+
+
+class Birth:
+    """Everything a new process needs to become the job."""
+
+    __slots__ = ("argv", "cwd", "environment", "nice", "nofile", "stderr", "stdin", "stdout", "umask", "user")
+
+    def __init__(
+        self,
+        argv: list[str],
+        environment: dict[str, str],
+        *,
+        cwd: str | None,
+        user: str | None,
+        umask: int,
+        nice: int,
+        nofile: tuple[int, int],
+        stdin: int,
+        stdout: int,
+        stderr: int,
+    ) -> None:
+        self.argv = argv
+        self.environment = environment
+        self.cwd = cwd
+        self.user = user
+        self.umask = umask
+        self.nice = nice
+        self.nofile = nofile
+        self.stdin = stdin
+        self.stdout = stdout
+        self.stderr = stderr
+
+
+def fork_job(birth: Birth, report: int) -> int:
+    """Fork a process that becomes the job, and give its pid. Failures of the child arrive on the pipe ``report``.
+
+    Raises:
+        OSError: no process could be made.
+    """
+    guardian_pid = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    step = "setting up"
+    try:
+        os.setsid()
+        for target, source in enumerate((birth.stdin, birth.stdout, birth.stderr)):
+            os.dup2(source, target)
+        step = "limiting descriptors"
+        resource.setrlimit(resource.RLIMIT_NOFILE, birth.nofile)
+        os.umask(birth.umask)
+        if birth.nice:
+            step = f"setting nice to {birth.nice}"
+            os.nice(birth.nice)
+        if birth.user is not None:
+            step = f"becoming user {birth.user!r}"
+            _become_user(birth.user)
+        if birth.cwd is not None:
+            step = f"entering folder {birth.cwd!r}"
+            os.chdir(birth.cwd)
+        # Python ignores these two, and exec would keep that.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        # After the change of user, which clears it.
+        die_with_parent(guardian_pid)
+        step = f"running {birth.argv[0]!r}"
+        _exec(birth.argv, birth.environment)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
+        _report(report, step, error)
+    finally:
+        os._exit(127)
+
+
+def _become_user(name: str) -> None:
+    import pwd  # here, in the child: asking a directory service may take its time
+
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        raise LookupError("there is no such user on this machine") from None
+    if os.geteuid() != 0 and entry.pw_uid == os.geteuid():
+        return  # already that user, and not allowed to set groups
+    os.initgroups(name, entry.pw_gid)
+    os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
+    os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+
+
+def _exec(argv: list[str], environment: dict[str, str]) -> NoReturn:
+    """Replace this process; a name without a slash is looked up along the PATH of the job."""
+    program = argv[0]
+    if "/" in program:
+        os.execve(program, argv, environment)
+    refused: OSError | None = None
+    for folder in environment.get("PATH", DEFAULT_PATH).split(":"):
+        try:
+            os.execve(os.path.join(folder or ".", program), argv, environment)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError as error:
+            refused = error
+    raise refused or FileNotFoundError(2, "no such program along PATH")
+
+
+def _report(report: int, step: str, error: BaseException) -> None:
+    text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    data = json.dumps([step[:500], type(error).__name__, text[:500]]).encode("ascii")
+    os.write(report, data[:_REPORT_BYTES_MAX])
+
+
+def read_report(data: bytes) -> tuple[str, str]:
+    """Turn a child's report into an error type and a sentence."""
+    try:
+        step, kind, text = json.loads(data)
+    except ValueError:
+        return "StartError", "the process could not be started, and its report is cut off"
+    return str(kind), f"{step} failed: {text}"

@@ -1,0 +1,108 @@
+"""The last killer: processes of jobs whose guardian is dead, found by the mark in their environment.
+
+Needed when nursery and guardian were killed together: the job itself dies of its death signal, but what it had detached
+lives on. Every process of a job carries ``ROTA_CONTROL``, the path of a socket on which its guardian listens as long as
+it lives. Nobody listening: the guardian is dead, and the process must go. A process that has cleared its environment,
+or that belongs to a user whom we may not look at, is not found. Called by the crew when a worker starts, and when a
+guardian was lost together with its nursery.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterable
+
+from rota.execution.control import CONTROL_FOLDER
+
+VARIABLE = b"ROTA_CONTROL="
+ROUNDS_MAX = 20  # each finds what was forked while the round before was looking
+
+
+def sweep_dead(folder: str) -> int:
+    """Kill what dead guardians of this folder have left, and remove their sockets. Tell how many processes it were."""
+    prefix = f"{folder}/{CONTROL_FOLDER}/"
+    dead: dict[str, bool] = {}
+    killed = 0
+    for _ in range(ROUNDS_MAX):
+        found = 0
+        for pid, path in _marked_processes(prefix):
+            if path not in dead:
+                dead[path] = not _is_listened_to(path)
+            found += dead[path] and _kill_marked(pid, path)
+        killed += found
+        if not found:
+            break
+    _remove_dead_sockets(prefix)
+    return killed
+
+
+def sweep_marked(path: str) -> int:
+    """Kill the processes of one attempt, whose guardian is known to be dead. Tell how many it were."""
+    killed = 0
+    for _ in range(ROUNDS_MAX):
+        found = sum(_kill_marked(pid, marked) for pid, marked in _marked_processes(path) if marked == path)
+        killed += found
+        if not found:
+            break
+    return killed
+
+
+def _marked_processes(prefix: str) -> Iterable[tuple[int, str]]:
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (path := _mark_of(int(name))) is not None and path.startswith(prefix):
+            yield int(name), path
+
+
+def _mark_of(pid: int) -> str | None:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            environment = file.read()
+    except OSError:
+        return None  # gone, a zombie, or not ours to look at
+    for variable in environment.split(b"\0"):
+        if variable.startswith(VARIABLE):
+            return os.fsdecode(variable[len(VARIABLE) :])
+    return None
+
+
+def _kill_marked(pid: int, path: str) -> bool:
+    """Kill a process if, held fast, it still carries the mark. A number that was given to another is spared."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if _mark_of(pid) != path:
+            return False
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(pidfd)
+
+
+def _is_listened_to(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # with a full backlog it is alive, and would let us wait
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True
+    return True
+
+
+def _remove_dead_sockets(prefix: str) -> None:
+    for name in os.listdir(prefix):
+        path = prefix + name
+        # A hidden name belongs to a guardian that does not listen yet, unless the process of that number is gone.
+        is_alive = os.path.exists(f"/proc/{name[1:].split('-')[0]}") if name[0] == "." else _is_listened_to(path)
+        if not is_alive:
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass

@@ -1,0 +1,191 @@
+"""Frames: how worker, nursery, guardian and job talk over unix stream sockets.
+
+A frame is a length of JSON, a length of bytes (a blob), the JSON object and the blob. A stream, because a message of
+SOCK_SEQPACKET is limited by the send buffer and arguments reach 1 MiB.
+
+Invariants: nothing here blocks, a frame is given out whole or not at all, a descriptor that arrives is never
+inheritable, and every error of sending means the same: the other side is not there now. Used by the crew (worker's
+side), the nursery, the guardians and, from inside a job, by ``context``. Imports stay few: each fork of a guardian pays
+for them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeGuard
+
+    Message = dict[str, Any]
+    Frame = tuple[Message, bytes]
+
+# Said in a guardian's first frame. A worker may meet guardians of the version before it, which outlived an upgrade.
+PROTOCOL_VERSION = 1
+
+FRAME_BYTES_MAX = 48 * 1024 * 1024  # between our own processes: an order with its arguments, or an end with its output
+RESULT_BYTES_MAX = 1024 * 1024  # what a job may report, as JSON in UTF-8
+CONTROL_BYTES_MAX = RESULT_BYTES_MAX + 256 * 1024  # a frame from a job: its result, or its error with a traceback
+SKIP_BYTES_MAX = 64 * 1024 * 1024  # a frame above the limit is read and thrown away up to here, to answer it
+
+_HEADER = struct.Struct("!II")
+_DESCRIPTOR = struct.Struct("i")
+_READ_BYTES = 65536
+_READS_PER_ROUND = 16  # so that a chatty peer does not keep timers waiting
+_ANCILLARY_BYTES = socket.CMSG_SPACE(8 * _DESCRIPTOR.size)
+
+
+class WireError(ValueError):
+    """What arrived is no frame; the connection cannot be used any further."""
+
+
+def pack_frame(message: Message, blob: bytes = b"") -> bytes:
+    """Encode a frame. ASCII JSON, so that names with lone surrogates (bytes that are no UTF-8) pass."""
+    text = json.dumps(message, separators=(",", ":")).encode("ascii")
+    return b"".join((_HEADER.pack(len(text), len(blob)), text, blob))
+
+
+def is_object(value: object) -> TypeGuard[Message]:
+    """Tell whether decoded JSON is an object."""
+    return isinstance(value, dict)
+
+
+class Decoder:
+    """Cuts a stream of bytes into frames. A frame above the limit comes out as ``{"op": "too_large", "bytes": n}``."""
+
+    def __init__(self, bytes_max: int = FRAME_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self._buffer = bytearray()
+        self._skip = 0
+        self._skipped = 0
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Take in bytes and give out the frames they complete.
+
+        Raises:
+            WireError: this is no frame.
+        """
+        buffer = self._buffer
+        buffer += data
+        frames: list[Frame] = []
+        while True:
+            if self._skip:
+                dropped = min(self._skip, len(buffer))
+                del buffer[:dropped]
+                self._skip -= dropped
+                if self._skip:
+                    return frames
+                frames.append(({"op": "too_large", "bytes": self._skipped}, b""))
+            if len(buffer) < _HEADER.size:
+                return frames
+            text_bytes, blob_bytes = _HEADER.unpack_from(buffer)
+            end = _HEADER.size + text_bytes + blob_bytes
+            if end > self._bytes_max:
+                if end > SKIP_BYTES_MAX:
+                    raise WireError(f"a frame of {end} bytes is beyond {SKIP_BYTES_MAX}")
+                self._skip, self._skipped = end, text_bytes + blob_bytes
+                continue
+            if len(buffer) < end:
+                return frames
+            middle = _HEADER.size + text_bytes
+            try:
+                message = json.loads(buffer[_HEADER.size : middle])
+            except ValueError as error:
+                raise WireError(f"a frame is no JSON: {error}") from None
+            except RecursionError:
+                raise WireError("a frame is JSON nested too deeply") from None
+            if not is_object(message):
+                raise WireError("a frame is no JSON object")
+            frames.append((message, bytes(buffer[middle:end])))
+            del buffer[:end]
+
+
+class Channel:
+    """A non-blocking connection that carries frames, and descriptors beside them.
+
+    ``lost`` turns true when the other side is gone, whatever the way it was noticed; nothing is raised. Frames that
+    arrived before are still given out. Descriptors that arrived wait in ``descriptors``, in the order of the frames
+    that brought them; whoever takes one closes it.
+    """
+
+    def __init__(self, connection: socket.socket, bytes_max: int = FRAME_BYTES_MAX) -> None:
+        connection.setblocking(False)
+        self.lost = False
+        self.descriptors: list[int] = []
+        self._socket = connection
+        self._decoder = Decoder(bytes_max)
+        self._queue: list[tuple[bytes | memoryview, int]] = []
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether frames wait for room in the socket."""
+        return bool(self._queue) and not self.lost
+
+    def send(self, message: Message, blob: bytes = b"", descriptor: int = -1) -> None:
+        """Send a frame now, or as soon as there is room. Takes ``descriptor`` over and closes it once sent."""
+        self._queue.append((pack_frame(message, blob), descriptor))
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what waits, as far as there is room."""
+        while self._queue and not self.lost:
+            data, descriptor = self._queue[0]
+            try:
+                if descriptor >= 0:
+                    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(descriptor))]
+                    sent = self._socket.sendmsg([data], rights)
+                    os.close(descriptor)
+                else:
+                    sent = self._socket.send(data)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.lost = True
+                return
+            if sent == len(data):
+                del self._queue[0]
+            else:
+                self._queue[0] = (memoryview(data)[sent:], -1)
+
+    def receive(self) -> list[Frame]:
+        """Give out the frames that have arrived, perhaps none. Never waits."""
+        frames: list[Frame] = []
+        for _ in range(_READS_PER_ROUND):
+            try:
+                # MSG_CMSG_CLOEXEC, since socket.recv_fds of Python 3.11 makes descriptors that every job would inherit.
+                data, rights, _, _ = self._socket.recvmsg(_READ_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+            except BlockingIOError:
+                break
+            except OSError:
+                self.lost = True
+                break
+            for level, kind, payload in rights:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    usable = len(payload) - len(payload) % _DESCRIPTOR.size
+                    self.descriptors += [number for (number,) in _DESCRIPTOR.iter_unpack(payload[:usable])]
+            if not data:
+                self.lost = True
+                break
+            try:
+                frames += self._decoder.feed(data)
+            except WireError:
+                self.lost = True
+                break
+            if len(data) < _READ_BYTES:
+                break
+        return frames
+
+    def close(self) -> None:
+        """Close the connection and every descriptor that nobody took."""
+        self.lost = True
+        for descriptor in [*self.descriptors, *(number for _, number in self._queue if number >= 0)]:
+            os.close(descriptor)
+        self.descriptors.clear()
+        self._queue.clear()
+        self._socket.close()
