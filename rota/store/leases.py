@@ -36,6 +36,7 @@ from rota.model.states import AttemptState, Delivery, JobState, NodeState, RunSt
 from rota.store.database import Database
 from rota.store.tables import attempt, event, job, node, run
 from rota.store.types import db_now, db_now_plus
+from rota.store.wakeup import Pulse
 
 _lease_end = db_now_plus(func.coalesce(run.c.lease_seconds, bindparam("node_lease", type_=run.c.lease_seconds.type)))
 
@@ -65,7 +66,7 @@ CLAIM = (
         state=RunState.RUNNING.value,
         reason=case((run.c.delivery == Delivery.AT_LEAST_ONCE.value, Reason.STARTED.value), else_=Reason.CLAIMED.value),
         reason_text=bindparam("why"),
-        claim_id=bindparam("batch", type_=String) + "." + cast(run.c.id, String),
+        claim_id=bindparam("batch", type_=String) + "-" + cast(run.c.id, String),
         fence=run.c.fence + 1,
         attempt=run.c.attempt + 1,
         node=bindparam("by_node"),
@@ -234,7 +235,7 @@ def claim_runs(
                 "why": f"{identity.name} has it",
             },
         )
-        claim_ids = [f"{batch}.{run_id}" for run_id in candidates]
+        claim_ids = [f"{batch}-{run_id}" for run_id in candidates]
         connection.execute(OPEN_ATTEMPTS, {"claim_ids": claim_ids, "boot_id": identity.boot_id})
         connection.execute(TELL_CLAIMS, {"claim_ids": claim_ids})
         return read_claims(connection, claim_ids, lease_seconds)
@@ -244,7 +245,7 @@ def claim_runs(
     except DatabaseUnavailable as error:
         if not error.outcome_unknown:
             raise
-        claim_ids = [f"{batch}.{run_id}" for run_id in candidates]
+        claim_ids = [f"{batch}-{run_id}" for run_id in candidates]
         return database.read(lambda connection: read_claims(connection, claim_ids, lease_seconds))
 
 
@@ -308,7 +309,7 @@ class Renewal:
 
 
 def renew_claims(
-    database: Database, identity: NodeIdentity, claim_ids: Iterable[str], lease_seconds: float
+    pulse: Pulse, identity: NodeIdentity, claim_ids: Iterable[str], lease_seconds: float
 ) -> Renewal:
     """Prolong the leases of ``claim_ids`` and the node's own, and return which are left.
 
@@ -336,4 +337,4 @@ def renew_claims(
             node_state=NodeState(state) if state is not None else None,
         )
 
-    return database.write(renew, repeatable=True)
+    return pulse.write(renew)

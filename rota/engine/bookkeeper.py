@@ -1,0 +1,271 @@
+"""The bookkeeper: the one thread of a node that keeps the books in the database.
+
+It delivers ends, looks at what is due, lets the scheduler act, and claims what there are free slots for. It never touches
+a process: what to start and what is acknowledged goes to the watch (``rota.engine.watch``) as messages, after the commit.
+
+Invariant: nothing is started before its claim, and its start mark, have been committed; no end is forgotten before the
+database has it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from sqlalchemy.exc import DBAPIError
+
+from rota.engine.backoff import Backoff
+from rota.engine.scheduler import Scheduler
+from rota.engine.settings import NodeSettings
+from rota.errors import DatabaseUnavailable
+from rota.execution.linux import boottime
+from rota.model.run import Claim, End, NodeIdentity
+from rota.store.database import Database, first_line
+from rota.store.endings import Delivered, end_runs, surrender_runs
+from rota.store.leases import claim_runs, mark_started
+
+log = logging.getLogger("rota.worker")
+
+ENDS_MAX = 100
+LOOK_AFTER_END_SECONDS = 0.2  # an end may let the next run of a queue go
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """To the watch: these may be spawned now."""
+
+    claim: Claim
+    deadline: float  # CLOCK_BOOTTIME at which the lease ends, counted from before the claim was sent
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """To the watch: these ends are in the database."""
+
+    claim_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    """To the watch: some run of this node is to be stopped; a renewal will say which."""
+
+
+Message = Start | Acknowledge | CancelAsked
+
+
+class Bookkeeper(threading.Thread):
+    """Rounds over the database, as soon as there is a reason for one."""
+
+    def __init__(
+        self, database: Database, identity: NodeIdentity, settings: NodeSettings, tell: Callable[[Message], None]
+    ) -> None:
+        super().__init__(name="rota-bookkeeper", daemon=True)
+        self._database = database
+        self._settings = settings
+        self._tell = tell
+        self._scheduler = Scheduler(database, identity, settings.pools)
+        self._woken = threading.Condition()
+        self._ends: deque[End] = deque()
+        self._dead: deque[str] = deque()
+        self._held: set[str] = set()  # claims whose end is not in the database yet
+        self._accepting = True
+        self._stopping = False
+        self._hinted = True
+        self._backoff = Backoff()
+        self._look_at = 0.0
+        self._more_ready = False
+        self.last_good_round = 0.0  # monotonic
+        self.idle_rounds = 0  # looks in a row that found nothing to do
+
+    # What other threads say
+
+    def hear_end(self, end: End) -> None:
+        """Take over an end; it is kept until the database has it."""
+        with self._woken:
+            self._ends.append(end)
+            self._woken.notify()
+
+    def hear_dead_guardian(self, claim_id: str) -> None:
+        """Take over that a guardian died with this claim: its job is gone, and nobody will tell its end."""
+        with self._woken:
+            self._dead.append(claim_id)
+            self._woken.notify()
+
+    def hint(self) -> None:
+        """Say that something may have changed in the database."""
+        with self._woken:
+            self._hinted = True
+            self._woken.notify()
+
+    def stop_claiming(self) -> None:
+        """Claim nothing any more; ends are still delivered, and schedules fired."""
+        with self._woken:
+            self._accepting = False
+            self._woken.notify()
+
+    def stop(self) -> None:
+        """End the thread after the round it is in."""
+        with self._woken:
+            self._stopping = True
+            self._woken.notify()
+
+    def apply(self, settings: NodeSettings) -> None:
+        """Work by new settings from the next round on."""
+        with self._woken:
+            self._settings = settings
+            self._scheduler.pools = settings.pools
+            self._hinted = True
+            self._woken.notify()
+
+    def rename(self, identity: NodeIdentity) -> None:
+        """Claim under another name from now on."""
+        self._scheduler.identity = identity
+
+    @property
+    def held_count(self) -> int:
+        """How many claims are not ended in the database yet."""
+        return len(self._held)
+
+    @property
+    def free(self) -> int:
+        """How many runs may be claimed now."""
+        return self._settings.slots - len(self._held) if self._accepting else 0
+
+    # The thread
+
+    def run(self) -> None:
+        """Do rounds until stopped. No round's failure ends it."""
+        while True:
+            with self._woken:
+                if not self._has_reason():
+                    self._woken.wait(max(0.0, self._look_at - time.monotonic()))
+                if self._stopping and not self._ends and not self._dead:
+                    return
+            try:
+                self.round()
+                if self._backoff.succeeded():
+                    log.info("the database answers again")
+                self.last_good_round = time.monotonic()
+                continue
+            except DatabaseUnavailable as error:
+                seconds = self._backoff.failed()
+                if self._backoff.is_worth_a_line():
+                    log.warning("round %d in a row failed: %s", self._backoff.failures, error)
+            except DBAPIError as error:
+                seconds = self._backoff.failed()
+                if self._backoff.is_worth_a_line():
+                    log.exception("the database refused a statement: %s", first_line(error))
+            except Exception:  # the top of the loop: logged, counted, and tried again later
+                seconds = self._backoff.failed()
+                log.exception("a round failed")
+            if self._stopping:
+                return
+            time.sleep(seconds)
+
+    def _has_reason(self) -> bool:
+        return bool(
+            self._stopping
+            or self._hinted
+            or self._ends
+            or self._dead
+            or (self._more_ready and self.free > 0)
+            or time.monotonic() >= self._look_at
+        )
+
+    def round(self) -> None:
+        """Deliver what has ended, do what is due, claim what there is room for."""
+        if self._dead:
+            self._surrender()
+        if self._ends:
+            self._deliver()
+        ready = self._more_ready
+        if self._hinted or time.monotonic() >= self._look_at:
+            ready = self._look_and_act()
+        if ready and self.free > 0:
+            self._claim()
+
+    def _deliver(self) -> None:
+        batch = [self._ends[i] for i in range(min(len(self._ends), ENDS_MAX))]
+        try:
+            delivered = end_runs(self._database, batch)
+        except DBAPIError as error:
+            delivered = self._deliver_one_by_one(batch, error)
+        if delivered.waiting_seconds_min is not None:
+            self._look_at = min(self._look_at, time.monotonic() + delivered.waiting_seconds_min)
+        self._look_at = min(self._look_at, time.monotonic() + LOOK_AFTER_END_SECONDS)
+        for _ in batch:
+            self._ends.popleft()
+        claim_ids = tuple(end.claim_id for end in batch)
+        self._held.difference_update(claim_ids)
+        if delivered.orphaned:
+            log.warning("%d ends came after their lease and are kept as orphans", len(delivered.orphaned))
+        if any(end.kind == "released" for end in batch):
+            self._hinted = True
+        self._tell(Acknowledge(claim_ids))
+
+    def _deliver_one_by_one(self, batch: list[End], refusal: DBAPIError) -> Delivered:
+        # One end that the database refuses must not keep the others from it.
+        log.error("a batch of %d ends was refused, delivering one by one: %s", len(batch), first_line(refusal))
+        orphaned: set[str] = set()
+        for end in batch:
+            try:
+                orphaned |= end_runs(self._database, [end]).orphaned
+            except DBAPIError as error:
+                log.error("the end of run %d was refused: %s", end.run_id, first_line(error))
+                bare = End(
+                    claim_id=end.claim_id,
+                    run_id=end.run_id,
+                    kind="bad_result",
+                    exit_code=end.exit_code,
+                    signal=end.signal,
+                    error_type="EndRefused",
+                    error_message="the database refused to keep how it ended; the worker's log has the reason",
+                )
+                orphaned |= end_runs(self._database, [bare]).orphaned
+        return Delivered(frozenset(end.claim_id for end in batch) - orphaned, frozenset(orphaned), None)
+
+    def _surrender(self) -> None:
+        claim_ids = list(self._dead)
+        surrender_runs(self._database, claim_ids, actor=self._scheduler.identity.name)
+        for _ in claim_ids:
+            self._dead.popleft()
+        self._held.difference_update(claim_ids)
+        self._hinted = True
+
+    def _look_and_act(self) -> bool:
+        self._hinted = False
+        outlook = self._scheduler.look()
+        done = self._scheduler.round(outlook)
+        if outlook.has_cancelled:
+            self._tell(CancelAsked())
+        seconds = self._settings.poll_seconds or self._database.dialect.poll_seconds
+        if done.anything:
+            seconds = 0.0  # the outlook is out of date
+        elif (ahead := self._scheduler.seconds_until_next(outlook)) is not None:
+            seconds = min(seconds, ahead)
+        self._look_at = time.monotonic() + seconds
+        ready = outlook.has_ready or done.ready > 0
+        self.idle_rounds = 0 if ready or done.anything else self.idle_rounds + 1
+        return ready
+
+    def _claim(self) -> None:
+        wanted = self.free
+        before = boottime()
+        identity = self._scheduler.identity
+        claims = claim_runs(self._database, identity, self._settings.pools, wanted, self._settings.lease_seconds)
+        self._more_ready = len(claims) >= wanted
+        if not claims:
+            return
+        self._held.update(claim.claim_id for claim in claims)
+        unmarked = [claim.claim_id for claim in claims if not claim.marked]
+        # A mark whose outcome is unknown must not be followed by a start; the lease of such a claim runs out.
+        marked = mark_started(self._database, unmarked) if unmarked else frozenset[str]()
+        for claim in claims:
+            if claim.marked or claim.claim_id in marked:
+                self._tell(Start(replace(claim, marked=True), before + claim.lease_seconds))
+            else:
+                self._ends.append(End(claim.claim_id, claim.run_id, "released", error_message="not allowed to start"))

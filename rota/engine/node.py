@@ -1,0 +1,273 @@
+"""A node: one machine's share of the work, from its registration to its goodbye.
+
+Three threads: the watch (main, guardians and signals), the bookkeeper and the renewer (one database connection each).
+``Node.run`` is what ``rota worker``, ``rota up`` and ``rota tick`` do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from types import FrameType
+
+from rota import __version__
+from rota.engine.bookkeeper import Bookkeeper
+from rota.engine.renewer import Renewer
+from rota.engine.settings import NodeSettings
+from rota.engine.watch import Watch, end_of
+from rota.errors import ConfigError, RotaError
+from rota.execution.crew import Crew
+from rota.execution.linux import boottime
+from rota.model.run import NodeIdentity
+from rota.store.database import Database
+from rota.store.migrate import check_schema
+from rota.store.nodes import leave_node, register_node
+
+log = logging.getLogger("rota.worker")
+
+RELEASE_GRACE_SECONDS = 1.0  # after a second signal, another node is to start the runs within two seconds
+GOODBYE_SECONDS = 10.0  # how long the last ends may take to reach the database
+
+TICK_BESIDE_ANOTHER = 3  # exit status: this pass is done, and another one was at work when it began
+
+
+class RunUntil(Enum):
+    """When a node leaves by itself."""
+
+    STOPPED = "stopped"  # never: a signal ends it
+    IDLE = "idle"  # when nothing is left to do now: one pass
+
+
+class Node:
+    """A worker with its scheduler, in this process."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        *,
+        run_until: RunUntil = RunUntil.STOPPED,
+        reload: Callable[[], NodeSettings] | None = None,
+        reopen_logs: Callable[[], None] | None = None,
+        on_ready: Callable[[str], None] | None = None,
+    ) -> None:
+        self.settings = settings
+        self._run_until = run_until
+        self._reload = reload
+        self._reopen_logs = reopen_logs
+        self._on_ready = on_ready
+        self._stops_asked = 0
+        self._drain_ends_at: float | None = None
+        self._signals: list[int] = []
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._name_lost = False
+
+    # Signals only leave a note: what they ask for is done between two rounds of the watch.
+
+    def stop(self) -> None:
+        """Ask the node to drain and leave; a second time: to stop its jobs and give their runs back at once."""
+        self._note(signal.SIGTERM, None)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._signals.append(number)
+        os.eventfd_write(self._wake_fd, 1)
+
+    def install_signal_handlers(self) -> None:
+        """Take over this process's signals; only from its main thread."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, self._note)
+
+    def run(self) -> int:
+        """Work until told to stop, or until one pass is done; return the exit status.
+
+        Raises:
+            RotaError: the node could not begin: wrong database, schema or name. Nothing was claimed.
+        """
+        database = Database(self.settings.database_url, connections_max=2)
+        try:
+            check_schema(database)
+            return self._run(database)
+        finally:
+            database.close()
+            os.close(self._wake_fd)
+
+    def _run(self, database: Database) -> int:
+        private_folder(self.settings.state_dir)
+        beside_another = self._run_until is RunUntil.IDLE and not self._take_tick_lock()
+        identity = self._register(database)
+        crew = Crew(
+            self.settings.state_dir / "guardians",
+            reuse=self.settings.reuse,
+            output_bytes_max=self.settings.output_bytes_max,
+        )
+        crew.open()
+        watch = Watch(crew, self.settings, identity.name)
+        bookkeeper = Bookkeeper(database, identity, self.settings, watch.tell)
+        renewer = Renewer(database, identity, self.settings.lease_seconds, watch.tell, bookkeeper.hint)
+
+        def name_lost() -> None:
+            self._name_lost = True
+
+        watch.on_name_lost = name_lost
+        try:
+            if swept := crew.sweep():
+                log.warning("killed %d processes that guardians of an earlier worker had left", swept)
+            recovered = crew.recover()
+            for outcome in recovered:
+                log.info("run %d ended while no worker was here: delivering its end", outcome.run_id)
+                bookkeeper.hear_end(end_of(outcome))
+            bookkeeper.start()
+            renewer.start()
+            log.info("node %s: pools %s, %d slots", identity.name, ", ".join(self.settings.pools), self.settings.slots)
+            if self._on_ready is not None:
+                self._on_ready(identity.name)
+            while not self._is_done(watch, bookkeeper):
+                watch.round(bookkeeper, renewer, self._wake_fd)
+                self._hear_signals(watch, bookkeeper)
+                if self._name_lost:
+                    self._name_lost = False
+                    identity = self._register(database)
+                    log.warning("the node's name went to another process: working as %s from now on", identity.name)
+                    bookkeeper.rename(identity)
+                    renewer.identity = identity
+            self._say_goodbye(database, identity, watch, bookkeeper, renewer)
+        finally:
+            bookkeeper.stop()
+            renewer.stop()
+            bookkeeper.join(GOODBYE_SECONDS)
+            renewer.join(GOODBYE_SECONDS)
+            crew.close()
+        return TICK_BESIDE_ANOTHER if beside_another else 0
+
+    def _register(self, database: Database) -> NodeIdentity:
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        identity = NodeIdentity(name="", holder=secrets.token_hex(16), boot_id=boot_id)
+        name = register_node(
+            database,
+            identity,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            pid_started=process_started(os.getpid()) or 0,
+            pools=self.settings.pools,
+            slots=self.settings.slots,
+            version=__version__,
+            lease_seconds=self.settings.lease_seconds,
+            wanted=self.settings.name,
+            is_dead=is_dead_process,
+        )
+        return NodeIdentity(name=name, holder=identity.holder, boot_id=boot_id)
+
+    def _is_done(self, watch: Watch, bookkeeper: Bookkeeper) -> bool:
+        if self._stops_asked:
+            return watch.count == 0 and bookkeeper.held_count == 0
+        if self._run_until is RunUntil.IDLE:
+            return bookkeeper.idle_rounds > 0 and watch.count == 0 and bookkeeper.held_count == 0
+        return False
+
+    def _hear_signals(self, watch: Watch, bookkeeper: Bookkeeper) -> None:
+        try:
+            os.eventfd_read(self._wake_fd)
+        except BlockingIOError:
+            pass
+        while self._signals:
+            number = self._signals.pop(0)
+            if number in {signal.SIGHUP, signal.SIGUSR1}:
+                self._read_settings_again(watch, bookkeeper)
+            elif number == signal.SIGUSR2:
+                if self._reopen_logs is not None:
+                    self._reopen_logs()
+                log.info("log files are open anew")
+            else:
+                self._hear_stop(watch, bookkeeper)
+        if self._drain_ends_at is not None and boottime() >= self._drain_ends_at:
+            self._drain_ends_at = None
+            log.warning("%d runs have not ended in time: giving them back", watch.count)
+            watch.stop_all("released", self.settings.grace_seconds)
+
+    def _hear_stop(self, watch: Watch, bookkeeper: Bookkeeper) -> None:
+        self._stops_asked += 1
+        bookkeeper.stop_claiming()
+        if self._stops_asked == 1:
+            seconds = self.settings.drain_timeout_seconds
+            log.info("draining: no new claims, %d runs may take %g s to end; again to give them back", watch.count, seconds)
+            self._drain_ends_at = boottime() + seconds
+        elif self._stops_asked == 2:
+            self._drain_ends_at = None
+            log.info("stopping %d jobs and giving their runs back", watch.count)
+            watch.stop_all("released", min(RELEASE_GRACE_SECONDS, self.settings.grace_seconds))
+
+    def _read_settings_again(self, watch: Watch, bookkeeper: Bookkeeper) -> None:
+        if self._reload is None:
+            return
+        try:
+            settings = self._reload()
+        except (RotaError, OSError) as error:
+            log.error("the configuration is not taken over, the old one stays in force: %s", error)
+            return
+        fixed = ("database_url", "state_dir", "name", "lease_seconds", "reuse", "output_bytes_max")
+        for field in fixed:
+            if getattr(settings, field) != getattr(self.settings, field):
+                log.warning("a new %s needs a restart; the old one stays in force", field)
+        self.settings = settings
+        watch.apply(settings)
+        bookkeeper.apply(settings)
+        log.info("read the configuration again: pools %s, %d slots", ", ".join(settings.pools), settings.slots)
+
+    def _say_goodbye(
+        self, database: Database, identity: NodeIdentity, watch: Watch, bookkeeper: Bookkeeper, renewer: Renewer
+    ) -> None:
+        renewer.stop()
+        bookkeeper.stop()
+        bookkeeper.join(GOODBYE_SECONDS)
+        try:
+            leave_node(database, identity)
+        except RotaError as error:
+            log.warning("could not say goodbye, the node's lease will end by itself: %s", error)
+        log.info("node %s has left", identity.name)
+        assert watch.count == 0
+
+    def _take_tick_lock(self) -> bool:
+        # Held until the process ends; passes may overlap, and only say so in their exit status.
+        fd = os.open(self.settings.state_dir / "tick.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder that only this user can enter; refuse one that belongs to somebody else.
+
+    Raises:
+        ConfigError: it is not ours.
+    """
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    facts = path.stat()
+    if facts.st_uid != os.geteuid():
+        raise ConfigError(f"folder {str(path)!r} belongs to user {facts.st_uid}: name another one with --state-dir")
+    if facts.st_mode & 0o077:
+        path.chmod(0o700)
+
+
+def process_started(pid: int) -> int | None:
+    """Return when a process began, in clock ticks after boot; None when there is none. Tells a pid that is used again."""
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(facts.rpartition(")")[2].split()[19])
+
+
+def is_dead_process(boot_id: str, pid: int, pid_started: int) -> bool:
+    """Tell whether a process of this machine has certainly ended; one of another boot or machine is not known to."""
+    if boot_id != Path("/proc/sys/kernel/random/boot_id").read_text().strip():
+        return False
+    return process_started(pid) != pid_started
+

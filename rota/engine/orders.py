@@ -1,0 +1,86 @@
+"""Turning a claim into an order for a guardian: what to execute, with which environment. No I/O."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+from rota.engine.settings import NodeSettings
+from rota.errors import Invalid
+from rota.execution.command import argv_for_call, argv_for_shell, job_environment
+from rota.execution.order import Order
+from rota.model.instants import format_instant
+from rota.model.run import Claim
+
+ARGS_BYTES_IN_ENVIRONMENT_MAX = 100_000  # one string of an environment ends at 128 KiB
+
+
+def make_order(claim: Claim, settings: NodeSettings, node: str, deadline: float) -> Order:
+    """Return what the guardian is told to do for ``claim``.
+
+    Raises:
+        Invalid: the job's definition cannot be executed; the attempt ends as not started.
+    """
+    environment = job_environment(settings.environment, _declared(claim, settings), _facts(claim, node))
+    return Order(
+        claim_id=claim.claim_id,
+        run_id=claim.run_id,
+        attempt=claim.attempt,
+        fence=claim.fence,
+        argv=_argv(claim, settings),
+        environment=environment,
+        arguments=claim.args,
+        cwd=claim.cwd,
+        user=claim.run_as,
+        stdin=(claim.stdin or "").encode(),
+        deadline=deadline,
+        lease_seconds=claim.lease_seconds,
+        grace_seconds=settings.grace_seconds,
+        timeout_seconds=claim.timeout_seconds,
+        expects_result=claim.kind == "call",
+    )
+
+
+def _argv(claim: Claim, settings: NodeSettings) -> tuple[str, ...]:
+    match claim.kind:
+        case "call":
+            return argv_for_call(claim.target, settings.python)
+        case "shell":
+            return argv_for_shell(claim.target, claim.variables.get("SHELL", "/bin/sh"))
+        case "command":
+            return tuple(json.loads(claim.target))
+        case _:
+            raise Invalid("kind", claim.kind, "this program knows call, command and shell: upgrade the worker")
+
+
+def _declared(claim: Claim, settings: NodeSettings) -> dict[str, str]:
+    declared = dict(claim.variables)
+    if settings.import_dirs:
+        before = settings.environment.get("PYTHONPATH", "")
+        declared.setdefault("PYTHONPATH", ":".join([*settings.import_dirs, *([before] if before else [])]))
+    return declared
+
+
+def _facts(claim: Claim, node: str) -> dict[str, str]:
+    facts = {
+        "ROTA_RUN_ID": str(claim.run_id),
+        "ROTA_JOB": claim.job,
+        "ROTA_ATTEMPT": str(claim.attempt),
+        "ROTA_RUN_AT": format_instant(claim.run_at),
+        "ROTA_NODE": node,
+        "ROTA_FENCE": str(claim.fence),
+        "ROTA_KEY": stable_key(claim.schedule, claim.slot_at, claim.run_key, claim.run_id),
+    }
+    if claim.schedule is not None and claim.slot_at is not None:
+        facts["ROTA_SCHEDULE"] = claim.schedule
+        facts["ROTA_SLOT"] = format_instant(claim.slot_at)
+    if len(claim.args.encode()) <= ARGS_BYTES_IN_ENVIRONMENT_MAX:
+        facts["ROTA_ARGS"] = claim.args
+    return facts
+
+
+def stable_key(schedule: str | None, slot_at: datetime | None, run_key: str | None, run_id: int) -> str:
+    """Return what is the same for all attempts of one piece of work, for jobs that must not do it twice."""
+    if schedule is not None and slot_at is not None:
+        return f"{schedule}/{format_instant(slot_at)}"
+    return run_key if run_key is not None else f"run:{run_id}"

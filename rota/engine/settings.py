@@ -1,0 +1,47 @@
+"""What a node is told: how it works, not what it works on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rota.errors import Invalid
+
+LEASE_SECONDS_MIN = 3.0
+
+
+def slots_default() -> int:
+    """Return how many runs a node takes at once unless told: most jobs wait more than they compute."""
+    return max(4, 4 * (os.cpu_count() or 1))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """Everything a node needs to know, resolved. Durations in seconds."""
+
+    database_url: str
+    state_dir: Path  # sockets, journals and locks of this machine; private to the user
+    name: str | None = None  # None: the host's, then host:2, host:3
+    pools: tuple[str, ...] = ("default",)
+    slots: int = field(default_factory=slots_default)
+    lease_seconds: float = 60.0
+    grace_seconds: float = 10.0
+    drain_timeout_seconds: float = 60.0
+    poll_seconds: float | None = None  # None: as the database needs
+    modules: tuple[str, ...] = ()  # imported for the jobs they declare
+    import_dirs: tuple[str, ...] = ()  # put on the import path of Python jobs
+    reuse: int = 1000  # attempts a guardian serves before it leaves
+    output_bytes_max: int = 1 << 20  # kept of each stream of an attempt, half head and half tail
+    python: str = sys.executable
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+    def __post_init__(self) -> None:
+        if self.lease_seconds < LEASE_SECONDS_MIN:
+            raise Invalid("lease", self.lease_seconds, f"a lease lasts at least {LEASE_SECONDS_MIN:g} s")
+        if self.slots < 1:
+            raise Invalid("slots", self.slots, "a node takes at least one run at once")
+        if not self.pools:
+            raise Invalid("pool", self.pools, "a node works for at least one pool")

@@ -1,0 +1,179 @@
+"""The watch: the main thread of a node. It speaks with the guardians and never with the database.
+
+Every third of the lease it asks all guardians for a sign of life and has the claims renewed of those that gave one since
+it asked before; a silent guardian is never renewed for. Ends go to the bookkeeper, and are acknowledged when it has
+committed them.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+from collections.abc import Callable
+
+from rota.engine.bookkeeper import Acknowledge, Bookkeeper, CancelAsked, Start
+from rota.engine.bookkeeper import Message as BookkeeperMessage
+from rota.engine.mailbox import Mailbox
+from rota.engine.orders import make_order
+from rota.engine.renewer import RenewalAsked, Renewed, Renewer
+from rota.engine.settings import NodeSettings
+from rota.errors import RotaError
+from rota.execution.crew import Crew, Ended, GuardianLost, Started
+from rota.execution.linux import boottime
+from rota.execution.order import Outcome
+from rota.model.documents import check_document_text
+from rota.model.run import Claim, End, Written
+from rota.model.states import NodeState
+
+log = logging.getLogger("rota.worker")
+
+WAIT_SECONDS_MAX = 5.0
+
+
+class Watch:
+    """All attempts of this node that are under way."""
+
+    def __init__(self, crew: Crew, settings: NodeSettings, node: str) -> None:
+        self._crew = crew
+        self._settings = settings
+        self._node = node
+        self._claims: dict[str, Claim] = {}
+        self._deadlines: dict[str, float] = {}
+        self._outbox: Mailbox[BookkeeperMessage | Renewed] = Mailbox()
+        self._asked_at = 0.0  # when the guardians were last asked for a sign of life
+        self._renew_at = 0.0
+        self.node_state: NodeState | None = NodeState.ALIVE
+        self.on_name_lost: Callable[[], None] = lambda: None
+
+    def tell(self, message: BookkeeperMessage | Renewed) -> None:
+        """Leave a message for this thread, from any other."""
+        self._outbox.put(message)
+
+    @property
+    def count(self) -> int:
+        """How many attempts are under way, or ended and not yet acknowledged."""
+        return len(self._claims)
+
+    def apply(self, settings: NodeSettings) -> None:
+        """Start what comes from now on by new settings."""
+        self._settings = settings
+
+    def stop_all(self, why: str, grace_seconds: float) -> None:
+        """Stop every job; each tells its end as usual."""
+        for claim_id in self._claims:
+            self._crew.stop(claim_id, why, grace_seconds)
+
+    def round(self, bookkeeper: Bookkeeper, renewer: Renewer, wake_fd: int) -> None:
+        """Wait for the next thing to happen, and see to it."""
+        timeout = max(0.0, min(WAIT_SECONDS_MAX, self._renew_at - boottime()))
+        select.select([self._crew.fileno(), self._outbox.fileno(), wake_fd], [], [], timeout)
+        for message in self._outbox.take_all():
+            self._hear(message, bookkeeper)
+        for happened in self._crew.poll(0):
+            match happened:
+                case Started():
+                    pass
+                case Ended(outcome=outcome):
+                    bookkeeper.hear_end(end_of(outcome))
+                case GuardianLost(claim_id=claim_id):
+                    log.error("the guardian of claim %s died; its job was killed", claim_id)
+                    self._forget(claim_id)
+                    bookkeeper.hear_dead_guardian(claim_id)
+        if boottime() >= self._renew_at:
+            self._renew(renewer)
+
+    def _hear(self, message: BookkeeperMessage | Renewed, bookkeeper: Bookkeeper) -> None:
+        match message:
+            case Start(claim=claim, deadline=deadline):
+                self._start(claim, deadline, bookkeeper)
+            case Acknowledge(claim_ids=claim_ids):
+                self._crew.acknowledge(claim_ids)
+                for claim_id in claim_ids:
+                    self._forget(claim_id)
+            case CancelAsked():
+                self._renew_at = 0.0
+            case Renewed():
+                self._hear_renewed(message)
+
+    def _start(self, claim: Claim, deadline: float, bookkeeper: Bookkeeper) -> None:
+        try:
+            order = make_order(claim, self._settings, self._node, deadline)
+        except (RotaError, ValueError) as error:
+            bookkeeper.hear_end(
+                End(claim.claim_id, claim.run_id, "not_started", error_type=type(error).__name__, error_message=str(error))
+            )
+            return
+        self._claims[claim.claim_id] = claim
+        self._deadlines[claim.claim_id] = deadline
+        self._renew_at = min(self._renew_at, boottime() + claim.lease_seconds / 3)
+        self._crew.start(order)
+
+    def _forget(self, claim_id: str) -> None:
+        self._claims.pop(claim_id, None)
+        self._deadlines.pop(claim_id, None)
+
+    def _renew(self, renewer: Renewer) -> None:
+        now = boottime()
+        answered = self._crew.answered(self._asked_at)
+        claims = {claim_id: self._claims[claim_id].lease_seconds for claim_id in answered if claim_id in self._claims}
+        renewer.ask(RenewalAsked(claims, now))
+        self._crew.ask()
+        self._asked_at = now
+        shortest = min([self._settings.lease_seconds, *(claim.lease_seconds for claim in self._claims.values())])
+        self._renew_at = now + shortest / 3
+
+    def _hear_renewed(self, renewed: Renewed) -> None:
+        by_deadline: dict[float, list[str]] = {}
+        for claim_id, deadline in renewed.kept.items():
+            if claim_id in self._claims:
+                self._deadlines[claim_id] = deadline
+                by_deadline.setdefault(deadline, []).append(claim_id)
+        for deadline, claim_ids in by_deadline.items():
+            self._crew.renewed(claim_ids, deadline)
+        for claim_id in renewed.lost:
+            if claim_id in self._claims:
+                log.warning("run %d belongs to another node now: its job is killed", self._claims[claim_id].run_id)
+                self._crew.stop(claim_id, "lease_over", 0.0)
+        for claim_id, who in renewed.cancelled.items():
+            if claim_id in self._claims:
+                log.info("run %d is cancelled by %s", self._claims[claim_id].run_id, who)
+                self._crew.stop(claim_id, "cancelled", self._settings.grace_seconds)
+        if renewed.node_state is None and self.node_state is not None:
+            self.on_name_lost()
+        self.node_state = renewed.node_state
+
+
+def end_of(outcome: Outcome) -> End:
+    """Turn what a guardian tells into the end that is recorded; a result that cannot be kept makes it a failure."""
+    kind, result = outcome.ended, outcome.result
+    error_type, error_message = outcome.error_type, outcome.error_message
+    if result is not None and kind == "exited":
+        try:
+            result = check_document_text("result", result)
+        except RotaError as error:
+            kind, result, error_type, error_message = "bad_result", None, type(error).__name__, str(error)
+    if kind == "exited" and outcome.error_type is not None:  # told by a callable, whatever its exit code
+        kind = "no_result" if outcome.error_type == "NoResult" else "exception"
+    return End(
+        claim_id=outcome.claim_id,
+        run_id=outcome.run_id,
+        kind=kind,
+        exit_code=outcome.exit_code,
+        signal=outcome.signal,
+        error_type=_storable(error_type),
+        error_message=_storable(error_message),
+        traceback=_storable(outcome.traceback),
+        result=result,
+        seconds=outcome.seconds,
+        cpu_seconds=outcome.cpu_seconds,
+        memory_bytes_max=outcome.memory_bytes_max,
+        stdout=Written(outcome.stdout.head, outcome.stdout.tail, outcome.stdout.bytes_total),
+        stderr=Written(outcome.stderr.head, outcome.stderr.tail, outcome.stderr.bytes_total),
+    )
+
+
+def _storable(text: str | None) -> str | None:
+    # PostgreSQL's text holds no NUL, and no database a lone surrogate.
+    if text is None:
+        return None
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
