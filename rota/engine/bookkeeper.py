@@ -1,7 +1,8 @@
 """The bookkeeper: the one thread of a node that keeps the books in the database.
 
-It delivers ends, looks at what is due, lets the scheduler act, and claims what there are free slots for. It never touches
-a process: what to start and what is acknowledged goes to the watch (``rota.engine.watch``) as messages, after the commit.
+It delivers ends, looks at what is due, lets the scheduler act, and claims what there are free slots for. It never
+touches a process: what to start and what is acknowledged goes to the watch (``rota.engine.watch``) as messages, after
+the commit.
 
 Invariant: nothing is started before its claim, and its start mark, have been committed; no end is forgotten before the
 database has it.

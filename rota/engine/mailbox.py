@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from typing import Generic, TypeVar
@@ -27,10 +28,8 @@ class Mailbox(Generic[T]):
 
     def take_all(self) -> list[T]:
         """Return the messages in the order they came, possibly none."""
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._fd)
-        except BlockingIOError:
-            pass
         taken: list[T] = []
         while self._messages:
             taken.append(self._messages.popleft())

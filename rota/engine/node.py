@@ -6,6 +6,7 @@ Three threads: the watch (main, guardians and signals), the bookkeeper and the r
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -171,10 +172,8 @@ class Node:
         return False
 
     def _hear_signals(self, watch: Watch, bookkeeper: Bookkeeper) -> None:
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake_fd)
-        except BlockingIOError:
-            pass
         while self._signals:
             number = self._signals.pop(0)
             if number in {signal.SIGHUP, signal.SIGUSR1}:
@@ -195,7 +194,9 @@ class Node:
         bookkeeper.stop_claiming()
         if self._stops_asked == 1:
             seconds = self.settings.drain_timeout_seconds
-            log.info("draining: no new claims, %d runs may take %g s to end; again to give them back", watch.count, seconds)
+            log.info(
+                "draining: no new claims, %d runs may take %g s to end; again to give them back", watch.count, seconds
+            )
             self._drain_ends_at = boottime() + seconds
         elif self._stops_asked == 2:
             self._drain_ends_at = None
@@ -257,7 +258,7 @@ def private_folder(path: Path) -> None:
 
 
 def process_started(pid: int) -> int | None:
-    """Return when a process began, in clock ticks after boot; None when there is none. Tells a pid that is used again."""
+    """Return when a process began, in clock ticks after boot, or None. Tells a pid that is used again."""
     try:
         facts = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -270,4 +271,3 @@ def is_dead_process(boot_id: str, pid: int, pid_started: int) -> bool:
     if boot_id != Path("/proc/sys/kernel/random/boot_id").read_text().strip():
         return False
     return process_started(pid) != pid_started
-

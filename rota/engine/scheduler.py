@@ -1,7 +1,7 @@
 """The scheduler: fires slots, moves runs on, rescues those whose lease is over.
 
-Every node runs it; the database's compare-and-set lets one of them decide each thing. It holds no state but the outlook:
-whatever it would forget by dying is in the database.
+Every node runs it; the database's compare-and-set lets one of them decide each thing. It holds no state but the
+outlook: whatever it would forget by dying is in the database.
 """
 
 from __future__ import annotations

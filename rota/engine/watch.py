@@ -1,8 +1,8 @@
 """The watch: the main thread of a node. It speaks with the guardians and never with the database.
 
-Every third of the lease it asks all guardians for a sign of life and has the claims renewed of those that gave one since
-it asked before; a silent guardian is never renewed for. Ends go to the bookkeeper, and are acknowledged when it has
-committed them.
+Every third of the lease it asks all guardians for a sign of life and has the claims renewed of those that gave one
+since it asked before; a silent guardian is never renewed for. Ends go to the bookkeeper, and are acknowledged when it
+has committed them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rota.engine.settings import NodeSettings
 from rota.errors import RotaError
 from rota.execution.crew import Crew, Ended, GuardianLost, Started
 from rota.execution.linux import boottime
-from rota.execution.order import Outcome
+from rota.execution.order import Outcome, StopWhy
 from rota.model.documents import check_document_text
 from rota.model.run import Claim, End, Written
 from rota.model.states import NodeState
@@ -58,7 +58,7 @@ class Watch:
         """Start what comes from now on by new settings."""
         self._settings = settings
 
-    def stop_all(self, why: str, grace_seconds: float) -> None:
+    def stop_all(self, why: StopWhy, grace_seconds: float) -> None:
         """Stop every job; each tells its end as usual."""
         for claim_id in self._claims:
             self._crew.stop(claim_id, why, grace_seconds)
@@ -100,7 +100,13 @@ class Watch:
             order = make_order(claim, self._settings, self._node, deadline)
         except (RotaError, ValueError) as error:
             bookkeeper.hear_end(
-                End(claim.claim_id, claim.run_id, "not_started", error_type=type(error).__name__, error_message=str(error))
+                End(
+                    claim.claim_id,
+                    claim.run_id,
+                    "not_started",
+                    error_type=type(error).__name__,
+                    error_message=str(error),
+                )
             )
             return
         self._claims[claim.claim_id] = claim

@@ -1,7 +1,7 @@
 """What follows from the end of an attempt, or of its lease: pure decisions.
 
-Two budgets: ``retries`` counts attempts that ended badly, ``lost_max`` those whose lease ended. A release spends neither,
-and a cancellation that was asked for is never retried.
+Two budgets: ``retries`` counts attempts that ended badly, ``lost_max`` those whose lease ended. A release spends
+neither, and a cancellation that was asked for is never retried.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Ending:
 
 
 def lost_delay_seconds(losses: int) -> float:
-    """Return how long a run waits after its ``losses``-th lost attempt: the first is ready at once, later ones wait longer."""
+    """Return how long a run waits after its ``losses``-th lost attempt: first not at all, then longer each time."""
     return 0.0 if losses <= 1 else min(RETRY_DELAY_SECONDS_MAX, LOST_DELAY_SECONDS * 2.0 ** min(losses - 2, 60))
 
 
@@ -208,7 +208,11 @@ def decide_rescue(facts: RunFacts, rule: RetryRule, *, over_seconds: float | Non
             losses_added=1,
         )
     return Ending(
-        RunState.READY, Because.LEASE_OVER, Reason.LEASE_OVER, f"{how}; any node may start it again", AttemptState.LOST,
+        RunState.READY,
+        Because.LEASE_OVER,
+        Reason.LEASE_OVER,
+        f"{how}; any node may start it again",
+        AttemptState.LOST,
         losses_added=1,
     )
 

@@ -1,7 +1,8 @@
 """Making runs: of slots and of requests, many in a constant number of statements.
 
-Invariant: one slot makes one run per target node, one request makes one run however often it is sent, and a job has at
-most one unfinished run of a key. The unique keys of the table hold it; the conditions here make the repeated case quiet.
+Invariant: one slot makes one run per target node, one request makes one run however often it is sent, and a job has
+at most one unfinished run of a key. The unique keys of the table hold it; the conditions here make the repeated case
+quiet.
 """
 
 from __future__ import annotations

@@ -17,11 +17,12 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Executable, create_engine, event, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, TimeoutError
-from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import QueuePool
 
 from rota.errors import ConfigError, DatabaseError, DatabaseUnavailable, NotSupported
-from rota.store.dialects import Dialect, Trouble, dialect_of, refuse_network_file_system
+from rota.store.dialects import Trouble, dialect_of, refuse_network_file_system
 from rota.store.types import INSTANT_FORMAT, db_now
 
 log = logging.getLogger("rota.store")
@@ -70,7 +71,6 @@ class Database:
         if self.dialect.name == "sqlite":
             path = self.url.database
             if not path or path == ":memory:":
-                options = {"poolclass": NullPool}
                 raise NotSupported("an in-memory SQLite database cannot be shared by processes: name a file")
             if (mounts := Path("/proc/self/mountinfo")).exists():
                 refuse_network_file_system(Path(path).absolute(), mounts.read_text())
@@ -137,9 +137,7 @@ class Database:
         """
         return self._attempt(work, repeatable=repeatable, read=False, over=over)
 
-    def _attempt(
-        self, work: Callable[[Connection], T], *, repeatable: bool, read: bool, over: Connection | None
-    ) -> T:
+    def _attempt(self, work: Callable[[Connection], T], *, repeatable: bool, read: bool, over: Connection | None) -> T:
         tried = 0
         while True:
             tried += 1
@@ -169,7 +167,7 @@ class Database:
                     raise DatabaseUnavailable(f"the database does not answer: {first_line(error)}") from error
                 self.retries += 1
                 log.debug("transaction tried again after %s: %s", trouble.value, first_line(error))
-            except TimeoutError as error:  # of the pool: all connections are in use
+            except PoolTimeout as error:  # all connections are in use
                 raise DatabaseUnavailable(f"no connection came free: {error}") from error
             self._sleep(min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS * 2**tried) * random.uniform(0.5, 1.5))
 
@@ -195,9 +193,11 @@ class Database:
         Raises:
             NotSupported: a database older than what Rota is tested with.
         """
+
         def ask(connection: Connection) -> tuple[tuple[int, ...], bool]:
             facts = connection.dialect
-            return tuple(facts.server_version_info or ()), bool(getattr(facts, "is_mariadb", False))
+            numbers = tuple(part for part in facts.server_version_info or () if isinstance(part, int))
+            return numbers, bool(getattr(facts, "is_mariadb", False))
 
         version, is_mariadb = self.read(ask)
         needed = self.dialect.server_version_min_mariadb if is_mariadb else self.dialect.server_version_min

@@ -132,7 +132,13 @@ MYSQL = Dialect(
     returning=False,
     wake_up=WakeUp.POLL,
     classify=_classify_mysql,
-    connect_args={"connect_timeout": 10, "read_timeout": 75, "write_timeout": 75, "charset": "utf8mb4", "autocommit": True},
+    connect_args={
+        "connect_timeout": 10,
+        "read_timeout": 75,
+        "write_timeout": 75,
+        "charset": "utf8mb4",
+        "autocommit": True,
+    },
     on_connect=(
         "set session transaction isolation level read committed",
         "set session time_zone = '+00:00'",

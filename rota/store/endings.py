@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from rota.model.ending import Backoff, Ending, RetryRule, RunFacts, decide_end, decide_rescue
 from rota.model.run import End
@@ -21,7 +21,7 @@ from rota.model.states import AttemptState, Delivery, RunState
 from rota.store.database import Database
 from rota.store.moves import Move, Stale, apply_moves
 from rota.store.tables import attempt, job, output, run
-from rota.store.types import db_now, encode_rows, given_rows
+from rota.store.types import AnyRow, db_now, encode_rows, given_rows
 
 _FACTS = (
     run.c.id,
@@ -118,15 +118,16 @@ def end_runs(database: Database, ends: Sequence[End]) -> Delivered:
         for row in rows:
             end = by_claim[row.claim_id]
             state = RunState(row.state)
-            if state is RunState.RUNNING or (state is RunState.LOST and attempts[row.claim_id].state == AttemptState.LOST):
+            if state is RunState.RUNNING or (
+                state is RunState.LOST and attempts[row.claim_id].state == AttemptState.LOST
+            ):
                 ending = decide_end(end, _facts_of(row), rules.get(row.job_id, RULES_DEFAULT))
                 moves.append(_move(row, ending, end))
                 applied.add(row.claim_id)
         orphaned = {
             claim_id
             for claim_id in claim_ids
-            if claim_id not in applied
-            and (claim_id not in attempts or attempts[claim_id].state == AttemptState.LOST)
+            if claim_id not in applied and (claim_id not in attempts or attempts[claim_id].state == AttemptState.LOST)
         }
         applied |= set(claim_ids) - orphaned  # the rest was delivered before
         apply_moves(connection, moves)
@@ -199,7 +200,7 @@ def retry_stale(database: Database, work: Any) -> Any:
     return database.write(work, repeatable=True)
 
 
-def _facts_of(row: Row[Any]) -> RunFacts:
+def _facts_of(row: AnyRow) -> RunFacts:
     return RunFacts(
         state=RunState(row.state),
         attempt=row.attempt,
@@ -213,7 +214,7 @@ def _facts_of(row: Row[Any]) -> RunFacts:
     )
 
 
-def _read_rules(connection: Connection, rows: Sequence[Row[Any]]) -> Mapping[int, RetryRule]:
+def _read_rules(connection: Connection, rows: Sequence[AnyRow]) -> Mapping[int, RetryRule]:
     job_ids = sorted({row.job_id for row in rows if row.job_id is not None})
     if not job_ids:
         return {}
@@ -229,7 +230,7 @@ def _read_rules(connection: Connection, rows: Sequence[Row[Any]]) -> Mapping[int
     }
 
 
-def _move(row: Row[Any], ending: Ending, end: End | None, actor: str | None = None) -> Move:
+def _move(row: AnyRow, ending: Ending, end: End | None, actor: str | None = None) -> Move:
     return Move(
         run_id=row.id,
         fence=row.fence,
@@ -265,7 +266,7 @@ def keep_output(connection: Connection, ends: Mapping[int, End]) -> None:
         connection.execute(insert(output).values(pieces))
 
 
-def wake_queued(connection: Connection, rows: Sequence[Row[Any]]) -> None:
+def wake_queued(connection: Connection, rows: Sequence[AnyRow]) -> None:
     """Let the scheduler look at once at the runs that queue behind these."""
     schedule_ids = sorted({row.schedule_id for row in rows if row.schedule_id is not None})
     if schedule_ids:

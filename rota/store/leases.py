@@ -1,8 +1,8 @@
 """Leases: who may execute a run, and until when.
 
-Invariant: a run has at most one current claim, its claim id is random, and its fence only grows. Every later write names
-the claim. The lease ends by the database's clock. Called by the worker (claim, mark, renew) and, for runs whose lease is
-over, by whichever node looks first (rescue). Ends are in ``endings``.
+Invariant: a run has at most one current claim, its claim id is random, and its fence only grows. Every later write
+names the claim. The lease ends by the database's clock. Called by the worker (claim, mark, renew) and, for runs whose
+lease is over, by whichever node looks first (rescue). Ends are in ``endings``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import json
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import (
     Connection,
-    Row,
     String,
     bindparam,
     case,
@@ -35,7 +33,7 @@ from rota.model.run import Claim, NodeIdentity
 from rota.model.states import AttemptState, Delivery, JobState, NodeState, RunState
 from rota.store.database import Database
 from rota.store.tables import attempt, event, job, node, run
-from rota.store.types import db_now, db_now_plus
+from rota.store.types import AnyRow, db_now, db_now_plus
 from rota.store.wakeup import Pulse
 
 _lease_end = db_now_plus(func.coalesce(run.c.lease_seconds, bindparam("node_lease", type_=run.c.lease_seconds.type)))
@@ -56,9 +54,9 @@ FIND_CLAIMABLE = (
 )
 FIND_CLAIMABLE_LOCKED = FIND_CLAIMABLE.with_for_update(skip_locked=True)
 
-# The claim: a new random id, the fence and the attempt one higher, a lease from now. Delivery at_least_once may claim and
-# mark at once, since only what is spawned now is claimed. The condition on the state is what makes it a claim; the locks
-# above only keep others from trying in vain. Served by the primary key.
+# The claim: a new random id, the fence and the attempt one higher, a lease from now. Delivery at_least_once may claim
+# and mark at once, since only what is spawned now is claimed. The condition on the state is what makes it a claim;
+# the locks above only keep others from trying in vain. Served by the primary key.
 CLAIM = (
     update(run)
     .where(run.c.id.in_(bindparam("ids", expanding=True)), run.c.state == RunState.READY.value)
@@ -169,7 +167,9 @@ MARK_ATTEMPTS = (
         attempt.c.claim_id.in_(bindparam("claim_ids", expanding=True)),
         attempt.c.state == AttemptState.CLAIMED.value,
         attempt.c.claim_id.in_(
-            select(run.c.claim_id).where(_of_claims, run.c.state == RunState.RUNNING.value, run.c.marked_at.is_not(None))
+            select(run.c.claim_id).where(
+                _of_claims, run.c.state == RunState.RUNNING.value, run.c.marked_at.is_not(None)
+            )
         ),
     )
     .values(state=AttemptState.RUNNING.value, started_at=db_now())
@@ -255,7 +255,7 @@ def read_claims(connection: Connection, claim_ids: Sequence[str], lease_seconds:
     return [_claim_of(row) for row in rows]
 
 
-def _claim_of(row: Row[Any]) -> Claim:
+def _claim_of(row: AnyRow) -> Claim:
     return Claim(
         run_id=row.id,
         claim_id=row.claim_id,
@@ -308,9 +308,7 @@ class Renewal:
     node_state: NodeState | None  # None: the node's name belongs to another process now
 
 
-def renew_claims(
-    pulse: Pulse, identity: NodeIdentity, claim_ids: Iterable[str], lease_seconds: float
-) -> Renewal:
+def renew_claims(pulse: Pulse, identity: NodeIdentity, claim_ids: Iterable[str], lease_seconds: float) -> Renewal:
     """Prolong the leases of ``claim_ids`` and the node's own, and return which are left.
 
     What is not in the answer is lost: its guardian stops its job and reports nothing. The caller counts the new local
@@ -323,7 +321,7 @@ def renew_claims(
     who = {"node_name": identity.name, "node_holder": identity.holder}
 
     def renew(connection: Connection) -> Renewal:
-        kept: dict[str, Row[Any]] = {}
+        kept: dict[str, AnyRow] = {}
         connection.execute(RENEW_NODE, who | {"node_lease": lease_seconds})
         state = connection.execute(READ_NODE_STATE, who).scalar()
         if wanted:

@@ -1,8 +1,8 @@
 """Bringing the schema up to date, and refusing a database whose schema does not fit.
 
-Alembic does the work, with a version table of its own name, so that it never meets the one of an application that shares
-the database. Revisions are numbered, and the row in ``rota_schema`` names the oldest program that can still work with
-the schema: a rolling upgrade runs both.
+Alembic does the work, with a version table of its own name, so that it never meets the one of an application that
+shares the database. Revisions are numbered, and the row in ``rota_schema`` names the oldest program that can still
+work with the schema: a rolling upgrade runs both.
 """
 
 from __future__ import annotations
@@ -98,5 +98,3 @@ def check_schema(database: Database) -> int:
             f"this one knows {SCHEMA_VERSION}: upgrade the program"
         )
     return version
-
-

@@ -84,7 +84,10 @@ APPLY_MOVES = (
         # A waiting run is looked at when it may start, a ready one when its window closes, a finished one never.
         due_at=case(
             (_moves.c.target == RunState.WAITING.value, _moved_at),
-            (and_(_moves.c.target == RunState.READY.value, run.c.started_at.is_(None), ~_moves.c.resets), run.c.start_by),
+            (
+                and_(_moves.c.target == RunState.READY.value, run.c.started_at.is_(None), ~_moves.c.resets),
+                run.c.start_by,
+            ),
             else_=null(),
         ),
         start_by=case((_moves.c.resets, null()), else_=run.c.start_by),

@@ -1,8 +1,9 @@
 """Slots: firing the schedules that are due, and moving runs on whose time has come.
 
-Invariant: a schedule's cursor moves only forward and only by compare-and-set, in the transaction that inserts the rows of
-the slots it passes; so each due slot leaves one row, whichever nodes fire. What to do with a slot is decided by pure code
-(``rota.model.policy``), and a schedule that cannot be understood is set aside with its reason and stops nobody else.
+Invariant: a schedule's cursor moves only forward and only by compare-and-set, in the transaction that inserts the
+rows of the slots it passes; so each due slot leaves one row, whichever nodes fire. What to do with a slot is decided
+by pure code (``rota.model.policy``), and a schedule that cannot be understood is set aside with its reason and stops
+nobody else.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, case, exists, func, insert, literal, or_, select, update
+from sqlalchemy import Connection, String, and_, bindparam, case, exists, func, insert, literal, or_, select, update
 
 from rota.errors import RotaError
 from rota.model.policy import CatchUp, Firing, Overlap, SlotDecision, SlotRule, decide_slots
 from rota.model.reasons import Reason
 from rota.model.run import NodeIdentity
-from rota.model.schedule import Timing
 from rota.model.states import FINISHED, Because, JobState, RunState
+from rota.model.timing import Timing
 from rota.store.creation import insert_slots
 from rota.store.database import Database
 from rota.store.endings import retry_stale
 from rota.store.moves import Move, Stale, apply_moves
 from rota.store.tables import event, job, run, schedule
-from rota.store.types import db_now, db_now_plus, encode_rows, given_rows
+from rota.store.types import AnyRow, db_now, db_now_plus, encode_rows, given_rows
 
 log = logging.getLogger("rota.store")
 
@@ -108,7 +109,12 @@ MOVE_CURSORS = (
 TELL_PROBLEMS = insert(event).from_select(
     ["at", "schedule", "kind", "to_state", "text", "node"],
     select(
-        db_now(), schedule.c.name, literal("schedule"), literal("set aside"), schedule.c.problem, bindparam("told_by")
+        db_now(),
+        schedule.c.name,
+        literal("schedule"),
+        literal("set aside"),
+        schedule.c.problem,
+        bindparam("told_by", type_=String),
     ).where(schedule.c.id == _cursors.c.schedule_id, _cursors.c.problem.is_not(None)),
 )
 
@@ -157,7 +163,9 @@ POSTPONE = (
     .values(
         due_at=db_now_plus(literal(QUEUE_RECHECK_SECONDS)),
         reason=Reason.QUEUED.value,
-        reason_text=case((run.c.reason == Reason.QUEUED.value, run.c.reason_text), else_="an earlier slot is unfinished"),
+        reason_text=case(
+            (run.c.reason == Reason.QUEUED.value, run.c.reason_text), else_="an earlier slot is unfinished"
+        ),
     )
 )
 
@@ -229,7 +237,7 @@ def fire_schedules(database: Database, *, fired_by: str, limit: int = FIRE_BATCH
     return fired
 
 
-def _decide(row: Row[Any], *, unfinished: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _decide(row: AnyRow, *, unfinished: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     cursor: dict[str, Any] = {"schedule_id": row.id, "cursor_version": row.cursor_version}
     try:
         within = row.start_within_seconds if row.start_within_seconds is not None else row.job_start_within_seconds
@@ -252,7 +260,7 @@ def _decide(row: Row[Any], *, unfinished: bool) -> tuple[dict[str, Any], list[di
     return cursor, [_slot_row(row, decision) for decision in firing.decisions]
 
 
-def _slot_row(row: Row[Any], decision: SlotDecision) -> dict[str, Any]:
+def _slot_row(row: AnyRow, decision: SlotDecision) -> dict[str, Any]:
     return {
         "job_id": row.job_id,
         "job": row.job_name,
@@ -311,12 +319,12 @@ def advance_runs(database: Database, *, limit: int = ADVANCE_BATCH_MAX) -> Advan
     return advanced
 
 
-def _window_is_over(row: Row[Any]) -> bool:
+def _window_is_over(row: AnyRow) -> bool:
     # The window binds until the first start: retries and rescues ignore it.
     return row.start_by is not None and row.started_at is None and row.start_by < row.now
 
 
-def _miss(row: Row[Any]) -> Move:
+def _miss(row: AnyRow) -> Move:
     late = (row.now - row.start_by).total_seconds()
     return Move(
         run_id=row.id,
@@ -331,7 +339,7 @@ def _miss(row: Row[Any]) -> Move:
     )
 
 
-def _ready(row: Row[Any]) -> Move:
+def _ready(row: AnyRow) -> Move:
     return Move(
         run_id=row.id,
         fence=row.fence,

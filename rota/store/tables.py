@@ -1,11 +1,15 @@
 """Every table and index, in the order in which a transaction touches them.
 
-The columns are documented in the reference and stable to read with plain SQL. Names carry their unit; a moment ends in
-``_at``. Words that a database reserves (``key``, ``user``, ``on``) are avoided, so that nobody has to quote. Indexes are
-few, and each says which statement it serves. This file is over-long for a list's sake: the schema stands in one place.
+The columns are documented in the reference and stable to read with plain SQL. Names carry their unit; a moment ends
+in ``_at``. Words that a database reserves (``key``, ``user``, ``on``) are avoided, so that nobody has to quote.
+Indexes are few, and each says which statement it serves. This file is over-long for a list's sake: the schema stands
+in one place.
 """
 
 from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import (
     CheckConstraint,
@@ -35,7 +39,7 @@ metadata = MetaData(
 )
 
 # InnoDB whatever the server's default; utf8mb4 for text that is not compared.
-_MYSQL = {
+_MYSQL: dict[str, Any] = {
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
     "mariadb_engine": "InnoDB",
@@ -44,7 +48,7 @@ _MYSQL = {
 }
 
 
-def _one_of(name: str, states: type[RunState | AttemptState | JobState | NodeState | Delivery]) -> CheckConstraint:
+def _one_of(name: str, states: type[StrEnum]) -> CheckConstraint:
     listed = ", ".join(f"'{state.value}'" for state in states)
     return CheckConstraint(f"{name} in ({listed})", name=f"{name}_known")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
@@ -33,6 +33,9 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import TypeDecorator, TypeEngine
+
+# A row whose columns are asked for by name: how the driver's own type is spelt differs between versions.
+AnyRow: TypeAlias = Any
 
 MYSQL = ("mysql", "mariadb")
 
@@ -79,7 +82,7 @@ Token = String(64).with_variant(mysql.VARCHAR(64, charset="ascii", collation="as
 LongText = Text().with_variant(mysql.MEDIUMTEXT(charset="utf8mb4", collation="utf8mb4_bin"), *MYSQL)
 Blob = LargeBinary().with_variant(mysql.MEDIUMBLOB(), *MYSQL)
 Id = BigInteger().with_variant(Integer(), "sqlite")
-Number = Double()
+Number: Double[float] = Double()
 YesNo = Boolean(create_constraint=False)
 
 

@@ -1,8 +1,9 @@
 """The invariants, as queries that must find nothing.
 
-Together they are the view ``rota_violations`` (rule_broken, run_id, schedule_id), which is empty after every test and may be
-read in production at any time. What a constraint of the schema already refuses is not repeated here. Each query is plain
-SQL that all the databases understand, and each is shown by a test to find a row that was broken by hand.
+Together they are the view ``rota_violations`` (rule_broken, run_id, schedule_id), which is empty after every test and
+may be read in production at any time. What a constraint of the schema already refuses is not repeated here. Each
+query is plain SQL that all the databases understand, and each is shown by a test to find a row that was broken by
+hand.
 """
 
 from __future__ import annotations
