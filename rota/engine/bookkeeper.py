@@ -55,7 +55,12 @@ class CancelAsked:
     """To the watch: some run of this node is to be stopped; a renewal will say which."""
 
 
-Message = Start | Acknowledge | CancelAsked
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """To the watch: there was nothing to do; a node that makes one pass may leave."""
+
+
+Message = Start | Acknowledge | CancelAsked | Idle
 
 
 class Bookkeeper(threading.Thread):
@@ -251,6 +256,8 @@ class Bookkeeper(threading.Thread):
         self._look_at = time.monotonic() + seconds
         ready = outlook.has_ready or done.ready > 0
         self.idle_rounds = 0 if ready or done.anything else self.idle_rounds + 1
+        if self.idle_rounds:
+            self._tell(Idle())
         return ready
 
     def _claim(self) -> None:

@@ -11,7 +11,7 @@ import logging
 import select
 from collections.abc import Callable
 
-from rota.engine.bookkeeper import Acknowledge, Bookkeeper, CancelAsked, Start
+from rota.engine.bookkeeper import Acknowledge, Bookkeeper, CancelAsked, Idle, Start
 from rota.engine.bookkeeper import Message as BookkeeperMessage
 from rota.engine.mailbox import Mailbox
 from rota.engine.orders import make_order
@@ -92,6 +92,8 @@ class Watch:
                     self._forget(claim_id)
             case CancelAsked():
                 self._renew_at = 0.0
+            case Idle():
+                pass  # it has ended the wait, which is all it is for
             case Renewed():
                 self._hear_renewed(message)
 
