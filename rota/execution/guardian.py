@@ -119,7 +119,7 @@ class Guardian:
                 pass  # a later worker may say more
 
     def _deliver(self, message: Message, blob: bytes) -> None:
-        """Offer the end to the worker until it is acknowledged. Keep it on disk if that takes long or nobody is there."""
+        """Offer the end to the worker until it is acknowledged. Kept on disk if that takes long or nobody is there."""
         claim_id: str = message["claim_id"]
         self._worker.send(message, blob)
         write_at = boottime() + ACKNOWLEDGE_SECONDS

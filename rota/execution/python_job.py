@@ -1,0 +1,114 @@
+"""The process of a Python callable: import it, call it, report what it returned or raised.
+
+Run as ``python -P -m rota.execution.python_job package.module:function``. Arguments come from ``ROTA_ARGS``, or from
+the guardian where they are long: an object for keyword arguments, a list for positional ones. The callable is what a
+``@rota.job`` decorates, if it is one. Whatever goes wrong is told to the guardian and ends the process with status 1;
+a process that ends with 0 has reported a result.
+
+Error types are qualified names, but for builtins and ``BadResult``: the callable returned what is not JSON.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+from rota.errors import Invalid, StateError
+from rota.execution.report import read_arguments, report_error, report_result
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Any
+
+BAD_RESULT = "BadResult"
+
+
+def main(target: str) -> int:
+    """Call ``target``, and give the process's exit status."""
+    stdout: Any = sys.stdout
+    if hasattr(stdout, "reconfigure"):
+        stdout.reconfigure(line_buffering=True)  # what was printed shall not be lost when the process is killed
+    try:
+        try:
+            function = find_callable(target)
+            value = call(function, json.loads(read_arguments()))
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever the job raises is its end, to be told
+            report_error(_name_type(error), str(error), _format_traceback(error))
+            return 1
+        try:
+            text = _encode_result(value)
+        except Invalid as error:
+            report_error(BAD_RESULT, f"{target} returned something that cannot be kept: {error}", "")
+            return 1
+        report_result(text)
+    except StateError as error:
+        print(f"rota: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def find_callable(target: str) -> Callable[..., Any]:
+    """Import ``package.module:function``, and give the function behind a decorated job.
+
+    Raises:
+        Invalid: that is no callable.
+        Exception: whatever the import raises.
+    """
+    module_name, colon, path = target.partition(":")
+    if not (module_name and colon and path):
+        raise Invalid("call", target, "it has the form package.module:function")
+    found: object = importlib.import_module(module_name)
+    for name in path.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            raise Invalid("call", target, f"the module {module_name!r} has no {path!r}") from None
+    found = getattr(found, "__rota_function__", found)
+    if not callable(found):
+        raise Invalid("call", target, f"{path!r} is a {type(found).__name__}, which cannot be called")
+    return found
+
+
+def call(function: Callable[..., Any], arguments: Any) -> object:
+    """Call with keyword arguments from an object, positional ones from a list; run what is asynchronous to its end."""
+    value = function(*arguments) if isinstance(arguments, list) else function(**arguments)
+    if hasattr(value, "__await__"):
+        import asyncio
+
+        async def wait() -> object:
+            return await value
+
+        return asyncio.run(wait())
+    return value
+
+
+def _encode_result(value: object) -> str:
+    from rota.model.documents import encode_document  # not before the job has run: it may not need it at all
+
+    return encode_document("result", value)
+
+
+def _name_type(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _format_traceback(error: BaseException) -> str:
+    """Format the traceback from the job's code on, without the frames of this module at its top."""
+    import traceback
+
+    def is_ours(step: TracebackType) -> bool:
+        name = step.tb_frame.f_code.co_filename
+        return name == __file__ or name.startswith("<frozen importlib") or name == importlib.__file__
+
+    start = error.__traceback__
+    while start is not None and is_ours(start):
+        start = start.tb_next
+    return "".join(traceback.format_exception(type(error), error, start))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,89 @@
+"""A job speaking to its guardian: over the socket whose path is in ``ROTA_CONTROL``.
+
+Imports stay few: this is loaded in every Python job, and in ``rota current``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from rota.errors import Conflict, Invalid, StateError
+from rota.execution.wire import RESULT_BYTES_MAX, Decoder, WireError, pack_frame
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rota.execution.wire import Frame, Message
+
+CONTROL_VARIABLE = "ROTA_CONTROL"
+ANSWER_SECONDS_MAX = 30.0
+
+
+def report_result(text: str) -> None:
+    """Tell the guardian the job's result, JSON text. It is kept when the attempt ends well; the last one counts.
+
+    Raises:
+        Invalid: it is above 1 MiB.
+        StateError: this process is no job, or its guardian is gone.
+    """
+    data = text.encode("utf-8")
+    if len(data) > RESULT_BYTES_MAX:
+        raise Invalid("result", text, f"it must be at most {RESULT_BYTES_MAX} bytes of JSON; it has {len(data)}")
+    _ask_guardian({"op": "result"}, data)
+
+
+def report_error(kind: str, message: str, traceback: str) -> None:
+    """Tell the guardian what the job failed of.
+
+    Raises:
+        StateError: this process is no job, or its guardian is gone.
+    """
+    _ask_guardian({"op": "error", "type": kind, "message": message, "traceback": traceback})
+
+
+def read_arguments() -> str:
+    """Give the run's arguments, JSON text: from ``ROTA_ARGS``, or from the guardian where they were too long for it.
+
+    Raises:
+        StateError: this process is no job, or its guardian is gone.
+    """
+    text = os.environ.get("ROTA_ARGS")
+    return text if text is not None else _ask_guardian({"op": "args"})[1].decode("utf-8")
+
+
+def control_path() -> str:
+    """Give the path of the guardian's socket.
+
+    Raises:
+        StateError: this process is no job.
+    """
+    path = os.environ.get(CONTROL_VARIABLE)
+    if not path:
+        raise StateError("this process is not a job of Rota: ROTA_CONTROL is not set; call this inside a job only")
+    return path
+
+
+def _ask_guardian(message: Message, blob: bytes = b"") -> Frame:
+    path = control_path()
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(ANSWER_SECONDS_MAX)
+            connection.connect(path)
+            connection.sendall(pack_frame(message, blob))
+            answer, answer_blob = _read_frame(connection)
+    except (OSError, WireError) as error:
+        raise StateError(f"the guardian of this job does not answer on {path}: {error}") from None
+    if not answer.get("ok"):
+        raise Conflict(f"the guardian of this job refuses: {answer.get('error')}")
+    return answer, answer_blob
+
+
+def _read_frame(connection: socket.socket) -> Frame:
+    decoder = Decoder()
+    while True:
+        data = connection.recv(65536)
+        if not data:
+            raise WireError("it closed the connection")
+        frames = decoder.feed(data)
+        if frames:
+            return frames[0]
