@@ -1,0 +1,170 @@
+"""``rota job``: what to run, and how."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from rota.cli.door import IF_EXISTS, Door, Words, given, read_args, read_pairs, read_time, through_door
+from rota.cli.run import follow_run
+from rota.cli.screen import Columns, View
+from rota.errors import Invalid
+from rota.model.ending import Backoff
+from rota.model.states import Delivery
+
+COLUMNS: Columns = {"name": "name", "state": "state", "runs": lambda view: brief(describe_target(view)), "pool": "pool"}
+
+
+def describe_target(view: View) -> str:
+    """Say in one line what a job runs."""
+    if view.get("command"):
+        return shlex.join(str(word) for word in view["command"])
+    return str(view.get("call") or view.get("shell") or "")
+
+
+def brief(text: str) -> str:
+    """Cut a long line for a table."""
+    line = " ".join(text.split())
+    return line if len(line) <= 70 else line[:69] + "…"
+
+
+def definition_flags(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The flags that define a job, the same for ``add`` and ``edit``."""
+    for flag in reversed(
+        (
+            click.option("--call", metavar="PKG.MOD:FUNC", help="Run a Python function."),
+            click.option("--command", is_flag=True, help="Run the arguments after `--`, without a shell."),
+            click.option("--shell", metavar="LINE", help="Run a line with /bin/sh."),
+            click.option("--pool", metavar="P", help="Where it runs. [default]"),
+            click.option("--timeout", metavar="D", help="The longest an attempt may take."),
+            click.option("--start-within", metavar="D", help="How late a run may still start for the first time."),
+            click.option("--delivery", type=Words(*Delivery), help="When its node dies: start again, or not."),
+            click.option("--retries", metavar="N|forever", help="How often to try again after a bad end. [0]"),
+            click.option("--retry-delay", metavar="D", help="How long to wait before that."),
+            click.option("--backoff", type=Words(*Backoff), help="The same delay each time, or doubling."),
+            click.option("--retry-delay-max", metavar="D", help="Where doubling ends."),
+            click.option("--lease", metavar="D", help="How soon another node may take over from a silent one."),
+            click.option("--priority", metavar="N", help="Higher first. [0]"),
+            click.option("--stdin", metavar="TEXT", help="Given to the process on standard input."),
+            click.option("--cwd", metavar="DIR", help="Its working directory."),
+            click.option("--run-as", metavar="USER", help="The user it runs as; the worker must be root."),
+            click.option("--variable", metavar="K=V", multiple=True, help="An environment variable; repeatable."),
+            click.argument("arguments", metavar="[-- ARG...]", nargs=-1),
+        )
+    ):
+        function = flag(function)
+    return function
+
+
+def read_definition(
+    *, call: str | None, command: bool, shell: str | None, arguments: tuple[str, ...], **flags: Any
+) -> dict[str, Any]:
+    """Turn the flags into what the client takes; only what was given."""
+    chosen = [name for name, value in (("call", call), ("command", command), ("shell", shell)) if value]
+    if len(chosen) > 1:
+        raise Invalid(chosen[1], flags.get(chosen[1], True), f"it was given with {chosen[0]}: choose one of them")
+    if command and not arguments:
+        raise Invalid("command", "", "the program and its arguments follow after `--`: --command -- ls -l")
+    if arguments and not command:
+        raise Invalid("command", shlex.join(arguments), "arguments belong to --command; put --command before `--`")
+    user, variables = flags.pop("run_as"), read_pairs("variable", flags.pop("variable"))
+    target = given(call=call, command=list(arguments) if command else None, shell=shell)
+    return target | given(user=user, variables=variables, **flags)
+
+
+@click.group()
+def job() -> None:
+    """What to run, and how."""
+
+
+@job.command()
+@click.argument("name")
+@definition_flags
+@click.option("--if-exists", type=IF_EXISTS, default="error", help="What to do when the name is taken. [error]")
+@through_door
+def add(door: Door, *, name: str, if_exists: str, **flags: Any) -> None:
+    """Add a job."""
+    options = read_definition(**flags)
+    if not {"call", "command", "shell"} & options.keys():
+        raise Invalid("job", name, "say what to run: --call, --command -- ARG... or --shell")
+    if door.config.resolved["retry_delay"].origin != "default":
+        options.setdefault("retry_delay", door.config.retry_delay_seconds)
+    view = door.rota.jobs.add(name, if_exists=if_exists, **options)
+    door.screen.tell(f"job {view['name']}: {describe_target(view)}", view)
+
+
+@job.command("list")
+@through_door
+def list_(door: Door) -> None:
+    """List all jobs."""
+    door.screen.show_list(door.rota.jobs.list(), COLUMNS, nothing="no jobs yet; add one with `rota job add`")
+
+
+@job.command()
+@click.argument("name")
+@through_door
+def show(door: Door, *, name: str) -> None:
+    """Show a job: its definition, schedules and last run."""
+    door.screen.show_one(door.rota.jobs.show(name))
+
+
+@job.command()
+@click.argument("name")
+@definition_flags
+@through_door
+def edit(door: Door, *, name: str, **flags: Any) -> None:
+    """Change what is given; `none` takes a value away."""
+    options = read_definition(**flags)
+    if not options:
+        raise Invalid("job", name, "say what to change; see `rota job edit --help`")
+    view = door.rota.jobs.edit(name, **options)
+    door.screen.tell(f"job {view['name']} is at revision {view['revision']}", view)
+
+
+@job.command()
+@click.argument("name")
+@through_door
+def pause(door: Door, *, name: str) -> None:
+    """Start no more runs of it; those that run go on."""
+    door.screen.tell(f"job {name} is paused", door.rota.jobs.pause(name))
+
+
+@job.command()
+@click.argument("name")
+@through_door
+def resume(door: Door, *, name: str) -> None:
+    """Let its runs start again."""
+    door.screen.tell(f"job {name} is active", door.rota.jobs.resume(name))
+
+
+@job.command()
+@click.argument("name")
+@through_door
+def delete(door: Door, *, name: str) -> None:
+    """Delete a job that has no schedules and no unfinished runs; its history stays."""
+    door.rota.jobs.delete(name)
+    door.screen.tell(f"job {name} is deleted", {"name": name, "deleted": True})
+
+
+@job.command()
+@click.argument("name")
+@click.option("--args", metavar="JSON", help="Its arguments, a JSON object; `-` reads standard input.")
+@click.option("--at", metavar="TIME", help="Not before this time.")
+@click.option("--in", "delay", metavar="D", help="Not before this long from now.")
+@click.option("--start-within", metavar="D", help="How late it may still start.")
+@click.option("--key", metavar="K", help="While a run with this key is unfinished, it is that one.")
+@click.option("--priority", metavar="N", help="Higher first.")
+@click.option("--wait", is_flag=True, help="Wait for the end; exit 0 only if it succeeded.")
+@click.option("--follow", is_flag=True, help="Wait, and print what it wrote when it has ended.")
+@through_door
+def run(door: Door, *, name: str, args: str | None, wait: bool, follow: bool, at: str | None, **flags: Any) -> int:
+    """Ask for a run now, or later."""
+    moment = read_time("at", at, door.config.zone)
+    handle = door.rota.enqueue(name, read_args(args), at=moment, **given(**flags))
+    if wait or follow:
+        return follow_run(door, handle, output=follow, timeout=None)
+    door.screen.tell(f"run {handle.id}", handle.show())
+    return 0

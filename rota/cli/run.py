@@ -1,0 +1,187 @@
+"""``rota run``: look at runs, wait for them, act on them."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rota.cli.door import Door, given, read_time, through_door
+from rota.cli.screen import Columns, View, clean, short_time, write_value
+from rota.model.states import RunState
+
+if TYPE_CHECKING:
+    from rota.client.runs import RunHandle
+
+COLUMNS: Columns = {
+    "id": "id",
+    "job": "job",
+    "schedule": "schedule",
+    "slot": lambda view: short_time(view["slot"]),
+    "state": "state",
+    "attempt": "attempt",
+    "node": "node",
+    "reason": lambda view: view["reason"]["text"],
+}
+
+
+@click.group()
+def run() -> None:
+    """One execution wanted: look, wait, cancel, rerun."""
+
+
+@run.command("list")
+@click.option("--job", metavar="J", help="Of this job.")
+@click.option("--schedule", metavar="S", help="Of this schedule.")
+@click.option("--state", metavar="S", multiple=True, help="In this state; repeatable.")
+@click.option("--since", metavar="TIME", help="Asked for since this time.")
+@click.option("--limit", metavar="N", type=int, default=50, show_default=True, help="At most so many.")
+@click.option("--before", metavar="ID", type=int, help="The next page: older than this run.")
+@through_door
+def list_(door: Door, *, since: str | None, state: tuple[str, ...], limit: int, **flags: Any) -> None:
+    """List runs, newest first."""
+    moment = read_time("since", since, door.config.zone)
+    views = door.rota.runs.list(state=list(state) or None, since=moment, limit=limit, **given(**flags))
+    door.screen.show_list(views, COLUMNS, nothing="no such runs")
+
+
+@run.command()
+@click.argument("run_id", metavar="ID")
+@through_door
+def show(door: Door, *, run_id: str) -> None:
+    """Show a run: its state and reason, attempts and history."""
+    view = door.rota.runs[run_id].show()
+    if door.screen.as_json:
+        door.screen.show_one(view)
+    else:
+        _show_run(door, view)
+
+
+def _show_run(door: Door, view: View) -> None:
+    facts = dict(view) | {"reason": f"{view['reason']['text']} ({view['reason']['code']})"}
+    error = view.get("error") or {}
+    facts["error"] = ": ".join(part for part in (error.get("type"), error.get("message")) if part)
+    if view.get("slot_count") == 1:
+        facts.pop("slot_count")
+    door.screen.show_one(facts, leave_out=("attempts", "events", "on"))
+    if error.get("traceback"):
+        click.echo(f"\n{clean(error['traceback'])}")
+    if view["attempts"]:
+        click.echo()
+        door.screen.show_list(view["attempts"], ATTEMPT_COLUMNS, nothing="")
+    if view["events"]:
+        click.echo()
+        door.screen.show_list(view["events"], EVENT_COLUMNS, nothing="")
+
+
+ATTEMPT_COLUMNS: Columns = {
+    "attempt": "attempt",
+    "state": "state",
+    "node": "node",
+    "started": lambda view: short_time(view["started_at"]),
+    "seconds": lambda view: "" if view["seconds"] is None else f"{view['seconds']:.3f}",
+    "cpu": lambda view: "" if view["cpu_seconds"] is None else f"{view['cpu_seconds']:.3f}",
+    "memory": lambda view: "" if not view["memory_bytes_max"] else f"{view['memory_bytes_max'] / 2**20:.1f} MiB",
+    "exit": lambda view: view["exit_code"] if view["signal"] is None else f"signal {view['signal']}",
+    "reason": lambda view: (view["reason"] or {}).get("text"),
+}
+EVENT_COLUMNS: Columns = {
+    "at": lambda view: short_time(view.get("at")),
+    "to": lambda view: view.get("to_state") or view.get("to"),
+    "what": "text",
+    "by": lambda view: view.get("actor") or view.get("node"),
+}
+
+
+@run.command()
+@click.argument("run_id", metavar="ID")
+@click.option("--timeout", metavar="D", help="Wait no longer than this.")
+@through_door
+def wait(door: Door, *, run_id: str, timeout: str | None) -> int:
+    """Wait until a run has ended; exit 0 only if it succeeded."""
+    return follow_run(door, door.rota.runs[run_id], output=False, timeout=timeout)
+
+
+def follow_run(door: Door, handle: RunHandle, *, output: bool, timeout: str | None) -> int:
+    """Wait for a run, show how it ended, and return the exit status: 0 only if it succeeded."""
+    try:
+        if not door.screen.as_json and sys.stderr.isatty():
+            click.echo(f"run {handle.id}: waiting; Ctrl-C leaves it alone", err=True)
+        handle.wait(timeout)
+    except KeyboardInterrupt:
+        click.echo(f"run {handle.id} goes on; see `rota run wait {handle.id}`", err=True)
+        raise
+    view = handle.show()
+    if output and not door.screen.as_json:
+        _write_output(handle.logs())
+    text = f"run {view['id']} {view['state']}: {view['reason']['text']}"
+    if view["result"] is not None:
+        text += f"; result {write_value(view['result'])}"
+    # Beside the job's own output, ours must not get into a pipe.
+    if output and not door.screen.as_json:
+        click.echo(clean(text), err=True)
+    else:
+        door.screen.tell(text, view)
+    return 0 if view["state"] == RunState.SUCCEEDED else 1
+
+
+def _write_output(data: bytes) -> None:
+    # Bytes as the job wrote them, and no line end of ours.
+    click.get_binary_stream("stdout").write(data)
+    click.get_binary_stream("stdout").flush()
+
+
+@run.command()
+@click.argument("run_id", metavar="ID")
+@click.option("--attempt", metavar="N", type=int, help="Of this attempt. [the last]")
+@click.option("--stream", metavar="stdout|stderr", help="Only this stream. [both]")
+@through_door
+def logs(door: Door, *, run_id: str, attempt: int | None, stream: str | None) -> None:
+    """Print what a run wrote, byte for byte."""
+    handle = door.rota.runs[run_id]
+    data = handle.logs(attempt, stream)
+    if door.screen.as_json:
+        door.screen.show_one({"id": handle.id, "attempt": attempt, "output": data.decode("utf-8", "replace")})
+    else:
+        _write_output(data)
+
+
+@run.command()
+@click.argument("run_id", metavar="ID")
+@through_door
+def cancel(door: Door, *, run_id: str) -> None:
+    """Withdraw a run, or stop it where it runs."""
+    handle = door.rota.runs[run_id]
+    state = handle.cancel()
+    text = "is cancelled" if state == RunState.CANCELLED else "runs: its node was asked to stop it"
+    door.screen.tell(f"run {handle.id} {text}", handle.show())
+
+
+@run.command()
+@click.argument("run_id", metavar="ID")
+@through_door
+def rerun(door: Door, *, run_id: str) -> None:
+    """Do a finished run again: the same run, its next attempt."""
+    handle = door.rota.runs[run_id].rerun()
+    door.screen.tell(f"run {handle.id} is ready again", handle.show())
+
+
+@run.command()
+@click.argument("run_id", metavar="ID")
+@through_door
+def skip(door: Door, *, run_id: str) -> None:
+    """Do without a run that has not started."""
+    handle = door.rota.runs[run_id]
+    handle.skip()
+    door.screen.tell(f"run {handle.id} is skipped", handle.show())
+
+
+@run.command("mark-succeeded")
+@click.argument("run_id", metavar="ID")
+@through_door
+def mark_succeeded(door: Door, *, run_id: str) -> None:
+    """Let a run that ended otherwise count as done."""
+    handle = door.rota.runs[run_id]
+    handle.mark_succeeded()
+    door.screen.tell(f"run {handle.id} counts as succeeded", handle.show())

@@ -1,0 +1,49 @@
+"""``rota status``: one screen for whoever is awake at night."""
+
+from __future__ import annotations
+
+import click
+
+from rota.cli.door import Door, through_door
+from rota.cli.run import COLUMNS as RUN_COLUMNS
+from rota.cli.screen import Columns, View, clean, make_table, open_console, short_time
+
+NODE_COLUMNS: Columns = {
+    "name": "name",
+    "state": "state",
+    "pools": lambda view: ", ".join(view["pools"]) if isinstance(view["pools"], list) else view["pools"],
+    "running": lambda view: f"{len(view['running'])} of {view['slots']}",
+    "seen": lambda view: short_time(view["seen_at"]),
+    "version": "version",
+}
+
+
+@click.command()
+@through_door
+def status(door: Door) -> None:
+    """Show nodes, what runs, what is late, what failed recently."""
+    view = door.rota.status()
+    if door.screen.as_json:
+        door.screen.show_one(view)
+    else:
+        show_status(view)
+
+
+def show_status(view: View) -> None:
+    """Lay the facts out, the ones that need somebody last: they stay on the screen."""
+    console = open_console()
+    counts = ", ".join(f"{count} {state}" for state, count in view["counts"].items() if count)
+    click.echo(f"runs: {counts or 'none yet'}")
+    for title, key, columns in (
+        ("Nodes", "nodes", NODE_COLUMNS),
+        ("Running", "running", RUN_COLUMNS),
+        ("Failed recently", "failed", RUN_COLUMNS),
+        ("Late", "late", RUN_COLUMNS),
+    ):
+        if view[key]:
+            click.echo()
+            console.print(make_table(view[key], columns, title))
+    if not view["nodes"]:
+        click.echo("no node is registered: start one with `rota worker`")
+    for schedule in view["problems"]:
+        click.echo(clean(f"schedule {schedule['key']} is set aside: {schedule['problem']}"))

@@ -1,0 +1,263 @@
+"""The settings: defaults, then a TOML file, then ``ROTA_*`` variables, then flags.
+
+Invariant: *not set* and *set to the default* stay different until the layers are merged, and each value knows where it
+came from. A key that is not known is an error that suggests the nearest; nothing is half read. Called by the command
+line, again by a worker that is told to read its configuration anew.
+
+    database = "postgresql://rota@db/rota"
+    zone = "Europe/Amsterdam"     # of new schedules that name none
+    retry_delay = "30s"           # of new jobs that name none
+    pools = ["default", "reports"]
+    lease = "60s"
+
+    [connections.warehouse]
+    url = "postgresql://..."
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from rota.errors import ConfigError, Invalid
+from rota.model.durations import format_duration, parse_duration
+from rota.model.instants import check_zone
+from rota.model.names import check_name
+
+CONFIG_VARIABLE = "ROTA_CONFIG"
+DATABASE_FILE_VARIABLE = "ROTA_DB_FILE"
+LEASE_SECONDS_MIN = 3.0
+SLOTS_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key: how it is called, read, and what it is when nobody says."""
+
+    key: str
+    variable: str
+    default: object
+    read: Callable[[str, object], object]
+    show: Callable[[Any], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A value, and which layer gave it."""
+
+    value: Any
+    origin: str
+    text: str  # as it may be shown: passwords are masked
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A named connection of the file."""
+
+    name: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The merged settings. None: a value that is better chosen by whoever uses it, such as by the kind of database."""
+
+    database: str | None
+    zone: str
+    poll_seconds: float | None
+    lease_seconds: float
+    retry_delay_seconds: float
+    log_file: Path | None
+    slots: int | None
+    pools: tuple[str, ...]
+    drain_timeout_seconds: float
+    connections: Mapping[str, Connection]
+    resolved: Mapping[str, Resolved]
+
+
+def _duration(minimum: float, *, zero_ok: bool = False) -> Callable[[str, object], object]:
+    def read(field: str, value: object) -> object:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise Invalid(field, value, "write a duration, for example 90s or 15m")
+        return parse_duration(field, value, minimum=minimum, zero_ok=zero_ok)
+
+    return read
+
+
+def _text(field: str, value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise Invalid(field, value, "write a text that is not empty")
+    return value.strip()
+
+
+def _zone(field: str, value: object) -> str:
+    return check_zone(field, _text(field, value)).key
+
+
+def _path(field: str, value: object) -> Path:
+    # Absolute at once: a log file is opened again later, when the working directory may be another.
+    return Path(_text(field, value)).expanduser().absolute()
+
+
+def _slots(field: str, value: object) -> int:
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= SLOTS_MAX:
+        raise Invalid(field, value, f"how many runs at once: a whole number from 1 to {SLOTS_MAX}")
+    return value
+
+
+def _pools(field: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = value.replace(",", " ").split()
+    if not isinstance(value, list | tuple) or not value:
+        raise Invalid(field, cast("object", value), 'name at least one pool, for example ["default"]')
+    names = [check_name(field, name) for name in cast("Iterable[Any]", value)]
+    return tuple(dict.fromkeys(names))
+
+
+def _shown(value: Any) -> str:
+    return "(chosen by the worker)" if value is None else str(value)
+
+
+def _shown_path(value: Any) -> str:
+    return "(standard error)" if value is None else str(value)
+
+
+def _shown_duration(value: Any) -> str:
+    return "(as the database needs)" if value is None else format_duration(value)
+
+
+def mask_password(url: str) -> str:
+    """Return a URL with its password left out, to be shown."""
+    url = re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", url)
+    return re.sub(r"((?:password|passwd|sslpassword)=)[^&]*", r"\1***", url)
+
+
+def _masked(value: Any) -> str:
+    return mask_password(value) if isinstance(value, str) else "(SQLite in the user's state folder)"
+
+
+# fmt: off
+SETTINGS: tuple[Setting, ...] = (
+    #       key              variable              default       read                           show
+    Setting("database",      "ROTA_DB",            None,         _text,                         _masked),
+    Setting("zone",          "ROTA_ZONE",          "UTC",        _zone,                         _shown),
+    Setting("poll",          "ROTA_POLL",          None,         _duration(0.1),                _shown_duration),
+    Setting("lease",         "ROTA_LEASE",         60.0,         _duration(LEASE_SECONDS_MIN),  _shown_duration),
+    Setting("retry_delay",   "ROTA_RETRY_DELAY",   10.0,         _duration(0, zero_ok=True),    _shown_duration),
+    Setting("log_file",      "ROTA_LOG_FILE",      None,         _path,                         _shown_path),
+    Setting("slots",         "ROTA_SLOTS",         None,         _slots,                        _shown),
+    Setting("pools",         "ROTA_POOLS",         ("default",), _pools,                        ", ".join),
+    Setting("drain_timeout", "ROTA_DRAIN_TIMEOUT", 60.0,         _duration(0, zero_ok=True),    _shown_duration),
+)
+# fmt: on
+KEYS = tuple(setting.key for setting in SETTINGS)
+
+
+def read_config(
+    file: Path | None = None, environ: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None
+) -> Config:
+    """Merge the layers. ``flags`` holds only what was given; without ``file``, ``ROTA_CONFIG`` may name one.
+
+    Raises:
+        ConfigError: the file cannot be read, a key is not known, or a value of the file is refused.
+        Invalid: a variable or a flag is refused.
+    """
+    environ = os.environ if environ is None else environ
+    flags = flags or {}
+    if file is None and environ.get(CONFIG_VARIABLE):
+        file = Path(environ[CONFIG_VARIABLE])
+    written: Mapping[str, Any] = _read_file(file) if file is not None else {}
+    resolved = {setting.key: _resolve(setting, file, written, environ, flags) for setting in SETTINGS}
+    connections = _read_connections(file, written.get("connections"))
+    for name, connection in connections.items():
+        resolved[f"connections.{name}.url"] = Resolved(connection.url, f"file {file}", mask_password(connection.url))
+    return Config(
+        database=resolved["database"].value,
+        zone=resolved["zone"].value,
+        poll_seconds=resolved["poll"].value,
+        lease_seconds=resolved["lease"].value,
+        retry_delay_seconds=resolved["retry_delay"].value,
+        log_file=resolved["log_file"].value,
+        slots=resolved["slots"].value,
+        pools=resolved["pools"].value,
+        drain_timeout_seconds=resolved["drain_timeout"].value,
+        connections=connections,
+        resolved=resolved,
+    )
+
+
+def _resolve(
+    setting: Setting,
+    file: Path | None,
+    written: Mapping[str, Any],
+    environ: Mapping[str, str],
+    flags: Mapping[str, object],
+) -> Resolved:
+    if setting.key in flags:
+        flag = f"--{setting.key.replace('_', '-')}"
+        value, origin = setting.read(flag, flags[setting.key]), f"flag {flag}"
+    elif environ.get(setting.variable):  # an empty variable is one that is not set
+        value, origin = setting.read(setting.variable, environ[setting.variable]), setting.variable
+    elif setting.key == "database" and environ.get(DATABASE_FILE_VARIABLE):
+        # Whoever connects reads that file, by the rule of all doors; here it only counts more than ours.
+        return Resolved(None, DATABASE_FILE_VARIABLE, f"(the URL in {environ[DATABASE_FILE_VARIABLE]})")
+    elif setting.key in written:
+        origin = f"file {file}"
+        try:
+            value = setting.read(setting.key, written[setting.key])
+        except Invalid as error:
+            raise ConfigError(f"{file}: {error}") from error
+    else:
+        value, origin = setting.default, "default"
+    return Resolved(value, origin, setting.show(value))
+
+
+def _read_file(file: Path) -> Mapping[str, Any]:
+    try:
+        written = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration {file} cannot be read: {_because(error)}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the configuration {file} is not TOML: {error}") from error
+    _refuse_unknown(file, written, (*KEYS, "connections"), "")
+    return written
+
+
+def _read_connections(file: Path | None, written: object) -> dict[str, Connection]:
+    if written is None:
+        return {}
+    if not isinstance(written, dict):
+        raise ConfigError(f"{file}: connections is a section for each: [connections.NAME] with url = ...")
+    found: dict[str, Connection] = {}
+    for name, section in cast("dict[str, Any]", written).items():
+        field = f"connections.{name}"
+        try:
+            check_name("connections", name)
+            if not isinstance(section, dict):
+                raise Invalid(field, section, f"it is a section: [{field}] with url = ...")
+            facts = cast("dict[str, Any]", section)
+            _refuse_unknown(file, facts, ("url",), f"{field}.")
+            found[name] = Connection(name, _text(f"{field}.url", facts.get("url")))
+        except Invalid as error:
+            raise ConfigError(f"{file}: {error}") from error
+    return found
+
+
+def _refuse_unknown(file: Path | None, written: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> None:
+    for key in written:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(known)}"
+            raise ConfigError(f"{file}: there is no setting {prefix}{key}; {hint}")
+
+
+def _because(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
