@@ -78,13 +78,13 @@ def read_document(field: str, text: object) -> Any:
         raise Invalid(field, text, f"it must be JSON; {error}") from None
 
 
-def encode_arguments(field: str, value: Mapping[str, object] | None) -> str:
-    """Return the arguments of a job as JSON text; None is no arguments."""
+def encode_arguments(field: str, value: object) -> str:
+    """Return the arguments of a job, a mapping, as JSON text; None is no arguments."""
     if value is None:
         return EMPTY_ARGUMENTS
-    if not isinstance(value, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - doors pass on what users gave
+    if not isinstance(value, Mapping):
         raise Invalid(field, value, 'arguments are a JSON object, such as {"day": "2026-11-20"}')
-    return encode_document(field, dict(value))
+    return encode_document(field, dict(cast("Mapping[object, object]", value)))
 
 
 def check_arguments_text(field: str, text: object) -> str:

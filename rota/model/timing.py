@@ -8,7 +8,7 @@ and refuses a row that somebody broke by hand.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
@@ -37,22 +37,25 @@ class Timing:
     kind: TimingKind
     expression: str  # the cron expression, the seconds, or the instant
     zone: str
-    anchor: datetime | None = None  # of an `every`: its first slot is one interval later
+    anchor: datetime | None = None  # of an `every`: its first slot is one interval later; None until it is stored
     _cron: Cron | None = field(default=None, compare=False, repr=False)
     _every: timedelta = field(default=timedelta(0), compare=False, repr=False)
     _at: datetime | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def cron(cls, expression: str, zone: str = "UTC") -> Timing:
+    def cron(cls, expression: object, zone: str = "UTC") -> Timing:
         """Be due at the instants a cron expression names in a zone."""
-        if not isinstance(expression, str):  # pyright: ignore[reportUnnecessaryIsInstance] - a door may pass anything
+        if not isinstance(expression, str):
             raise Invalid("cron", expression, "it must be text")
         parsed = parse_cron(expression, check_zone("tz", zone).key)
         return cls(TimingKind.CRON, parsed.expression, parsed.zone.key, _cron=parsed)
 
     @classmethod
-    def every(cls, seconds: float | str | timedelta, anchor: datetime, zone: str = "UTC") -> Timing:
-        """Be due each ``seconds`` of elapsed time after ``anchor``; daylight saving plays no part."""
+    def every(cls, seconds: object, anchor: datetime | None = None, zone: str = "UTC") -> Timing:
+        """Be due each ``seconds`` of elapsed time after ``anchor``; daylight saving plays no part.
+
+        Without an anchor it has no slots yet; ``anchored`` gives it one, by the database's clock.
+        """
         length = parse_duration("every", seconds, minimum=EVERY_SECONDS_MIN)
         micros = round(length * 1_000_000)
         whole, rest = divmod(micros, 1_000_000)
@@ -61,12 +64,12 @@ class Timing:
             TimingKind.EVERY,
             text,
             check_zone("tz", zone).key,
-            anchor.astimezone(UTC),
+            None if anchor is None else anchor.astimezone(UTC),
             _every=timedelta(microseconds=micros),
         )
 
     @classmethod
-    def at(cls, instant: datetime | str, zone: str = "UTC") -> Timing:
+    def at(cls, instant: object, zone: str = "UTC") -> Timing:
         """Be due once."""
         where = check_zone("tz", zone)
         moment = parse_instant("at", instant, where)
@@ -91,6 +94,12 @@ class Timing:
             case _:
                 raise Invalid("kind", kind, f"it is one of {', '.join(TimingKind)}")
 
+    def anchored(self, moment: datetime) -> Timing:
+        """Return the same timing, with ``moment`` as its anchor where it needs one and has none."""
+        if self.kind is not TimingKind.EVERY or self.anchor is not None:
+            return self
+        return replace(self, anchor=moment.astimezone(UTC))
+
     def next(self, after: datetime) -> datetime | None:
         """Return the first slot strictly later than ``after``, or None."""
         match self.kind:
@@ -98,7 +107,7 @@ class Timing:
                 assert self._cron is not None
                 return self._cron.next(after)
             case TimingKind.EVERY:
-                assert self.anchor is not None
+                assert self.anchor is not None, "an `every` is anchored before it has slots: see anchored()"
                 found = self.anchor + self._every * (self._intervals_until(after) + 1)
                 return found if found.year <= YEAR_LAST else None
             case TimingKind.AT:

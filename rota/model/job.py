@@ -1,0 +1,315 @@
+"""What to run and how: the definition of a job, checked.
+
+Every door makes a ``JobSpec`` through ``JobSpec.checked`` from what the user typed (durations as text, ``forever``),
+and the store keeps its fields as columns of the same names. ``definition`` is the same as JSON-able values: what code
+declared is compared with what is stored by it. A row read back goes through ``from_definition`` before it acts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, TypeVar, cast
+
+from rota.errors import Invalid
+from rota.model.durations import format_duration, parse_duration
+from rota.model.ending import FOR_EVER, LOST_MAX, RETRY_DELAY_SECONDS, RETRY_DELAY_SECONDS_MAX, Backoff
+from rota.model.names import check_name, check_pool
+from rota.model.states import Delivery
+
+POOL_DEFAULT = "default"
+RETRIES_MAX = 1_000_000
+LOST_MAX_MAX = 1000
+PRIORITY_MAX = 1_000_000
+LEASE_SECONDS_MIN = 1.0
+LEASE_SECONDS_MAX = 86400.0
+START_WITHIN_SECONDS_MIN = 1.0
+TEXT_BYTES_MAX = 1024 * 1024  # of a target, of standard input
+VARIABLES_MAX = 1000
+
+_CALL = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_USER = re.compile(r"[^\s:/\x00-\x1f]{1,64}")
+_Word = TypeVar("_Word", bound=StrEnum)
+
+
+class JobKind(StrEnum):
+    """What a job's target is."""
+
+    CALL = "call"  # package.module:function
+    COMMAND = "command"  # a list of arguments, run without a shell
+    SHELL = "shell"  # a line for /bin/sh
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """A job's definition. Made by ``checked`` or ``from_definition``; a value made directly is not checked."""
+
+    name: str
+    kind: JobKind
+    target: str | tuple[str, ...]
+    pool: str = POOL_DEFAULT
+    timeout_seconds: float | None = None
+    start_within_seconds: float | None = None
+    delivery: Delivery = Delivery.AT_LEAST_ONCE
+    retries: int = 0  # -1: for ever
+    lost_max: int = LOST_MAX
+    retry_delay_seconds: float = RETRY_DELAY_SECONDS
+    backoff: Backoff = Backoff.FIXED
+    retry_delay_max_seconds: float = RETRY_DELAY_SECONDS_MAX
+    lease_seconds: float | None = None  # None: the worker's
+    priority: int = 0
+    stdin: str | None = None
+    cwd: str | None = None
+    user: str | None = None  # of the node; None: the worker's own
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @classmethod
+    def checked(
+        cls,
+        name: object,
+        *,
+        call: object = None,
+        command: object = None,
+        shell: object = None,
+        pool: object = POOL_DEFAULT,
+        timeout: object = None,
+        start_within: object = None,
+        delivery: object = Delivery.AT_LEAST_ONCE,
+        retries: object = 0,
+        lost_max: object = LOST_MAX,
+        retry_delay: object = RETRY_DELAY_SECONDS,
+        backoff: object = Backoff.FIXED,
+        retry_delay_max: object = RETRY_DELAY_SECONDS_MAX,
+        lease: object = None,
+        priority: object = 0,
+        stdin: object = None,
+        cwd: object = None,
+        user: object = None,
+        variables: object = None,
+    ) -> JobSpec:
+        """Make a definition from what a user gave: exactly one of ``call``, ``command`` and ``shell``.
+
+        Raises:
+            Invalid: a value breaks its rule; ``field`` is the name of the parameter.
+        """
+        kind, target = _check_target(call, command, shell)
+        return cls(
+            name=check_name("name", name),
+            kind=kind,
+            target=target,
+            pool=check_pool(pool),
+            timeout_seconds=None if timeout is None else parse_duration("timeout", timeout),
+            start_within_seconds=check_start_within(start_within),
+            delivery=check_word("delivery", delivery, Delivery),
+            retries=_check_retries(retries),
+            lost_max=check_whole("lost_max", lost_max, 0, LOST_MAX_MAX),
+            retry_delay_seconds=parse_duration("retry_delay", retry_delay, zero_ok=True),
+            backoff=check_word("backoff", backoff, Backoff),
+            retry_delay_max_seconds=parse_duration("retry_delay_max", retry_delay_max, zero_ok=True),
+            lease_seconds=_check_lease(lease),
+            priority=check_priority(priority),
+            stdin=None if stdin is None else check_text("stdin", stdin),
+            cwd=_check_cwd(cwd),
+            user=_check_user(user),
+            variables=check_variables("variables", variables),
+        )
+
+    @classmethod
+    def from_definition(cls, definition: Mapping[str, Any]) -> JobSpec:
+        """Read back what ``definition`` gave, which somebody may have changed in SQL since.
+
+        Raises:
+            Invalid: a value breaks its rule, or a name is not known.
+        """
+        return cls.checked(**_to_parameters(definition))
+
+    def changed(self, **changes: object) -> JobSpec:
+        """Return this definition with some of the parameters of ``checked`` changed; None gives one back its default.
+
+        Raises:
+            Invalid: a value breaks its rule, or a job has no such parameter.
+        """
+        given = _to_parameters(self.definition())
+        if any(changes.get(kind) is not None for kind in JobKind):
+            given = {name: value for name, value in given.items() if name not in tuple(JobKind)}
+        for name, value in changes.items():
+            if name not in PARAMETERS:
+                raise Invalid(name, value, f"a job has no such field; it has {', '.join(PARAMETERS)}")
+            if value is None and name not in tuple(JobKind):
+                given.pop(name, None)
+            elif value is not None:
+                given[name] = value
+        return JobSpec.checked(**given)
+
+    def definition(self) -> dict[str, Any]:
+        """Return the definition as JSON-able values; equal definitions have equal ones."""
+        found: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
+        found["target"] = list(self.target) if isinstance(self.target, tuple) else self.target
+        found["variables"] = dict(sorted(self.variables.items()))
+        # Plain strings instead of enums, for writers that look at the type.
+        return {name: str(value) if isinstance(value, StrEnum) else value for name, value in found.items()}
+
+    def describe_target(self) -> str:
+        """Say in one line what it runs."""
+        return " ".join(self.target) if isinstance(self.target, tuple) else self.target
+
+
+PARAMETERS = (
+    "name", "call", "command", "shell", "pool", "timeout", "start_within", "delivery", "retries", "lost_max",
+    "retry_delay", "backoff", "retry_delay_max", "lease", "priority", "stdin", "cwd", "user", "variables",
+)  # fmt: skip
+
+
+def _to_parameters(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn a definition into the parameters of ``checked``: ``timeout_seconds`` is ``timeout`` in seconds."""
+    known = [item.name for item in fields(JobSpec)]
+    for name, value in definition.items():
+        if name not in known:
+            raise Invalid(name, value, f"a job has no such field; it has {', '.join(known)}")
+    given = {name.removesuffix("_seconds"): value for name, value in definition.items()}
+    kind = check_word("kind", given.pop("kind", None), JobKind)
+    given[str(kind)] = given.pop("target", None)
+    return given
+
+
+def check_word(name: str, value: object, words: type[_Word]) -> _Word:
+    """Return the member of ``words`` that ``value`` names."""
+    try:
+        return words(value)
+    except ValueError:
+        raise Invalid(name, value, f"it is one of {', '.join(words)}") from None
+
+
+def check_whole(name: str, value: object, minimum: int, maximum: int) -> int:
+    """Return ``value`` if it is a whole number within the bounds; text of digits counts."""
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,12}", value.strip()):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+        raise Invalid(name, value, f"it is a whole number from {minimum} to {maximum}")
+    return value
+
+
+def check_priority(value: object) -> int:
+    """Return ``value`` if it is a priority: higher goes first."""
+    return check_whole("priority", value, -PRIORITY_MAX, PRIORITY_MAX)
+
+
+def check_start_within(value: object) -> float | None:
+    """Return the seconds of a start window; None when there is none of its own."""
+    return None if value is None else parse_duration("start_within", value, minimum=START_WITHIN_SECONDS_MIN)
+
+
+def check_text(name: str, value: object) -> str:
+    """Return ``value`` if it is text that every database and every process takes."""
+    if not isinstance(value, str):
+        raise Invalid(name, value, "it must be text")
+    if "\0" in value:
+        raise Invalid(name, value, "it must not hold the character NUL, which no process can be given")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise Invalid(name, value, "it must be text that UTF-8 can write; it holds half of a surrogate pair") from None
+    if size > TEXT_BYTES_MAX:
+        raise Invalid(name, value, f"it must be at most {TEXT_BYTES_MAX} bytes; it has {size}")
+    return value
+
+
+def check_variables(name: str, value: object) -> dict[str, str]:
+    """Return environment variables, sorted by name."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise Invalid(name, value, "it maps names of environment variables to text")
+    given = cast("Mapping[object, object]", value)
+    if len(given) > VARIABLES_MAX:
+        raise Invalid(name, f"{len(given)} variables", f"there are at most {VARIABLES_MAX}")
+    found: dict[str, str] = {}
+    for variable, text in given.items():
+        if not isinstance(variable, str) or not _VARIABLE.fullmatch(variable):
+            raise Invalid(name, variable, "the name of a variable has letters, digits and _, and begins with no digit")
+        if variable.startswith("ROTA_"):
+            raise Invalid(name, variable, "names that begin with ROTA_ are Rota's own; choose another")
+        found[variable] = check_text(f"{name}.{variable}", text)
+    return dict(sorted(found.items()))
+
+
+def _check_target(call: object, command: object, shell: object) -> tuple[JobKind, str | tuple[str, ...]]:
+    given = {JobKind.CALL: call, JobKind.COMMAND: command, JobKind.SHELL: shell}
+    named = [kind for kind, value in given.items() if value is not None]
+    if len(named) != 1:
+        raise Invalid("target", [str(kind) for kind in named], "a job has exactly one of call, command and shell")
+    match named[0]:
+        case JobKind.CALL:
+            return JobKind.CALL, _check_call(call)
+        case JobKind.COMMAND:
+            return JobKind.COMMAND, _check_command(command)
+        case JobKind.SHELL:
+            line = check_text("shell", shell)
+            if not line.strip():
+                raise Invalid("shell", shell, "a shell line must not be empty")
+            return JobKind.SHELL, line
+
+
+def _check_call(value: object) -> str:
+    if not isinstance(value, str) or len(value) > 500 or not _CALL.fullmatch(value):
+        raise Invalid("call", value, "a callable is package.module:function")
+    return value
+
+
+def _check_command(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise Invalid("command", value, "a command is a list: the program, then each argument")
+    words = tuple(check_text("command", word) for word in cast("list[object]", value))
+    if not words or not words[0]:
+        raise Invalid("command", list(words), "a command begins with a program")
+    check_text("command", " ".join(words))  # for its length
+    return words
+
+
+def _check_retries(value: object) -> int:
+    if value in ("forever", FOR_EVER, str(FOR_EVER)):
+        return FOR_EVER
+    try:
+        return check_whole("retries", value, 0, RETRIES_MAX)
+    except Invalid as error:
+        raise Invalid("retries", value, f"{error.rule}, or forever") from None
+
+
+def _check_lease(value: object) -> float | None:
+    if value is None:
+        return None
+    return parse_duration("lease", value, minimum=LEASE_SECONDS_MIN, maximum=LEASE_SECONDS_MAX)
+
+
+def _check_cwd(value: object) -> str | None:
+    if value is None:
+        return None
+    path = check_text("cwd", value)
+    if not path.startswith("/"):
+        raise Invalid("cwd", value, "a working directory is an absolute path; the worker's own place is no base for it")
+    return path
+
+
+def _check_user(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _USER.fullmatch(value):
+        raise Invalid("user", value, "it is the name of a user on the nodes")
+    return value
+
+
+def describe_limits(spec: JobSpec) -> dict[str, str]:
+    """Say the limits that were set, as the doors write them; what is at its default is left out."""
+    found: dict[str, str] = {}
+    for item in fields(spec):
+        value = getattr(spec, item.name)
+        if item.name in {"name", "kind", "target", "variables"} or value is None or value == item.default:
+            continue
+        if item.name.endswith("_seconds"):
+            found[item.name.removesuffix("_seconds")] = format_duration(value)
+        else:
+            found[item.name] = "forever" if item.name == "retries" and value == FOR_EVER else str(value)
+    return found
