@@ -84,8 +84,9 @@ class Watch:
 
     def _hear(self, message: BookkeeperMessage | Renewed, bookkeeper: Bookkeeper) -> None:
         match message:
-            case Start(claim=claim, deadline=deadline):
-                self._start(claim, deadline, bookkeeper)
+            case Start(claims=claims, counted_from=counted_from):
+                for claim in claims:
+                    self._start(claim, counted_from + claim.lease_seconds, bookkeeper)
             case Acknowledge(claim_ids=claim_ids):
                 self._crew.acknowledge(claim_ids)
                 for claim_id in claim_ids:
