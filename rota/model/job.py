@@ -8,7 +8,7 @@ declared is compared with what is stored by it. A row read back goes through ``f
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, TypeVar, cast
@@ -63,7 +63,7 @@ class JobSpec:
     priority: int = 0
     stdin: str | None = None
     cwd: str | None = None
-    user: str | None = None  # of the node; None: the worker's own
+    run_as: str | None = None  # a user of the node; None: the worker's own
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @classmethod
@@ -71,9 +71,8 @@ class JobSpec:
         cls,
         name: object,
         *,
-        call: object = None,
-        command: object = None,
-        shell: object = None,
+        kind: object,
+        target: object,
         pool: object = POOL_DEFAULT,
         timeout: object = None,
         start_within: object = None,
@@ -87,19 +86,19 @@ class JobSpec:
         priority: object = 0,
         stdin: object = None,
         cwd: object = None,
-        user: object = None,
+        run_as: object = None,
         variables: object = None,
     ) -> JobSpec:
-        """Make a definition from what a user gave: exactly one of ``call``, ``command`` and ``shell``.
+        """Make a definition from what a user gave.
 
         Raises:
             Invalid: a value breaks its rule; ``field`` is the name of the parameter.
         """
-        kind, target = _check_target(call, command, shell)
+        known_kind = check_word("kind", kind, JobKind)
         return cls(
             name=check_name("name", name),
-            kind=kind,
-            target=target,
+            kind=known_kind,
+            target=_check_target(known_kind, target),
             pool=check_pool(pool),
             timeout_seconds=None if timeout is None else parse_duration("timeout", timeout),
             start_within_seconds=check_start_within(start_within),
@@ -113,7 +112,7 @@ class JobSpec:
             priority=check_priority(priority),
             stdin=None if stdin is None else check_text("stdin", stdin),
             cwd=_check_cwd(cwd),
-            user=_check_user(user),
+            run_as=_check_user(run_as),
             variables=check_variables("variables", variables),
         )
 
@@ -126,23 +125,16 @@ class JobSpec:
         """
         return cls.checked(**_to_parameters(definition))
 
-    def changed(self, **changes: object) -> JobSpec:
+    def edited(self, **changes: object) -> JobSpec:
         """Return this definition with some of the parameters of ``checked`` changed; None gives one back its default.
 
         Raises:
-            Invalid: a value breaks its rule, or a job has no such parameter.
+            Invalid: a value breaks its rule, or a job has no such parameter; a new kind needs a new target.
         """
+        if "kind" in changes and "target" not in changes and changes["kind"] != self.kind:
+            raise Invalid("target", None, "it changes with the kind; give the new one")
         given = _to_parameters(self.definition())
-        if any(changes.get(kind) is not None for kind in JobKind):
-            given = {name: value for name, value in given.items() if name not in tuple(JobKind)}
-        for name, value in changes.items():
-            if name not in PARAMETERS:
-                raise Invalid(name, value, f"a job has no such field; it has {', '.join(PARAMETERS)}")
-            if value is None and name not in tuple(JobKind):
-                given.pop(name, None)
-            elif value is not None:
-                given[name] = value
-        return JobSpec.checked(**given)
+        return JobSpec.checked(**apply_changes("job", _PARAMETERS, given, changes, keep=("kind", "target")))
 
     def definition(self) -> dict[str, Any]:
         """Return the definition as JSON-able values; equal definitions have equal ones."""
@@ -157,9 +149,9 @@ class JobSpec:
         return " ".join(self.target) if isinstance(self.target, tuple) else self.target
 
 
-PARAMETERS = (
-    "name", "call", "command", "shell", "pool", "timeout", "start_within", "delivery", "retries", "lost_max",
-    "retry_delay", "backoff", "retry_delay_max", "lease", "priority", "stdin", "cwd", "user", "variables",
+_PARAMETERS = (
+    "name", "kind", "target", "pool", "timeout", "start_within", "delivery", "retries", "lost_max", "retry_delay",
+    "backoff", "retry_delay_max", "lease", "priority", "stdin", "cwd", "run_as", "variables",
 )  # fmt: skip
 
 
@@ -169,10 +161,22 @@ def _to_parameters(definition: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in definition.items():
         if name not in known:
             raise Invalid(name, value, f"a job has no such field; it has {', '.join(known)}")
-    given = {name.removesuffix("_seconds"): value for name, value in definition.items()}
-    kind = check_word("kind", given.pop("kind", None), JobKind)
-    given[str(kind)] = given.pop("target", None)
-    return given
+    return {name.removesuffix("_seconds"): value for name, value in definition.items()}
+
+
+def apply_changes(
+    what: str, known: Sequence[str], given: Mapping[str, Any], changes: Mapping[str, object], *, keep: Sequence[str]
+) -> dict[str, Any]:
+    """Return the parameters ``given`` with ``changes``; None takes one away, except those to ``keep``."""
+    found = dict(given)
+    for name, value in changes.items():
+        if name not in known:
+            raise Invalid(name, value, f"a {what} has no such field; it has {', '.join(known)}")
+        if value is not None:
+            found[name] = value
+        elif name not in keep:
+            found.pop(name, None)
+    return found
 
 
 def check_word(name: str, value: object, words: type[_Word]) -> _Word:
@@ -236,21 +240,17 @@ def check_variables(name: str, value: object) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _check_target(call: object, command: object, shell: object) -> tuple[JobKind, str | tuple[str, ...]]:
-    given = {JobKind.CALL: call, JobKind.COMMAND: command, JobKind.SHELL: shell}
-    named = [kind for kind, value in given.items() if value is not None]
-    if len(named) != 1:
-        raise Invalid("target", [str(kind) for kind in named], "a job has exactly one of call, command and shell")
-    match named[0]:
+def _check_target(kind: JobKind, value: object) -> str | tuple[str, ...]:
+    match kind:
         case JobKind.CALL:
-            return JobKind.CALL, _check_call(call)
+            return _check_call(value)
         case JobKind.COMMAND:
-            return JobKind.COMMAND, _check_command(command)
+            return _check_command(value)
         case JobKind.SHELL:
-            line = check_text("shell", shell)
+            line = check_text("shell", value)
             if not line.strip():
-                raise Invalid("shell", shell, "a shell line must not be empty")
-            return JobKind.SHELL, line
+                raise Invalid("shell", value, "a shell line must not be empty")
+            return line
 
 
 def _check_call(value: object) -> str:
@@ -297,7 +297,7 @@ def _check_user(value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not _USER.fullmatch(value):
-        raise Invalid("user", value, "it is the name of a user on the nodes")
+        raise Invalid("run_as", value, "it is the name of a user on the nodes")
     return value
 
 

@@ -1,20 +1,23 @@
 """When a job is due, with which arguments, and what happens when it is late: the definition of a schedule, checked.
 
-Every door makes a ``ScheduleSpec`` through ``ScheduleSpec.checked``, the store keeps it, and a row read back goes
-through ``from_definition``, to be set aside with the message when that refuses it.
+Every door makes a ``ScheduleSpec`` through ``ScheduleSpec.checked``; the store keeps its fields as columns of the same
+names, save the job's, which it keeps by number. A row read back goes through ``from_definition``, and is set aside with
+the message when that refuses it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from datetime import datetime, tzinfo
+from enum import StrEnum
 from typing import Any
 
 from rota.errors import Invalid
 from rota.model.documents import EMPTY_ARGUMENTS, check_arguments_text, decode_document, encode_arguments
 from rota.model.durations import parse_duration
-from rota.model.instants import check_zone, parse_instant
-from rota.model.job import check_start_within, check_whole, check_word
+from rota.model.instants import check_zone, format_instant, parse_instant
+from rota.model.job import apply_changes, check_start_within, check_whole, check_word
 from rota.model.names import check_name
 from rota.model.policy import (
     CATCH_UP_LIMIT,
@@ -30,33 +33,22 @@ from rota.model.timing import TimingKind as TimingKind
 
 ZONE_DEFAULT = "UTC"
 
-PARAMETERS = (
-    "key", "job", "cron", "every", "at", "tz", "anchor", "delay", "start_within", "catch_up", "catch_up_limit",
+_PARAMETERS = (
+    "name", "job", "cron", "every", "at", "tz", "anchor", "delay", "start_within", "catch_up", "catch_up_limit",
     "overlap", "args",
 )  # fmt: skip
-_FIELDS = {
-    "key": "key",
-    "job": "job",
-    "kind": "kind",
-    "expression": "expression",
-    "zone": "tz",
-    "anchor_at": "anchor",
-    "delay_seconds": "delay",
-    "start_within_seconds": "start_within",
-    "catch_up": "catch_up",
-    "catch_up_limit": "catch_up_limit",
-    "overlap": "overlap",
-    "args": "args",
-}
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleSpec:
     """A schedule's definition. Made by ``checked`` or ``from_definition``; a value made directly is not checked."""
 
-    key: str
+    name: str
     job: str
-    timing: Timing
+    kind: TimingKind
+    expression: str  # the cron expression, the seconds, or the instant
+    zone: str = ZONE_DEFAULT
+    anchor_at: datetime | None = None  # of an `every`; None: when it is stored, by the database's clock
     delay_seconds: float = 0.0
     start_within_seconds: float | None = None  # None: the job's, else one period
     catch_up: CatchUp = CatchUp.LATEST
@@ -67,13 +59,13 @@ class ScheduleSpec:
     @classmethod
     def checked(
         cls,
-        key: object,
+        name: object,
         *,
         job: object,
         cron: object = None,
         every: object = None,
         at: object = None,
-        tz: object = ZONE_DEFAULT,
+        tz: object = None,
         anchor: object = None,
         delay: object = 0.0,
         start_within: object = None,
@@ -91,78 +83,61 @@ class ScheduleSpec:
             Invalid: a value breaks its rule; ``field`` is the name of the parameter.
             NotSupported: it asks for an overlap that this version does not have.
         """
+        zone = check_zone("tz", ZONE_DEFAULT if tz is None else tz)
+        timing = _check_timing(cron, every, at, zone.key)
         return cls(
-            key=check_name("key", key),
+            name=check_name("key", name),
             job=check_name("job", job),
-            timing=_check_timing(cron, every, at, tz, anchor),
+            kind=timing.kind,
+            expression=timing.expression,
+            zone=zone.key,
+            anchor_at=_check_anchor(timing.kind, anchor, zone),
             delay_seconds=parse_duration("delay", delay, zero_ok=True),
             start_within_seconds=check_start_within(start_within),
             catch_up=check_catch_up(catch_up),
             catch_up_limit=check_whole("catch_up_limit", catch_up_limit, 1, CATCH_UP_LIMIT_MAX),
             overlap=check_overlap(overlap),
-            args=_check_args(args),
+            args=check_arguments_text("args", args) if isinstance(args, str) else encode_arguments("args", args),
         )
 
     @classmethod
     def from_definition(cls, definition: Mapping[str, Any]) -> ScheduleSpec:
-        """Read back what ``definition`` gave, which somebody may have changed in SQL since.
-
-        It may also hold ``anchor_at``, and ``args`` as JSON text.
+        """Read back what ``definition`` gave, or the columns of these names, with ``args`` as text.
 
         Raises:
             Invalid: a value breaks its rule, or a name is not known.
         """
         return cls.checked(**_to_parameters(definition))
 
-    def changed(self, **changes: object) -> ScheduleSpec:
+    def edited(self, **changes: object) -> ScheduleSpec:
         """Return this definition with some of the parameters of ``checked`` changed; None gives one back its default.
 
-        A new timing replaces the old one, and an ``every`` with another interval starts a grid of its own.
+        A new timing takes the place of the old one, and starts a grid of its own.
 
         Raises:
             Invalid: a value breaks its rule, or a schedule has no such parameter.
         """
-        given = _to_parameters({**self.definition(), "anchor_at": self.timing.anchor})
+        given = _to_parameters(self.definition())
         if any(changes.get(kind) is not None for kind in TimingKind):
-            for name in (*TimingKind, "anchor"):
-                given.pop(name, None)
-        for name, value in changes.items():
-            if name not in PARAMETERS:
-                raise Invalid(name, value, f"a schedule has no such field; it has {', '.join(PARAMETERS)}")
-            if value is None and name not in tuple(TimingKind):
-                given.pop(name, None)
-            elif value is not None:
-                given[name] = value
-        spec = ScheduleSpec.checked(**given)
-        same = (spec.timing.kind, spec.timing.expression) == (self.timing.kind, self.timing.expression)
-        if not same or self.timing.anchor is None or changes.get("anchor") is not None:
-            return spec
-        return ScheduleSpec.checked(**{**given, "anchor": self.timing.anchor})
+            given = {name: value for name, value in given.items() if name not in {*TimingKind, "anchor"}}
+        return ScheduleSpec.checked(**apply_changes("schedule", _PARAMETERS, given, changes, keep=tuple(TimingKind)))
 
     def definition(self) -> dict[str, Any]:
-        """Return the definition as JSON-able values; equal definitions have equal ones.
+        """Return the definition as JSON-able values; equal definitions have equal ones."""
+        found: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
+        found["anchor_at"] = None if self.anchor_at is None else format_instant(self.anchor_at)
+        found["args"] = decode_document(self.args)
+        return {name: str(value) if isinstance(value, StrEnum) else value for name, value in found.items()}
 
-        The anchor is left out: it is where the grid happens to start, which the code that declares it does not know.
-        """
-        return {
-            "key": self.key,
-            "job": self.job,
-            "kind": str(self.timing.kind),
-            "expression": self.timing.expression,
-            "zone": self.timing.zone,
-            "delay_seconds": self.delay_seconds,
-            "start_within_seconds": self.start_within_seconds,
-            "catch_up": str(self.catch_up),
-            "catch_up_limit": self.catch_up_limit,
-            "overlap": str(self.overlap),
-            "args": decode_document(self.args),
-        }
+    def timing(self, stored_at: datetime) -> Timing:
+        """Return when it is due; ``stored_at`` anchors an `every` that has no anchor of its own."""
+        return Timing.from_stored(self.kind, self.expression, self.zone, self.anchor_at or stored_at)
 
-    def rule(self, job_start_within_seconds: float | None = None) -> SlotRule:
+    def rule(self, stored_at: datetime, job_start_within_seconds: float | None = None) -> SlotRule:
         """Return what decides about its slots; the job's start window holds where the schedule has none."""
         own = self.start_within_seconds
         return SlotRule(
-            timing=self.timing,
+            timing=self.timing(stored_at),
             delay_seconds=self.delay_seconds,
             start_within_seconds=job_start_within_seconds if own is None else own,
             catch_up=self.catch_up,
@@ -170,34 +145,45 @@ class ScheduleSpec:
             overlap=self.overlap,
         )
 
+    def first_slot(self, now: datetime) -> datetime:
+        """Return the first slot after ``now``, when the schedule is stored or its timing edited.
 
-def _check_timing(cron: object, every: object, at: object, tz: object, anchor: object) -> Timing:
-    zone = check_zone("tz", tz)
+        Raises:
+            Invalid: there is none; the past is not replayed.
+        """
+        slot = self.timing(now).next(now)
+        if slot is None:
+            raise Invalid(str(self.kind), self.expression, f"it must be due after now, {format_instant(now)}")
+        return slot
+
+
+def _check_timing(cron: object, every: object, at: object, zone: str) -> Timing:
     given = [name for name, value in (("cron", cron), ("every", every), ("at", at)) if value is not None]
     if len(given) != 1:
-        raise Invalid("timing", given, "a schedule has exactly one of cron, every and at")
-    if anchor is not None and every is None:
-        raise Invalid("anchor", anchor, "only a schedule with `every` has an anchor")
+        raise Invalid("schedule", given, "it has exactly one of cron, every and at")
     if cron is not None:
-        return Timing.cron(cron, zone.key)
-    if every is not None:
-        start = None if anchor is None else parse_instant("anchor", anchor, zone)
-        return Timing.every(every, start, zone.key)
-    return Timing.at(at, zone.key)
+        return Timing.cron(cron, zone)
+    return Timing.every(every, None, zone) if every is not None else Timing.at(at, zone)
 
 
-def _check_args(value: object) -> str:
-    return check_arguments_text("args", value) if isinstance(value, str) else encode_arguments("args", value)
+def _check_anchor(kind: TimingKind, value: object, zone: tzinfo) -> datetime | None:
+    if value is None:
+        return None
+    if kind is not TimingKind.EVERY:
+        raise Invalid("anchor", value, "only a schedule with `every` has an anchor")
+    return parse_instant("anchor", value, zone)
 
 
 def _to_parameters(definition: Mapping[str, Any]) -> dict[str, Any]:
     """Turn a definition into the parameters of ``checked``: the expression under the name of its kind."""
+    known = [item.name for item in fields(ScheduleSpec)]
     for name, value in definition.items():
-        if name not in _FIELDS:
-            raise Invalid(name, value, f"a schedule has no such field; it has {', '.join(_FIELDS)}")
-    given = {_FIELDS[name]: value for name, value in definition.items()}
+        if name not in known:
+            raise Invalid(name, value, f"a schedule has no such field; it has {', '.join(known)}")
+    given = {name.removesuffix("_seconds"): value for name, value in definition.items()}
     kind = check_word("kind", given.pop("kind", None), TimingKind)
-    if kind is not TimingKind.EVERY:
-        given.pop("anchor", None)
+    anchor = given.pop("anchor_at", None)
+    given["anchor"] = anchor if kind is TimingKind.EVERY else None
+    given["tz"] = given.pop("zone", None)
     given[str(kind)] = given.pop("expression", None)
     return given
