@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import logging
 import os
 import secrets
@@ -22,7 +23,7 @@ from rota import __version__
 from rota.engine.bookkeeper import Bookkeeper
 from rota.engine.renewer import Renewer
 from rota.engine.settings import NodeSettings
-from rota.engine.watch import Watch, end_of
+from rota.engine.watch import Watch
 from rota.errors import ConfigError, RotaError
 from rota.execution.crew import Crew
 from rota.execution.linux import boottime
@@ -103,7 +104,7 @@ class Node:
         beside_another = self._run_until is RunUntil.IDLE and not self._take_tick_lock()
         identity = self._register(database)
         crew = Crew(
-            self.settings.state_dir / "guardians",
+            self.settings.state_dir / guardians_folder(database),
             reuse=self.settings.reuse,
             output_bytes_max=self.settings.output_bytes_max,
         )
@@ -119,10 +120,7 @@ class Node:
         try:
             if swept := crew.sweep():
                 log.warning("killed %d processes that guardians of an earlier worker had left", swept)
-            recovered = crew.recover()
-            for outcome in recovered:
-                log.info("run %d ended while no worker was here: delivering its end", outcome.run_id)
-                bookkeeper.hear_end(end_of(outcome))
+            watch.recover(bookkeeper)
             bookkeeper.start()
             renewer.start()
             log.info("node %s: pools %s, %d slots", identity.name, ", ".join(self.settings.pools), self.settings.slots)
@@ -241,6 +239,11 @@ class Node:
         except BlockingIOError:
             return False
         return True
+
+
+def guardians_folder(database: Database) -> str:
+    """Return the folder's name for the guardians of one database: another one must not get the ends of its runs."""
+    return "g" + hashlib.sha256(database.url.render_as_string().encode()).hexdigest()[:10]
 
 
 def private_folder(path: Path) -> None:

@@ -39,6 +39,7 @@ class Watch:
         self._node = node
         self._claims: dict[str, Claim] = {}
         self._deadlines: dict[str, float] = {}
+        self._recovering: set[str] = set()  # ends found on disk, under way to the database
         self._outbox: Mailbox[BookkeeperMessage | Renewed] = Mailbox()
         self._asked_at = 0.0  # when the guardians were last asked for a sign of life
         self._renew_at = 0.0
@@ -57,6 +58,14 @@ class Watch:
     def apply(self, settings: NodeSettings) -> None:
         """Start what comes from now on by new settings."""
         self._settings = settings
+
+    def recover(self, bookkeeper: Bookkeeper) -> None:
+        """Hand over ends that guardians left on disk, since the worker they had was gone."""
+        for outcome in self._crew.recover():
+            if outcome.claim_id not in self._recovering:
+                log.info("run %d ended while no worker was here: delivering its end", outcome.run_id)
+                self._recovering.add(outcome.claim_id)
+                bookkeeper.hear_end(end_of(outcome))
 
     def stop_all(self, why: StopWhy, grace_seconds: float) -> None:
         """Stop every job; each tells its end as usual."""
@@ -81,6 +90,7 @@ class Watch:
                     bookkeeper.hear_dead_guardian(claim_id)
         if boottime() >= self._renew_at:
             self._renew(renewer)
+            self.recover(bookkeeper)
 
     def _hear(self, message: BookkeeperMessage | Renewed, bookkeeper: Bookkeeper) -> None:
         match message:
@@ -91,6 +101,9 @@ class Watch:
                 self._crew.acknowledge(claim_ids)
                 for claim_id in claim_ids:
                     self._forget(claim_id)
+                    if claim_id in self._recovering:
+                        self._crew.forget(claim_id)
+                        self._recovering.discard(claim_id)
             case CancelAsked():
                 self._renew_at = 0.0
             case Idle():

@@ -93,7 +93,8 @@ def decide_end(end: End, facts: RunFacts, rule: RetryRule) -> Ending:
     retried, since a person may have seen it lost.
     """
     if end.kind == "lease_over" and facts.state is RunState.RUNNING:
-        return decide_rescue(facts, rule, over_seconds=None)
+        how = f"the lease of attempt {facts.attempt} on {facts.node} was not renewed in time, so its job was stopped"
+        return decide_rescue(facts, rule, how)
     late = facts.state is RunState.LOST
     if end.kind == "succeeded" or (end.kind == "exited" and end.exit_code == 0):
         return Ending(
@@ -156,17 +157,19 @@ def decide_end(end: End, facts: RunFacts, rule: RetryRule) -> Ending:
     )
 
 
-def decide_rescue(facts: RunFacts, rule: RetryRule, *, over_seconds: float | None) -> Ending:
-    """Decide what follows when the lease of a running run is over.
+def say_silent(facts: RunFacts, over_seconds: float) -> str:
+    """Say that a node did not renew, for a run whose lease has been over for ``over_seconds``."""
+    return f"{facts.node} fell silent with attempt {facts.attempt}: its lease ended {_span(over_seconds)} ago"
 
-    ``over_seconds`` is for how long; None when its own worker gives it up because the guardian died.
-    """
+
+def say_guardian_died(facts: RunFacts) -> str:
+    """Say that the guardian died under a living worker."""
+    return f"the guardian of attempt {facts.attempt} on {facts.node} died, and its job with it"
+
+
+def decide_rescue(facts: RunFacts, rule: RetryRule, how: str) -> Ending:
+    """Decide what follows when a running run lost its attempt; ``how`` that came about begins the sentence."""
     assert facts.state is RunState.RUNNING
-    how = (
-        f"the guardian of attempt {facts.attempt} on {facts.node} died"
-        if over_seconds is None
-        else f"{facts.node} fell silent with attempt {facts.attempt}: its lease ended {_span(over_seconds)} ago"
-    )
     losses = facts.losses + 1
     if facts.cancel_asked:
         return Ending(

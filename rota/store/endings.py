@@ -15,7 +15,16 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
-from rota.model.ending import Backoff, Ending, RetryRule, RunFacts, decide_end, decide_rescue
+from rota.model.ending import (
+    Backoff,
+    Ending,
+    RetryRule,
+    RunFacts,
+    decide_end,
+    decide_rescue,
+    say_guardian_died,
+    say_silent,
+)
 from rota.model.run import End
 from rota.model.states import AttemptState, Delivery, RunState
 from rota.store.database import Database
@@ -155,7 +164,8 @@ def rescue_runs(database: Database, *, rescuer: str, limit: int = 100) -> int:
         for row in rows:
             over_seconds = (row.now - row.lease_ends_at).total_seconds()
             rule = rules.get(row.job_id, RULES_DEFAULT)
-            ending = decide_rescue(_facts_of(row), rule, over_seconds=over_seconds)
+            facts = _facts_of(row)
+            ending = decide_rescue(facts, rule, say_silent(facts, over_seconds))
             moves.append(_move(row, ending, None, actor=rescuer))
         apply_moves(connection, moves)
         wake_queued(connection, rows)
@@ -174,15 +184,11 @@ def surrender_runs(database: Database, claim_ids: Sequence[str], *, actor: str) 
             if row.state == RunState.RUNNING.value
         ]
         rules = _read_rules(connection, rows)
-        moves = [
-            _move(
-                row,
-                decide_rescue(_facts_of(row), rules.get(row.job_id, RULES_DEFAULT), over_seconds=None),
-                None,
-                actor=actor,
-            )
-            for row in rows
-        ]
+        moves: list[Move] = []
+        for row in rows:
+            facts = _facts_of(row)
+            ending = decide_rescue(facts, rules.get(row.job_id, RULES_DEFAULT), say_guardian_died(facts))
+            moves.append(_move(row, ending, None, actor=actor))
         apply_moves(connection, moves)
         wake_queued(connection, rows)
         return len(moves)
