@@ -73,6 +73,7 @@ class Config:
     poll_seconds: float | None
     lease_seconds: float
     retry_delay_seconds: float
+    state_dir: Path | None  # of workers: sockets and journals of this machine
     log_file: Path | None
     slots: int | None
     pools: tuple[str, ...]
@@ -130,6 +131,10 @@ def _shown_path(value: Any) -> str:
     return "(standard error)" if value is None else str(value)
 
 
+def _shown_state_dir(value: Any) -> str:
+    return "(the user's state folder)" if value is None else str(value)
+
+
 def _shown_duration(value: Any) -> str:
     return "(as the database needs)" if value is None else format_duration(value)
 
@@ -152,12 +157,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("poll",          "ROTA_POLL",          None,         _duration(0.1),                _shown_duration),
     Setting("lease",         "ROTA_LEASE",         60.0,         _duration(LEASE_SECONDS_MIN),  _shown_duration),
     Setting("retry_delay",   "ROTA_RETRY_DELAY",   10.0,         _duration(0, zero_ok=True),    _shown_duration),
+    Setting("state_dir",     "ROTA_STATE_DIR",     None,         _path,                         _shown_state_dir),
     Setting("log_file",      "ROTA_LOG_FILE",      None,         _path,                         _shown_path),
     Setting("slots",         "ROTA_SLOTS",         None,         _slots,                        _shown),
     Setting("pools",         "ROTA_POOLS",         ("default",), _pools,                        ", ".join),
     Setting("drain_timeout", "ROTA_DRAIN_TIMEOUT", 60.0,         _duration(0, zero_ok=True),    _shown_duration),
 )
 # fmt: on
+_FLAGS = {"database": "--db", "pools": "--pool"}  # those that are called otherwise than their key
 KEYS = tuple(setting.key for setting in SETTINGS)
 
 
@@ -185,6 +192,7 @@ def read_config(
         poll_seconds=resolved["poll"].value,
         lease_seconds=resolved["lease"].value,
         retry_delay_seconds=resolved["retry_delay"].value,
+        state_dir=resolved["state_dir"].value,
         log_file=resolved["log_file"].value,
         slots=resolved["slots"].value,
         pools=resolved["pools"].value,
@@ -202,7 +210,7 @@ def _resolve(
     flags: Mapping[str, object],
 ) -> Resolved:
     if setting.key in flags:
-        flag = f"--{setting.key.replace('_', '-')}"
+        flag = _FLAGS.get(setting.key) or f"--{setting.key.replace('_', '-')}"
         value, origin = setting.read(flag, flags[setting.key]), f"flag {flag}"
     elif environ.get(setting.variable):  # an empty variable is one that is not set
         value, origin = setting.read(setting.variable, environ[setting.variable]), setting.variable

@@ -128,8 +128,9 @@ def follow_run(door: Door, handle: RunHandle, *, output: bool, timeout: str | No
 
 def _write_output(data: bytes) -> None:
     # Bytes as the job wrote them, and no line end of ours.
-    click.get_binary_stream("stdout").write(data)
-    click.get_binary_stream("stdout").flush()
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
 @run.command()

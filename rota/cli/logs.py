@@ -1,0 +1,56 @@
+"""Where a worker's own words go: standard error, or a file that may be rotated under it.
+
+Called when a worker starts, and by its USR2: whoever has moved the file away wants a new one of the old name.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from rota.errors import ConfigError
+
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class LogFile(logging.FileHandler):
+    """A file that can be opened anew without losing a line."""
+
+    def reopen(self) -> None:
+        """Go on in a new file of the same name; where that cannot be made, in the old one."""
+        self.acquire()
+        try:
+            before = self.stream
+            self.stream = self._open()
+            if before is not None:  # pyright: ignore[reportUnnecessaryComparison] - after close() it is None
+                before.close()
+        finally:
+            self.release()
+
+
+class Logs:
+    """The logging of this process."""
+
+    def __init__(self, log_file: Path | None, *, level: int = logging.INFO) -> None:
+        self._handler: logging.Handler
+        if log_file is None:
+            self._handler = logging.StreamHandler(sys.stderr)
+        else:
+            try:
+                self._handler = LogFile(log_file, encoding="utf-8")
+            except OSError as error:
+                raise ConfigError(f"the log file {str(log_file)!r} cannot be opened: {error.strerror}") from error
+        self._handler.setFormatter(logging.Formatter(FORMAT))
+        root = logging.getLogger("rota")
+        root.addHandler(self._handler)
+        root.setLevel(level)
+        root.propagate = False
+
+    def reopen(self) -> None:
+        """Open the log file anew."""
+        if isinstance(self._handler, LogFile):
+            try:
+                self._handler.reopen()
+            except OSError as error:
+                logging.getLogger("rota.worker").error("the log file stays the old one: %s", error)

@@ -1,0 +1,174 @@
+"""``rota up``, ``worker`` and ``tick``: what makes this machine work; and ``rota node``: the machines that do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rota.cli.door import Door, through_door
+from rota.cli.status import NODE_COLUMNS
+
+if TYPE_CHECKING:
+    from rota.cli.logs import Logs
+    from rota.engine.settings import NodeSettings
+
+
+def node_flags(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The flags of everything that runs jobs."""
+    for flag in reversed(
+        (
+            click.option("--name", metavar="N", help="Of this node. [the host's, then host:2, host:3]"),
+            click.option("--pool", "pools", metavar="P", multiple=True, help="Work for it; repeatable. [ROTA_POOLS]"),
+            click.option("--slots", metavar="N", allow_from_autoenv=False, help="Runs at once. [ROTA_SLOTS]"),
+            click.option("-I", "import_dirs", metavar="DIR", multiple=True, help="Import Python jobs from here, too."),
+            click.option(
+                "-m", "modules", metavar="MODULE", multiple=True, help="Bring the jobs it declares into force."
+            ),
+            click.option(
+                "--lease", metavar="D", allow_from_autoenv=False, help="How long a silent node keeps its runs."
+            ),
+            click.option("--poll", metavar="D", allow_from_autoenv=False, help="How often to look. [ROTA_POLL]"),
+            click.option(
+                "--drain-timeout", metavar="D", allow_from_autoenv=False, help="When told to stop: jobs may end."
+            ),
+            click.option("--state-dir", metavar="DIR", allow_from_autoenv=False, help="For sockets and journals."),
+            click.option(
+                "--log-file", metavar="FILE", allow_from_autoenv=False, help="USR2 opens it anew. [standard error]"
+            ),
+        )
+    ):
+        function = flag(function)
+    return function
+
+
+def read_settings(
+    door: Door, *, name: str | None, import_dirs: tuple[str, ...], modules: tuple[str, ...], **flags: object
+) -> NodeSettings:
+    """Merge flags, variables and the file anew, into what a node is told."""
+    import os
+    from pathlib import Path
+
+    from rota.client.location import database_url, state_folder
+    from rota.engine.settings import NodeSettings, slots_default
+
+    config = door.read_config(**flags)
+    return NodeSettings(
+        database_url=config.database or database_url(os.environ),
+        state_dir=config.state_dir or state_folder(os.environ),
+        name=name,
+        pools=config.pools,
+        slots=config.slots or slots_default(),
+        lease_seconds=config.lease_seconds,
+        drain_timeout_seconds=config.drain_timeout_seconds,
+        poll_seconds=config.poll_seconds,
+        modules=modules,
+        import_dirs=tuple(str(Path(folder).absolute()) for folder in import_dirs),
+    )
+
+
+def declare_modules(door: Door, settings: NodeSettings) -> None:
+    """Import the modules and bring the jobs and schedules that they declare into force, and say what became of each."""
+    import importlib
+    import sys
+
+    from rota.errors import ConfigError
+
+    sys.path[:0] = [folder for folder in settings.import_dirs if folder not in sys.path]
+    for module in settings.modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            raise ConfigError(f"module {module!r} cannot be imported: {type(error).__name__}: {error}") from error
+    for line in door.rota.declare():
+        click.echo(line, err=True)
+
+
+def start_logs(door: Door, **flags: object) -> Logs:
+    """Send this process's log where the settings say."""
+    from rota.cli.logs import Logs
+
+    return Logs(door.read_config(**flags).log_file)
+
+
+def run_node(door: Door, *, one_pass: bool = False, **flags: Any) -> int:
+    """Be a node until told to stop, or for one pass."""
+    from rota.engine.node import Node, RunUntil
+
+    def read() -> NodeSettings:
+        return read_settings(door, **flags)
+
+    settings = read()
+    logs = start_logs(door, log_file=flags["log_file"])
+    if settings.modules:
+        declare_modules(door, settings)
+    node = Node(
+        settings, run_until=RunUntil.IDLE if one_pass else RunUntil.STOPPED, reload=read, reopen_logs=logs.reopen
+    )
+    node.install_signal_handlers()
+    return node.run()
+
+
+@click.command()
+@node_flags
+@through_door
+def worker(door: Door, **flags: Any) -> int:
+    """Fire schedules and run jobs until told to stop.
+
+    TERM, INT and QUIT drain: no new claims, running jobs may end; a second one stops them and gives their runs back.
+    HUP and USR1 read the configuration again, USR2 opens the log file anew.
+    """
+    return run_node(door, **flags)
+
+
+@click.command()
+@node_flags
+@through_door
+def tick(door: Door, **flags: Any) -> int:
+    """One pass for a crontab line: fire what is due, claim, run to the end, exit.
+
+    Passes may overlap, on one host and on several. Exit code 3 says that another one was at work on this host.
+    """
+    return run_node(door, one_pass=True, **flags)
+
+
+@click.command()
+@click.option("--demo", is_flag=True, help="Load jobs that show the point, and watch them.")
+@click.option("--seconds", metavar="N", type=float, help="With --demo: end by itself after so long.")
+@node_flags
+@through_door
+def up(door: Door, *, demo: bool, seconds: float | None, **flags: Any) -> int:
+    """Everything on this machine: bring the schema up to date, then schedule and work."""
+    if demo:
+        from rota.cli.demo import show_demo
+
+        return show_demo(door, seconds, **flags)
+    if seconds is not None:
+        raise click.UsageError("--seconds goes with --demo")
+    from rota.client import schema
+
+    schema.upgrade(door.database_url())
+    return run_node(door, **flags)
+
+
+@click.group()
+def node() -> None:
+    """The machines that share the database."""
+
+
+@node.command("list")
+@through_door
+def list_(door: Door) -> None:
+    """List all nodes."""
+    door.screen.show_list(
+        door.rota.nodes.list(), NODE_COLUMNS, nothing="no node is registered; start one with `rota worker`"
+    )
+
+
+@node.command()
+@click.argument("name")
+@through_door
+def show(door: Door, *, name: str) -> None:
+    """Show a node, what it runs and its history."""
+    door.screen.show_one(door.rota.nodes.show(name))
