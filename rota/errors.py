@@ -15,6 +15,7 @@
     ├── RunTimeout            the waiting caller: the run has not ended yet
     └── DatabaseError         the operator
         ├── DatabaseUnavailable   nobody answers, or the answer to COMMIT was lost
+        ├── DatabaseRefused       a statement was refused: no right, no space, a broken row
         └── DatabaseVersion       the schema is not the one this program needs
 
 ``code`` is stable: exit statuses, problem types and anchors in the documentation hang on it. Messages start in lower
@@ -161,6 +162,12 @@ class DatabaseUnavailable(DatabaseError):
     def __init__(self, message: str, *, outcome_unknown: bool = False) -> None:
         super().__init__(message)
         self.outcome_unknown = outcome_unknown
+
+
+class DatabaseRefused(DatabaseError):
+    """The database refused a statement, and trying again at once will not help; nothing was written."""
+
+    code = "database-refused"
 
 
 class DatabaseVersion(DatabaseError):

@@ -17,15 +17,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy.exc import DBAPIError
-
 from rota.engine.backoff import Backoff
 from rota.engine.scheduler import Scheduler
 from rota.engine.settings import NodeSettings
-from rota.errors import DatabaseUnavailable
+from rota.errors import DatabaseRefused, DatabaseUnavailable
 from rota.execution.linux import boottime
 from rota.model.run import Claim, End, NodeIdentity
-from rota.store.database import Database, first_line
+from rota.store.database import Database
 from rota.store.endings import Delivered, end_runs, surrender_runs
 from rota.store.leases import claim_runs, mark_started
 
@@ -164,10 +162,10 @@ class Bookkeeper(threading.Thread):
                 seconds = self._backoff.failed()
                 if self._backoff.is_worth_a_line():
                     log.warning("round %d in a row failed: %s", self._backoff.failures, error)
-            except DBAPIError as error:
+            except DatabaseRefused as error:
                 seconds = self._backoff.failed()
                 if self._backoff.is_worth_a_line():
-                    log.exception("the database refused a statement: %s", first_line(error))
+                    log.exception("a round was refused: %s", error)
             except Exception:  # the top of the loop: logged, counted, and tried again later
                 seconds = self._backoff.failed()
                 log.exception("a round failed")
@@ -205,7 +203,7 @@ class Bookkeeper(threading.Thread):
         batch = [self._ends[i] for i in range(min(len(self._ends), ENDS_MAX))]
         try:
             delivered = end_runs(self._database, batch)
-        except DBAPIError as error:
+        except DatabaseRefused as error:
             delivered = self._deliver_one_by_one(batch, error)
         if delivered.waiting_seconds_min is not None:
             self._look_at = min(self._look_at, time.monotonic() + delivered.waiting_seconds_min)
@@ -220,15 +218,15 @@ class Bookkeeper(threading.Thread):
             self._hinted = True
         self._tell(Acknowledge(claim_ids))
 
-    def _deliver_one_by_one(self, batch: list[End], refusal: DBAPIError) -> Delivered:
+    def _deliver_one_by_one(self, batch: list[End], refusal: DatabaseRefused) -> Delivered:
         # One end that the database refuses must not keep the others from it.
-        log.error("a batch of %d ends was refused, delivering one by one: %s", len(batch), first_line(refusal))
+        log.error("a batch of %d ends was refused, delivering one by one: %s", len(batch), refusal)
         orphaned: set[str] = set()
         for end in batch:
             try:
                 orphaned |= end_runs(self._database, [end]).orphaned
-            except DBAPIError as error:
-                log.error("the end of run %d was refused: %s", end.run_id, first_line(error))
+            except DatabaseRefused as error:
+                log.error("the end of run %d was refused: %s", end.run_id, error)
                 bare = End(
                     claim_id=end.claim_id,
                     run_id=end.run_id,

@@ -12,14 +12,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy.exc import DBAPIError
-
 from rota.engine.backoff import Backoff
 from rota.engine.mailbox import Mailbox
-from rota.errors import DatabaseUnavailable
+from rota.errors import DatabaseRefused, DatabaseUnavailable
 from rota.model.run import NodeIdentity
 from rota.model.states import NodeState
-from rota.store.database import Database, first_line
+from rota.store.database import Database
 from rota.store.leases import renew_claims
 from rota.store.wakeup import Pulse
 
@@ -91,10 +89,10 @@ class Renewer(threading.Thread):
                 seconds = self._backoff.failed()
                 if self._backoff.is_worth_a_line():
                     log.warning("renewing or listening failed %d times in a row: %s", self._backoff.failures, error)
-            except DBAPIError as error:
+            except DatabaseRefused as error:
                 seconds = self._backoff.failed()
                 if self._backoff.is_worth_a_line():
-                    log.warning("the database refused a renewal: %s", first_line(error))
+                    log.warning("a renewal was refused: %s", error)
             except Exception:  # the top of the loop
                 seconds = self._backoff.failed()
                 log.exception("a renewal failed")

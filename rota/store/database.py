@@ -15,15 +15,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Executable, create_engine, event, select
+from sqlalchemy import Connection, Engine, create_engine, event, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
-from rota.errors import ConfigError, DatabaseError, DatabaseUnavailable, NotSupported
+from rota.errors import ConfigError, DatabaseRefused, DatabaseUnavailable, NotSupported
 from rota.store.dialects import Trouble, dialect_of, refuse_network_file_system
-from rota.store.types import INSTANT_FORMAT, db_now
+from rota.store.types import db_now
 
 log = logging.getLogger("rota.store")
 
@@ -134,6 +134,7 @@ class Database:
 
         Raises:
             DatabaseUnavailable: nobody answers. With ``outcome_unknown`` the work may or may not have been done.
+            DatabaseRefused: the database does not want a statement of it; nothing was written.
         """
         return self._attempt(work, repeatable=repeatable, read=False, over=over)
 
@@ -160,8 +161,10 @@ class Database:
                     raise DatabaseUnavailable(
                         f"the connection broke during COMMIT: {first_line(error)}", outcome_unknown=True
                     ) from error
-                if trouble in {Trouble.TAKEN, Trouble.OURS}:
-                    raise
+                if trouble is Trouble.TAKEN:
+                    raise  # to the function of the store that knows which name or key it was
+                if trouble is Trouble.OURS:
+                    raise DatabaseRefused(f"the database refused a statement: {first_line(error)}") from error
                 # A lost connection is worth a few quick tries only: whoever waits for minutes is the caller's loop.
                 if tried >= (TRIES_MAX if trouble is Trouble.AGAIN else 3):
                     raise DatabaseUnavailable(f"the database does not answer: {first_line(error)}") from error
@@ -221,15 +224,8 @@ def now_of(connection: Connection) -> datetime:
     return moment
 
 
-def change_rows(connection: Connection, statement: Executable, parameters: dict[str, Any]) -> int:
-    """Execute an update or delete and return how many rows it matched."""
-    result = connection.execute(statement, parameters)
-    return result.rowcount
-
-
 def first_line(error: DBAPIError) -> str:
     """Say what the database said, on one line and without the statement."""
     return str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
 
 
-__all__ = ["INSTANT_FORMAT", "Database", "DatabaseError", "change_rows", "first_line", "now_of", "parse_url"]

@@ -1,0 +1,68 @@
+"""``python -m benchmarks --database postgresql``: the figures of one database, as a table and as JSON.
+
+The server is a fresh one whose durability is left at its defaults. What was written is counted afterwards, so that a
+figure cannot come from work that was not done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.figures import Figure, measure_all
+from tests.servers import KINDS, STARTERS
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--database", choices=[*KINDS, "all"], default="postgresql")
+    parser.add_argument("--runs", type=int, default=20_000, help="no-op jobs to drain")
+    parser.add_argument("--slots", type=int, default=16, help="runs at once")
+    parser.add_argument("--idle-seconds", type=float, default=30.0, help="how long an idle worker is watched")
+    parser.add_argument("--machine", action=argparse.BooleanOptionalAction, default=True, help="also the machine itself")
+    parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures go as JSON")
+    given = parser.parse_args()
+    kinds = list(KINDS) if given.database == "all" else [given.database]
+    written: dict[str, Any] = {
+        "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()}
+    }
+    console = Console()
+    for kind in kinds:
+        with STARTERS[kind](durable=True) as server:
+            console.print(f"{kind}: {server.origin}, durability at its defaults, {given.slots} slots")
+            figures = measure_all(
+                server.create_empty_database(),
+                runs=given.runs,
+                slots=given.slots,
+                idle_seconds=given.idle_seconds,
+                machine=given.machine and kind == kinds[0],
+                say=lambda text: console.print(f"  {text} …", style="dim"),
+            )
+        console.print(table_of(kind, figures))
+        written[kind] = {figure.name: figure.as_dict() for figure in figures}
+    given.json.write_text(json.dumps(written, indent=2) + "\n")
+    console.print(f"written to {given.json}")
+    return 0
+
+
+def table_of(kind: str, figures: list[Figure]) -> Table:
+    table = Table(title=f"Rota on {kind}", title_justify="left")
+    table.add_column("measured")
+    table.add_column("figure", justify="right")
+    table.add_column("unit")
+    table.add_column("how", overflow="fold")
+    for figure in figures:
+        table.add_row(figure.name, figure.shown, figure.unit, figure.how)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""The figures: each measured end to end against a real database, with the rows counted afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func, select, text
+
+from benchmarks.machine import fork_rate, posix_spawn_rate
+from rota import Rota
+from rota.store.database import Database
+from rota.store.migrate import upgrade
+from rota.store.tables import attempt, run
+
+JOB = "no-op"
+PICK_UPS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number and where it comes from."""
+
+    name: str
+    value: float
+    unit: str
+    how: str
+
+    @property
+    def shown(self) -> str:
+        return f"{self.value:,.0f}" if self.value >= 100 else f"{self.value:,.2f}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure_all(
+    url: str, *, runs: int, slots: int, idle_seconds: float, machine: bool, say: Callable[[str], None]
+) -> list[Figure]:
+    """Measure everything on the empty database at ``url``."""
+    database = Database(url)
+    figures: list[Figure] = []
+    try:
+        upgrade(database)
+        rota = Rota(url)
+        rota.jobs.add(JOB, command=["/bin/true"])
+        if machine:
+            say("the machine")
+            figures.append(Figure("fork and exit", fork_rate(), "/s", "from a small Python process"))
+            figures.append(Figure("posix_spawn of /bin/true", posix_spawn_rate(), "/s", "spawned and waited for"))
+        say("enqueue one by one")
+        figures.append(enqueue_one_by_one(rota, database, 500))
+        say(f"enqueue {runs} in bulk")
+        figures.append(enqueue_in_bulk(rota, database, runs - 500))
+        say(f"drain {runs} no-op commands")
+        figures.append(drain(url, database, runs, slots, reuse=1000))
+        say("drain without using guardians again")
+        rota.enqueue_many([{"job": JOB}] * (runs // 10))
+        figures.append(drain(url, database, runs // 10, slots, reuse=1))
+        say("pick-up")
+        figures.extend(pick_up(url, rota, database, slots))
+        say(f"idle for {idle_seconds:g} s")
+        figures.append(idle(url, slots, idle_seconds))
+        broken = database.read(lambda connection: connection.execute(text("select count(*) from rota_violations")).scalar())
+        assert broken == 0, f"rota_violations has {broken} rows"
+        rota.close()
+    finally:
+        database.close()
+    return figures
+
+
+def enqueue_one_by_one(rota: Rota, database: Database, count: int) -> Figure:
+    before = _count(database)
+    began = time.perf_counter()
+    for _ in range(count):
+        rota.enqueue(JOB)
+    seconds = time.perf_counter() - began
+    assert _count(database) - before == count
+    return Figure("enqueue one by one", count / seconds, "/s", f"{count} transactions from one client")
+
+
+def enqueue_in_bulk(rota: Rota, database: Database, count: int) -> Figure:
+    before = _count(database)
+    began = time.perf_counter()
+    rota.enqueue_many([{"job": JOB}] * count)
+    seconds = time.perf_counter() - began
+    assert _count(database) - before == count
+    return Figure("enqueue in bulk", count / seconds, "/s", f"{count} runs, 1,000 a transaction")
+
+
+def drain(url: str, database: Database, count: int, slots: int, *, reuse: int) -> Figure:
+    """Have one worker run all that is ready; every run must be there with its attempt and its end."""
+    began = time.perf_counter()
+    with worker(url, slots=slots, reuse=reuse, run_until="idle") as process:
+        _read(process)
+        started = time.perf_counter()
+        _read(process)
+        process.wait()
+    seconds = time.perf_counter() - started
+    unfinished = database.read(
+        lambda connection: connection.execute(
+            select(func.count()).select_from(run).where(run.c.state != "succeeded")
+        ).scalar_one()
+    )
+    ended = database.read(
+        lambda connection: connection.execute(
+            select(func.count()).select_from(attempt).where(attempt.c.state == "succeeded", attempt.c.exit_code == 0)
+        ).scalar_one()
+    )
+    assert unfinished == 0, f"{unfinished} runs have not succeeded"
+    assert ended == _count(database), "an attempt is missing"
+    reused = "guardians used again" if reuse > 1 else "a new guardian for each"
+    whole = time.perf_counter() - began
+    how = f"{count} runs of /bin/true by one worker, {reused}; attempt, output and end recorded ({whole:.1f} s in all)"
+    return Figure("no-op commands" + ("" if reuse > 1 else ", no reuse"), count / seconds, "/s", how)
+
+
+def pick_up(url: str, rota: Rota, database: Database, slots: int) -> list[Figure]:
+    """How long an idle worker takes from the enqueue to the start mark, and to the recorded end."""
+    ids: list[int] = []
+    with worker(url, slots=slots, reuse=1000, run_until="stopped") as process:
+        _read(process)
+        for _ in range(PICK_UPS):
+            time.sleep(0.1)  # so that the worker is asleep again
+            handle = rota.enqueue(JOB)
+            handle.wait(timeout=30)
+            ids.append(handle.id)
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+    rows = database.read(
+        lambda connection: connection.execute(
+            select(run.c.enqueued_at, run.c.started_at, run.c.finished_at).where(run.c.id.in_(ids))
+        ).all()
+    )
+    starts = [(row.started_at - row.enqueued_at).total_seconds() * 1000 for row in rows]
+    ends = [(row.finished_at - row.enqueued_at).total_seconds() * 1000 for row in rows]
+    how = f"{PICK_UPS} single runs, an idle worker, by the database's clock"
+    return [
+        Figure("pick-up, median", statistics.median(starts), "ms", how + ": insert to start mark"),
+        Figure("pick-up, worst", max(starts), "ms", how),
+        Figure("enqueue to recorded end, median", statistics.median(ends), "ms", how),
+    ]
+
+
+def idle(url: str, slots: int, seconds: float) -> Figure:
+    """How many statements a worker sends with nothing to do, beyond its start and its goodbye."""
+    counts: list[int] = []
+    for watched in (1.0, 1.0 + seconds):
+        with worker(url, slots=slots, reuse=1000, run_until="stopped") as process:
+            _read(process)
+            time.sleep(watched)
+            process.send_signal(signal.SIGTERM)
+            counts.append(int(_read(process)["statements"]))
+            process.wait()
+    return Figure(
+        "idle statements", (counts[1] - counts[0]) / seconds * 60, "/min", f"one worker over {seconds:g} s, lease 60 s"
+    )
+
+
+@contextlib.contextmanager
+def worker(url: str, *, slots: int, reuse: int, run_until: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a worker process and kill it should it be left."""
+    with tempfile.TemporaryDirectory(prefix="rota-bench-", dir="/tmp") as folder:
+        given = {
+            "url": url,
+            "folder": str(Path(folder) / "state"),
+            "slots": slots,
+            "reuse": reuse,
+            "lease": 60.0,
+            "run_until": run_until,
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", json.dumps(given)], stdout=subprocess.PIPE, text=True
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+def _read(process: subprocess.Popen[str]) -> dict[str, Any]:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"the worker ended early with {process.wait()}")
+    return json.loads(line)
+
+
+def _count(database: Database) -> int:
+    return database.read(lambda connection: connection.execute(select(func.count()).select_from(run)).scalar_one())
