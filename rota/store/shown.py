@@ -1,19 +1,19 @@
 """How rows are shown: JSON values that never refuse.
 
-Invariant: reading never fails because of what stands in a row. A moment or a document that somebody broke by hand is shown
-as the text that is there, so that the list stays readable and the broken row can be found in it.
+Invariant: reading never fails because of what stands in a row. A moment or a document that somebody broke by hand is
+shown as the text that is there, so that the list stays readable and the broken row can be found in it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Dialect, type_coerce
 from sqlalchemy.types import TypeDecorator
 
+from rota.model.instants import format_instant
 from rota.store.types import Instant
 
 
@@ -24,7 +24,7 @@ class ShownInstant(TypeDecorator[str]):
     cache_ok = True
 
     def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
-        return value if value is None or isinstance(value, str) else show_instant(value)
+        return value if value is None or isinstance(value, str) else format_instant(value)
 
     def result_processor(self, dialect: Dialect, coltype: Any) -> Any:
         # Around Instant's own reading, not after it: that one refuses what is no moment.
@@ -37,11 +37,6 @@ class ShownInstant(TypeDecorator[str]):
                 return str(value)
 
         return show
-
-
-def show_instant(moment: datetime) -> str:
-    """Write an aware moment the way every door shows it."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "Z"
 
 
 def shown(columns: Iterable[ColumnElement[Any]]) -> list[ColumnElement[Any]]:

@@ -1,0 +1,104 @@
+"""Jobs, as applications see them: ``rota.jobs``. Checks are ``rota.model.job``'s; rows are ``rota.store.jobs``'s."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from rota.errors import Invalid
+from rota.model.job import JobKind, JobSpec
+from rota.model.names import check_name
+from rota.store import jobs
+
+if TYPE_CHECKING:
+    from rota.client.rota import Rota
+
+
+_KINDS = tuple(kind.value for kind in JobKind)
+_OPTIONS = sorted(set(inspect.signature(JobSpec.checked).parameters) - {"name", "kind", "target"} | set(_KINDS))
+
+
+def check_options(options: Mapping[str, Any], *, new: bool) -> dict[str, Any]:
+    """Turn options into what a definition takes: the one of ``call``, ``command`` and ``shell`` into kind and target.
+
+    Raises:
+        Invalid: none of the three where there must be one, more than one, or an option that no job has.
+    """
+    for name, value in options.items():
+        if name not in _OPTIONS:
+            near = get_close_matches(name, _OPTIONS, n=1)
+            raise Invalid(name, value, "a job has no such option" + (f"; did you mean {near[0]}?" if near else ""))
+    given = [kind for kind in _KINDS if options.get(kind) is not None]
+    if len(given) > 1 or (new and not given):
+        raise Invalid("job", given, "it has exactly one of call, command and shell")
+    found = {name: value for name, value in options.items() if name not in _KINDS and not (new and value is None)}
+    return found | ({"kind": given[0], "target": options[given[0]]} if given else {})
+
+
+class Jobs:
+    """All jobs."""
+
+    def __init__(self, rota: Rota) -> None:
+        self._rota = rota
+
+    def add(self, name: str, *, if_exists: str = "error", **options: Any) -> dict[str, Any]:
+        """Add a job and return how it is shown.
+
+        One of ``call`` (``"package.module:function"``), ``command`` (a list) and ``shell`` (a line) says what to run.
+        The other options are those of ``rota job add``, with underscores: ``pool``, ``timeout``, ``start_within``,
+        ``delivery``, ``retries``, ``lost_max``, ``retry_delay``, ``backoff``, ``retry_delay_max``, ``lease``,
+        ``priority``, ``stdin``, ``cwd``, ``run_as``, ``variables``.
+
+        Raises:
+            Invalid: a value breaks its rule; nothing was stored.
+            AlreadyExists: the name is taken, and ``if_exists`` is ``"error"``.
+        """
+        decision = jobs.check_if_exists(if_exists)
+        spec = JobSpec.checked(name, **check_options(options, new=True))
+        return jobs.add_job(self._rota.database, spec, actor=self._rota.actor, if_exists=decision)
+
+    def edit(self, name: str, **options: Any) -> dict[str, Any]:
+        """Change the options that are given, as ``add`` takes them; None gives one back its default.
+
+        Raises:
+            NotFound: there is no such job.
+            Invalid: a value breaks its rule; nothing was changed.
+        """
+        check_name("name", name)
+        changes = check_options(options, new=False)
+        return jobs.edit_job(
+            self._rota.database, name, lambda spec: spec.edited(**changes), actor=self._rota.actor
+        )
+
+    def list(self) -> list[dict[str, Any]]:
+        """Return all jobs, in the order of their names."""
+        found: list[dict[str, Any]] = []
+        while page := jobs.list_jobs(self._rota.database, after=found[-1]["name"] if found else ""):
+            found += page
+        return found
+
+    def show(self, name: str) -> dict[str, Any]:
+        """Return how a job is shown, with its schedules and its last run.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        return jobs.read_job(self._rota.database, name)
+
+    def pause(self, name: str) -> dict[str, Any]:
+        """Start no more runs of the job; those that run go on, and slots that come are skipped."""
+        return jobs.pause_job(self._rota.database, name, actor=self._rota.actor)
+
+    def resume(self, name: str) -> dict[str, Any]:
+        """Let the job's runs start again."""
+        return jobs.resume_job(self._rota.database, name, actor=self._rota.actor)
+
+    def delete(self, name: str) -> None:
+        """Delete a job; its finished runs stay.
+
+        Raises:
+            Conflict: it has schedules or unfinished runs.
+        """
+        jobs.delete_job(self._rota.database, name, actor=self._rota.actor)

@@ -1,0 +1,195 @@
+"""``Rota``: one connection to a database, and everything an application does with it.
+
+Invariant: no rule lives here. Values are checked by ``rota.model`` and written by ``rota.store``; this class turns one
+into the other, and answers with plain values that can be written as JSON.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from rota.client.jobs import Jobs
+from rota.client.location import database_url
+from rota.client.runs import RunHandle, Runs
+from rota.client.schedules import Schedules
+from rota.errors import Invalid
+from rota.model.documents import encode_arguments
+from rota.model.durations import parse_duration
+from rota.model.instants import check_zone, parse_instant
+from rota.model.job import check_priority, check_start_within
+from rota.model.names import check_name
+from rota.model.run import NewRun
+from rota.store.database import Database
+from rota.store.migrate import check_schema
+from rota.store.requests import connection_of, request_runs, request_runs_within
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session
+
+REQUEST_OPTIONS = frozenset({"job", "args", "key", "at", "delay", "start_within", "priority"})
+Request = Mapping[str, Any] | tuple[str, Mapping[str, object] | None]
+
+CONNECTIONS_MAX = 5  # one for each thread of an application that asks at the same moment; more wait for a free one
+
+
+class Rota:
+    """Jobs, schedules and runs in one database.
+
+    ``url`` is a SQLAlchemy URL; without it ``ROTA_DB``, the file ``ROTA_DB_FILE`` names, or SQLite in the user's state
+    folder. Times without an offset are in ``default_zone``, which is also the zone of schedules that name none. Nothing
+    is sent before it is first used, and then the schema is checked first. May be used from several threads.
+
+    Raises:
+        ConfigError: the URL cannot be used.
+        DatabaseVersion: (at the first use) the schema does not fit: run ``rota db upgrade``.
+    """
+
+    def __init__(self, url: str | None = None, *, default_zone: str = "UTC", actor: str | None = None) -> None:
+        self.default_zone = check_zone("default_zone", default_zone).key
+        self.actor = actor or _who_am_i()
+        self._database = Database(url or database_url(os.environ), connections_max=CONNECTIONS_MAX)
+        self._checked = False
+        self._checking = threading.Lock()
+        self.jobs = Jobs(self)
+        self.schedules = Schedules(self)
+        self.runs = Runs(self)
+
+    def __repr__(self) -> str:
+        return f"Rota({self._database.url.render_as_string(hide_password=True)!r})"
+
+    def __enter__(self) -> Rota:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back. It may be used again afterwards."""
+        self._database.close()
+
+    @property
+    def database(self) -> Database:
+        """The database behind this object, its schema checked."""
+        if not self._checked:
+            with self._checking:
+                if not self._checked:
+                    check_schema(self._database)
+                    self._checked = True
+        return self._database
+
+    def enqueue(
+        self,
+        job: str,
+        args: Mapping[str, object] | None = None,
+        *,
+        key: str | None = None,
+        at: str | datetime | None = None,
+        delay: str | float | timedelta | None = None,
+        start_within: str | float | timedelta | None = None,
+        priority: int | None = None,
+    ) -> RunHandle:
+        """Ask for a run of ``job``: now, at a moment, or after a delay.
+
+        While a run of the job with the same ``key`` is unfinished, that one is returned and no other made.
+
+        Raises:
+            Invalid: a value breaks its rule; nothing was stored.
+            NotFound: there is no such job.
+        """
+        new = self.check_request(
+            job, args, key=key, at=at, delay=delay, start_within=start_within, priority=priority
+        )
+        return RunHandle(self, request_runs(self.database, [new])[0])
+
+    def enqueue_many(self, requests: Sequence[Request]) -> list[RunHandle]:
+        """Ask for many runs, up to 1000 of them in one transaction; return their handles, in order.
+
+        Each request is ``(job, args)``, or a mapping with ``job`` and any of the options of ``enqueue``. All are
+        checked before the first is stored.
+
+        Raises:
+            Invalid: a value breaks its rule; nothing was stored.
+            NotFound: there is no job of that name; nothing of its thousand was stored.
+        """
+        wanted = self._check_requests(requests)
+        return [RunHandle(self, run_id) for run_id in request_runs(self.database, wanted)] if wanted else []
+
+    def using(self, transaction: Connection | Session) -> Within:
+        """Return what asks for runs inside ``transaction``: they exist if, and from when, the caller commits."""
+        return Within(self, transaction)
+
+    def check_request(
+        self,
+        job: str,
+        args: Mapping[str, object] | None = None,
+        *,
+        key: str | None = None,
+        at: str | datetime | None = None,
+        delay: str | float | timedelta | None = None,
+        start_within: str | float | timedelta | None = None,
+        priority: int | None = None,
+    ) -> NewRun:
+        """Check what ``enqueue`` is given.
+
+        Raises:
+            Invalid: a value breaks its rule.
+        """
+        if at is not None and delay is not None:
+            raise Invalid("delay", delay, "give either a moment (at) or a delay, not both")
+        return NewRun(
+            job=check_name("job", job),
+            args=encode_arguments("args", args),
+            run_key=check_name("key", key) if key is not None else None,
+            run_at=parse_instant("at", at, check_zone("tz", self.default_zone)) if at is not None else None,
+            in_seconds=parse_duration("delay", delay, zero_ok=True) if delay is not None else None,
+            start_within_seconds=check_start_within(start_within),
+            priority=None if priority is None else check_priority(priority),
+            requested_by=self.actor,
+        )
+
+    def _check_requests(self, requests: Sequence[Request]) -> list[NewRun]:
+        wanted: list[NewRun] = []
+        for number, request in enumerate(requests):
+            given: dict[str, Any] = (
+                dict(request) if isinstance(request, Mapping) else dict(zip(("job", "args"), request, strict=True))
+            )
+            unknown = sorted(set(given) - REQUEST_OPTIONS)
+            if "job" not in given or unknown:
+                wrong = unknown[0] if unknown else given
+                rule = f"a request has job, and may have {', '.join(sorted(REQUEST_OPTIONS - {'job'}))}"
+                raise Invalid(f"requests[{number}]", wrong, rule)
+            wanted.append(self.check_request(**given))
+        return wanted
+
+
+class Within:
+    """Asking for runs inside a transaction of the caller's own."""
+
+    def __init__(self, rota: Rota, transaction: Connection | Session) -> None:
+        self._rota = rota
+        self._connection = connection_of(transaction)
+
+    def enqueue(self, job: str, args: Mapping[str, object] | None = None, **options: Any) -> RunHandle:
+        """Ask for a run, as ``Rota.enqueue`` does; it exists once the caller commits.
+
+        Raises:
+            Conflict: another transaction asks for the same key at this moment: roll back and try again.
+        """
+        new = self._rota.check_request(job, args, **options)
+        return RunHandle(self._rota, request_runs_within(self._rota.database, self._connection, [new])[0])
+
+
+def _who_am_i() -> str:
+    """Name who acts, for the history: user@host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a process whose user has no entry
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"[:200]

@@ -1,0 +1,202 @@
+"""Runs, as applications see them: a list of all, and a handle for one.
+
+A handle is a number and a connection: it holds no state of the run, so what it tells is what the database says now.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rota.errors import Conflict, Invalid, RunFailed, RunTimeout
+from rota.model.durations import parse_duration
+from rota.model.instants import check_zone, parse_instant
+from rota.model.states import RunState
+from rota.store import interventions
+from rota.store.runs import LIST_MAX, Ended, list_runs, read_ended, read_output, read_run
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from rota.client.rota import Rota
+
+WAIT_SECONDS_MIN = 0.02
+WAIT_SECONDS_MAX = 1.0
+RUN_ID_MAX = 2**63 - 1
+STREAMS = ("stdout", "stderr")
+
+Sleep = Callable[[float], None]
+
+
+def check_run_id(value: object) -> int:
+    """Read the number of a run, also when it comes as text.
+
+    Raises:
+        Invalid: it is no number that a run could have.
+    """
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value) if len(value) < 20 else RUN_ID_MAX + 1
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= RUN_ID_MAX:
+        raise Invalid("run", value, "a run has a number, from 1; see `rota run list`")
+    return value
+
+
+class RunHandle:
+    """One run: look at it, wait for it, act on it."""
+
+    def __init__(self, rota: Rota, run_id: int, *, sleep: Sleep = time.sleep) -> None:
+        self._rota = rota
+        self.id = run_id
+        self._sleep = sleep
+
+    def __repr__(self) -> str:
+        return f"<run {self.id}>"
+
+    def show(self) -> dict[str, Any]:
+        """Return all that is known about the run, its attempts and events.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        return read_run(self._rota.database, self.id)
+
+    def _ended(self) -> Ended:
+        return read_ended(self._rota.database, self.id)
+
+    @property
+    def state(self) -> str:
+        """The state the run is in now."""
+        return self._ended().state
+
+    @property
+    def result(self) -> Any:
+        """What the run returned.
+
+        Raises:
+            RunFailed: it ended, and did not succeed.
+            Conflict: it has not ended: wait for it.
+        """
+        ended = self._ended()
+        if not ended.is_finished:
+            raise Conflict(f"run {self.id} is {ended.state} and has no result yet: wait for it with .wait()")
+        if ended.state != RunState.SUCCEEDED.value:
+            raise RunFailed(self.id, ended.state, ended.text)
+        return ended.result
+
+    def wait(self, timeout: str | float | timedelta | None = None) -> RunHandle:
+        """Wait until the run has ended, however it did; return the handle. Look at ``.state`` or ``.result`` then.
+
+        Raises:
+            RunTimeout: it has not ended within ``timeout``; it goes on.
+        """
+        seconds = None if timeout is None else parse_duration("timeout", timeout, zero_ok=True)
+        ends = None if seconds is None else time.monotonic() + seconds
+        pause = WAIT_SECONDS_MIN
+        while not self._ended().is_finished:
+            left = None if ends is None else ends - time.monotonic()
+            if seconds is not None and left is not None and left <= 0:
+                raise RunTimeout(self.id, seconds)
+            # Quick at first, for runs that end at once; then no more than a statement a second.
+            self._sleep(min(pause * random.uniform(0.8, 1.2), left if left is not None else pause))
+            pause = min(WAIT_SECONDS_MAX, pause * 1.5)
+        return self
+
+    def logs(self, attempt: int | None = None, stream: str | None = None) -> bytes:
+        """Return what an attempt wrote, the last one unless told, on both streams or on one of stdout and stderr."""
+        if attempt is not None and (isinstance(attempt, bool) or attempt < 1):
+            raise Invalid("attempt", attempt, "attempts are counted from 1")
+        if stream is not None and stream not in STREAMS:
+            raise Invalid("stream", stream, f"choose from {', '.join(STREAMS)}")
+        return read_output(self._rota.database, self.id, attempt_number=attempt, stream=stream)
+
+    def cancel(self) -> str:
+        """Withdraw the run, or have its node stop it; return its state: ``cancelled``, or ``running`` until it stopped.
+
+        Raises:
+            AlreadyFinished: it has ended.
+        """
+        return interventions.cancel_run(self._rota.database, self.id, actor=self._rota.actor)
+
+    def rerun(self) -> RunHandle:
+        """Have a finished run done again: the same run, its next attempt.
+
+        Raises:
+            Conflict: it has not ended.
+        """
+        interventions.rerun_run(self._rota.database, self.id, actor=self._rota.actor)
+        return self
+
+    def skip(self) -> None:
+        """Do without a run that has not started.
+
+        Raises:
+            AlreadyFinished: it has ended.
+            Conflict: it is running.
+        """
+        interventions.skip_run(self._rota.database, self.id, actor=self._rota.actor)
+
+    def mark_succeeded(self) -> None:
+        """Let a run that ended otherwise count as done.
+
+        Raises:
+            Conflict: it has not ended.
+        """
+        interventions.mark_succeeded(self._rota.database, self.id, actor=self._rota.actor)
+
+
+class Runs:
+    """All runs: ``rota.runs``."""
+
+    def __init__(self, rota: Rota) -> None:
+        self._rota = rota
+
+    def __getitem__(self, run_id: int | str) -> RunHandle:
+        return RunHandle(self._rota, check_run_id(run_id))
+
+    def list(
+        self,
+        job: str | None = None,
+        schedule: str | None = None,
+        state: str | Sequence[str] | None = None,
+        since: str | datetime | None = None,
+        limit: int = 50,
+        before: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return runs, newest first: of a job, of a schedule, in one state or several, asked for since a moment.
+
+        ``before`` gives the next page: the id of the last run of this one.
+
+        Raises:
+            NotFound: there is neither such a job or schedule nor a run of it.
+        """
+        if isinstance(limit, bool) or not 1 <= limit <= LIST_MAX:
+            raise Invalid("limit", limit, f"1 to {LIST_MAX}; page with before")
+        states = [state] if isinstance(state, str) else list(state or ())
+        known = [known.value for known in RunState]
+        for given in states:
+            if given not in known:
+                raise Invalid("state", given, f"choose from {', '.join(known)}")
+        moment = parse_instant("since", since, check_zone("tz", self._rota.default_zone)) if since is not None else None
+        found = list_runs(
+            self._rota.database,
+            job=job,
+            schedule=schedule,
+            states=[str(given) for given in states],
+            since=moment,
+            before=check_run_id(before) if before is not None else None,
+            limit=limit,
+        )
+        if not found:
+            # A name that was mistyped must not look like a job that never ran.
+            self._refuse_unknown(job, schedule)
+        return found
+
+    def _refuse_unknown(self, job: str | None, schedule: str | None) -> None:
+        database = self._rota.database
+        if job is not None and not list_runs(database, job=job, limit=1):
+            self._rota.jobs.show(job)
+        if schedule is not None and not list_runs(database, schedule=schedule, limit=1):
+            self._rota.schedules[schedule].show()

@@ -1,0 +1,89 @@
+"""The history: what was done to jobs, schedules and nodes, and by whom; and reading it back.
+
+Invariant: a change that a person asked for leaves an event in its own transaction. The events of runs are written by
+``moves`` and ``creation``, together with the change of state they tell.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, bindparam, desc, insert, select
+
+from rota.store.shown import shown
+from rota.store.tables import event
+from rota.store.types import db_now
+
+EVENTS_MAX = 200
+
+TELL_CHANGE = insert(event).values(at=db_now())
+
+_EVENT = shown(event.c)
+# The history of these runs, oldest first. Served by rota_event_run.
+READ_RUN_EVENTS = (
+    select(*_EVENT).where(event.c.run_id.in_(bindparam("run_ids", expanding=True))).order_by(event.c.run_id, event.c.id)
+)
+
+
+def _latest_of(subject: Any) -> Select[Any]:
+    return (
+        select(*_EVENT)
+        .where(subject == bindparam("name"), event.c.kind == bindparam("kind"), event.c.run_id.is_(None))
+        .order_by(desc(event.c.id))
+        .limit(bindparam("limit"))
+    )
+
+
+# What was done to one job, schedule or node lately, newest first.
+READ_JOB_EVENTS = _latest_of(event.c.job)
+READ_SCHEDULE_EVENTS = _latest_of(event.c.schedule)
+READ_NODE_EVENTS = _latest_of(event.c.node)
+_READ_EVENTS = {"job": READ_JOB_EVENTS, "schedule": READ_SCHEDULE_EVENTS, "node": READ_NODE_EVENTS}
+
+
+def tell_change(
+    connection: Connection,
+    kind: str,
+    became: str,
+    text: str,
+    *,
+    actor: str | None = None,
+    job: str | None = None,
+    schedule: str | None = None,
+    node: str | None = None,
+) -> None:
+    """Write one event about a job, a schedule or a node into the caller's transaction."""
+    connection.execute(
+        TELL_CHANGE,
+        {
+            "kind": kind,
+            "to_state": became,
+            "text": text,
+            "actor": actor[:200] if actor else None,
+            "job": job,
+            "schedule": schedule,
+            "node": node,
+        },
+    )
+
+
+def read_events(connection: Connection, kind: str, name: str, *, limit: int = EVENTS_MAX) -> list[dict[str, Any]]:
+    """Return what was done to the job, schedule or node ``name``, oldest first; the latest ``limit`` of it."""
+    rows = connection.execute(_READ_EVENTS[kind], {"kind": kind, "name": name, "limit": limit}).all()
+    return [show_event(row) for row in reversed(rows)]
+
+
+def show_event(row: Row[Any]) -> dict[str, Any]:
+    """Show an event with the words of the doors; what does not concern it is left out."""
+    facts = {
+        "at": row.at,
+        "kind": row.kind,
+        "from": row.from_state,
+        "to": row.to_state,
+        "reason": row.reason,
+        "text": row.text,
+        "attempt": row.attempt,
+        "node": row.node,
+        "actor": row.actor,
+    }
+    return {name: value for name, value in facts.items() if value is not None}

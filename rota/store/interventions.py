@@ -1,0 +1,205 @@
+"""What people do to runs: cancel, rerun, skip, mark as succeeded.
+
+Invariant: an intervention is one move of the table of states, applied by compare-and-set like every other, and names
+who asked for it. Only asking a running job to stop is no move: its guardian stops it first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
+
+from rota.errors import AlreadyFinished, Conflict, NotFound
+from rota.model.reasons import Reason
+from rota.model.states import FINISHED, Because, RunState, sources_of
+from rota.store.database import Database
+from rota.store.endings import retry_stale, wake_queued
+from rota.store.moves import Move, Stale, apply_moves
+from rota.store.tables import event, job, run
+from rota.store.types import db_now
+from rota.store.wakeup import announce
+
+_FACTS = [
+    run.c.id,
+    run.c.job_id,
+    run.c.job,
+    run.c.schedule_id,
+    run.c.schedule,
+    run.c.state,
+    run.c.reason_text,
+    run.c.fence,
+    run.c.claim_id,
+    run.c.attempt,
+    run.c.node,
+    run.c.slot_count,
+    run.c.cancel_asked_at,
+]
+FIND_RUN = select(*_FACTS).where(run.c.id == bindparam("id")).with_for_update()
+# Ask the node that has it to stop a running run. Served by the primary key.
+ASK_CANCEL = (
+    update(run)
+    .where(
+        run.c.id == bindparam("of_id"),
+        run.c.state == RunState.RUNNING.value,
+        run.c.fence == bindparam("of_fence"),
+        run.c.cancel_asked_at.is_(None),
+    )
+    .values(cancel_asked_at=db_now(), cancel_asked_by=bindparam("actor"))
+)
+TELL_CANCEL = insert(event).values(at=db_now(), kind="run")
+JOB_OF = select(job.c.id).where(job.c.id == bindparam("job_id"))
+
+
+def cancel_run(database: Database, run_id: int, *, actor: str) -> str:
+    """Withdraw a run that has not started, or ask the node that runs it to stop it; return the run's state then.
+
+    Asking again for a running one changes nothing.
+
+    Raises:
+        NotFound: there is no such run.
+        AlreadyFinished: it has ended.
+    """
+
+    def cancel(connection: Connection) -> str:
+        row = _find(connection, run_id)
+        state = RunState(row.state)
+        if state in FINISHED:
+            raise AlreadyFinished(run_id, state)
+        if state is not RunState.RUNNING:
+            text = f"cancelled by {actor} before it started"
+            _apply(connection, row, RunState.CANCELLED, Because.CANCEL_ASKED, Reason.CANCEL, text, actor)
+            return RunState.CANCELLED.value
+        if row.cancel_asked_at is None:
+            asked = connection.execute(ASK_CANCEL, {"of_id": run_id, "of_fence": row.fence, "actor": actor[:200]})
+            if asked.rowcount != 1:
+                raise Stale(f"run {run_id} moved on")
+            connection.execute(TELL_CANCEL, _cancel_event(row, actor))
+            announce(connection)
+        return state.value
+
+    answer: str = retry_stale(database, cancel)
+    return answer
+
+
+def rerun_run(database: Database, run_id: int, *, actor: str) -> None:
+    """Make a finished run ready again: the same run, its next attempt, budgets anew.
+
+    Raises:
+        NotFound: there is no such run, or its job is gone.
+        Conflict: it has not ended, or its row stands for many slots.
+    """
+
+    def rerun(connection: Connection) -> None:
+        row = _find(connection, run_id)
+        if RunState(row.state) not in FINISHED:
+            raise Conflict(
+                f"run {run_id} is {row.state}: wait for its end, or cancel it with `rota run cancel {run_id}`"
+            )
+        if row.slot_count > 1:
+            raise Conflict(
+                f"run {run_id} stands for {row.slot_count} slots that were passed over together: "
+                f"ask for one run of the job with `rota job run {row.job}`"
+            )
+        if connection.execute(JOB_OF, {"job_id": row.job_id}).scalar() is None:
+            raise NotFound("job", row.job, f"it was deleted, so run {run_id} cannot be started again")
+        text = f"{actor} asked for attempt {row.attempt + 1}; it had ended {row.state}: {row.reason_text}"
+        _apply(connection, row, RunState.READY, Because.RERUN, Reason.RERUN, text, actor, resets=True)
+
+    retry_stale(database, rerun)
+
+
+def skip_run(database: Database, run_id: int, *, actor: str) -> None:
+    """Do without a run that has not started.
+
+    Raises:
+        NotFound: there is no such run.
+        AlreadyFinished: it has ended.
+        Conflict: it is running.
+    """
+
+    def skip(connection: Connection) -> None:
+        row = _find(connection, run_id)
+        state = RunState(row.state)
+        if state in FINISHED:
+            raise AlreadyFinished(run_id, state)
+        if state is RunState.RUNNING:
+            raise Conflict(f"run {run_id} is running on {row.node}: cancel it with `rota run cancel {run_id}`")
+        text = f"{actor} decided to do without it"
+        _apply(connection, row, RunState.SKIPPED, Because.DONE_WITHOUT, Reason.OPERATOR, text, actor)
+
+    retry_stale(database, skip)
+
+
+def mark_succeeded(database: Database, run_id: int, *, actor: str) -> None:
+    """Let a run that ended otherwise count as done.
+
+    Raises:
+        NotFound: there is no such run.
+        AlreadyFinished: it succeeded already.
+        Conflict: it has not ended.
+    """
+
+    def mark(connection: Connection) -> None:
+        row = _find(connection, run_id)
+        state = RunState(row.state)
+        if state is RunState.SUCCEEDED:
+            raise AlreadyFinished(run_id, state)
+        if state not in sources_of(RunState.SUCCEEDED, Because.MARKED):
+            raise Conflict(
+                f"run {run_id} is {state}: wait for its end, or cancel it with `rota run cancel {run_id}` first"
+            )
+        text = f"{actor} said it counts as done; it had ended {state}: {row.reason_text}"
+        _apply(connection, row, RunState.SUCCEEDED, Because.MARKED, Reason.MARKED, text, actor)
+
+    retry_stale(database, mark)
+
+
+def _find(connection: Connection, run_id: int) -> Row[Any]:
+    row = connection.execute(FIND_RUN, {"id": run_id}).one_or_none()
+    if row is None:
+        raise NotFound("run", run_id)
+    return row
+
+
+def _apply(
+    connection: Connection,
+    row: Row[Any],
+    target: RunState,
+    because: Because,
+    reason: Reason,
+    text: str,
+    actor: str,
+    *,
+    resets: bool = False,
+) -> None:
+    move = Move(
+        run_id=row.id,
+        fence=row.fence,
+        claim_id=row.claim_id,
+        source=RunState(row.state),
+        target=target,
+        because=because,
+        reason=reason,
+        text=text,
+        actor=actor[:200],
+        resets=resets,
+    )
+    apply_moves(connection, [move])
+    wake_queued(connection, [row])
+    announce(connection)
+
+
+def _cancel_event(row: Row[Any], actor: str) -> dict[str, Any]:
+    return {
+        "run_id": row.id,
+        "schedule": row.schedule,
+        "job": row.job,
+        "from_state": row.state,
+        "to_state": row.state,
+        "reason": Reason.CANCEL.value,
+        "text": f"{actor} asked to cancel it; {row.node} is to stop it",
+        "attempt": row.attempt,
+        "node": row.node,
+        "actor": actor[:200],
+    }

@@ -1,0 +1,363 @@
+"""Jobs: adding, changing, pausing and deleting them, and showing them.
+
+Invariant: a name is given once; every change raises the revision by compare-and-set and leaves an event that names who
+asked for it. Values are checked by ``rota.model`` before they get here. Called by the doors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
+
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy.exc import DBAPIError
+
+from rota.errors import AlreadyExists, Conflict, Invalid, NotFound
+from rota.model.ending import FOR_EVER
+from rota.model.job import JobKind, JobSpec
+from rota.model.states import JobState
+from rota.store.database import Database
+from rota.store.dialects import Trouble
+from rota.store.endings import retry_stale
+from rota.store.events import tell_change
+from rota.store.moves import Stale
+from rota.store.shown import show_document, shown
+from rota.store.tables import job, run, schedule
+from rota.store.types import db_now
+from rota.store.wakeup import announce
+
+T = TypeVar("T")
+
+IfExists = Literal["error", "update", "skip"]
+Declared = Literal["added", "changed", "unchanged", "edited elsewhere"]
+
+PAGE_MAX = 500
+_SPEC_FIELDS = tuple(field.name for field in dataclasses.fields(JobSpec))
+
+INSERT_JOB = insert(job).values(state=JobState.ACTIVE.value, revision=1, created_at=db_now(), updated_at=db_now())
+# Change a job, if nobody has meanwhile. Served by the unique name.
+CHANGE_JOB = (
+    update(job)
+    .where(job.c.name == bindparam("of_name"), job.c.revision == bindparam("of_revision"))
+    .values(revision=job.c.revision + 1, updated_at=db_now())
+)
+# What code declares is noted beside what is in force; it is no change of the job.
+NOTE_DECLARED = (
+    update(job)
+    .where(job.c.name == bindparam("of_name"))
+    .values(declared=bindparam("definition"), declared_by=bindparam("module"))
+)
+DELETE_JOB = delete(job).where(job.c.id == bindparam("job_id"))
+
+_SHOWN = shown(job.c)
+READ_JOB = select(*_SHOWN).where(job.c.name == bindparam("name"))
+LOCK_JOB = READ_JOB.with_for_update()
+LIST_JOBS = select(*_SHOWN).where(job.c.name > bindparam("after")).order_by(job.c.name).limit(bindparam("limit"))
+
+# Served by rota_schedule_job.
+SCHEDULES_OF = (
+    select(schedule.c.name).where(schedule.c.job_id == bindparam("job_id")).order_by(schedule.c.name).limit(20)
+)
+# Served by rota_run_job.
+FIND_UNFINISHED = (
+    select(run.c.id).where(run.c.job_id == bindparam("job_id"), run.c.finished_at.is_(None)).order_by(run.c.id).limit(1)
+)
+LAST_RUN = select(func.max(run.c.id)).where(run.c.job_id == bindparam("job_id"))
+
+
+def check_if_exists(value: str) -> IfExists:
+    """Read what to do with a name that is taken.
+
+    Raises:
+        Invalid: it is none of the three words.
+    """
+    if value in ("error", "update", "skip"):
+        return value
+    raise Invalid("if_exists", value, "choose from error, update, skip")
+
+
+def adding(database: Database, kind: str, name: str, work: Callable[[Connection], T]) -> T:
+    """Run ``work``, which inserts the row of ``name``, and tell a name that is taken apart from all other trouble.
+
+    Raises:
+        AlreadyExists: another row has the name.
+    """
+    try:
+        # A repeated insert would meet its own row and call it somebody else's.
+        return database.write(work, repeatable=False)
+    except DBAPIError as error:
+        if database.dialect.classify(error) is Trouble.TAKEN:
+            raise AlreadyExists(kind, name) from error
+        raise
+
+
+def encode_definition(definition: Mapping[str, Any]) -> str:
+    """Write a definition so that equal ones are equal texts."""
+    return json.dumps(definition, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def add_job(
+    database: Database, spec: JobSpec, *, actor: str, if_exists: IfExists = "error", declared_by: str | None = None
+) -> dict[str, Any]:
+    """Add a job and return how it is shown.
+
+    Raises:
+        AlreadyExists: the name is taken, and ``if_exists`` does not say what to do.
+    """
+
+    def add(connection: Connection) -> dict[str, Any]:
+        values = _columns_of(spec)
+        if declared_by is not None:
+            values |= {"declared": encode_definition(spec.definition()), "declared_by": declared_by}
+        connection.execute(INSERT_JOB, values)
+        tell_change(connection, "job", "added", f"job {spec.name} was added", actor=actor, job=spec.name)
+        return show_job(_read(connection, spec.name))
+
+    try:
+        return adding(database, "job", spec.name, add)
+    except AlreadyExists:
+        if if_exists == "skip":
+            return read_job(database, spec.name)
+        if if_exists == "update":
+            return replace_job(database, spec, actor=actor)
+        raise
+
+
+def edit_job(
+    database: Database, name: str, change: Callable[[JobSpec], JobSpec], *, actor: str
+) -> dict[str, Any]:
+    """Replace a job's definition by what ``change`` makes of it, and return how it is shown. Runs keep their arguments.
+
+    Raises:
+        NotFound: there is no such job.
+        Invalid: ``change`` refuses, or what stands in the row cannot be understood; nothing was changed.
+    """
+
+    def edit(connection: Connection) -> dict[str, Any]:
+        row = _read(connection, name)
+        old = spec_of(row)
+        _replace(connection, row, change(old), differences_from=old, actor=actor)
+        return show_job(_read(connection, name))
+
+    edited: dict[str, Any] = retry_stale(database, edit)
+    return edited
+
+
+def replace_job(database: Database, spec: JobSpec, *, actor: str) -> dict[str, Any]:
+    """Put ``spec`` in the place of the job of its name, also when what stands there cannot be understood."""
+
+    def replace(connection: Connection) -> dict[str, Any]:
+        row = _read(connection, spec.name)
+        try:
+            old = spec_of(row)
+        except Invalid:
+            old = None
+        _replace(connection, row, spec, differences_from=old, actor=actor)
+        return show_job(_read(connection, spec.name))
+
+    replaced: dict[str, Any] = retry_stale(database, replace)
+    return replaced
+
+
+def _replace(
+    connection: Connection, row: Row[Any], new: JobSpec, *, differences_from: JobSpec | None, actor: str
+) -> None:
+    if new == differences_from:
+        return
+    _change(connection, row, _columns_of(new))
+    how = differences(differences_from.definition(), new.definition()) if differences_from else "all of it was replaced"
+    tell_change(connection, "job", "edited", f"job {new.name} was edited: {how}", actor=actor, job=new.name)
+
+
+def declare_job(database: Database, spec: JobSpec, *, module: str, actor: str) -> tuple[Declared, str]:
+    """Bring what code declares into force, unless somebody has edited the job through another door since.
+
+    Returns what became of it and, where the job was edited elsewhere, how the two differ. The declaration is noted in
+    any case, so that the next one can tell whether the code or the row has moved.
+    """
+    wanted = encode_definition(spec.definition())
+
+    def declare(connection: Connection) -> tuple[Declared, str]:
+        row = connection.execute(READ_JOB, {"name": spec.name}).one_or_none()
+        assert row is not None
+        try:
+            held = spec_of(row).definition()
+        except Invalid as error:
+            return "edited elsewhere", f"what stands there cannot be understood: {error}"
+        if row.declared != wanted or row.declared_by != module:
+            connection.execute(NOTE_DECLARED, {"of_name": spec.name, "definition": wanted, "module": module})
+        if encode_definition(held) == wanted:
+            return "unchanged", ""
+        difference = differences(held, spec.definition())
+        if row.declared != encode_definition(held):
+            return "edited elsewhere", difference
+        _change(connection, row, _columns_of(spec))
+        text = f"job {spec.name} was declared anew by {module}: {difference}"
+        tell_change(connection, "job", "edited", text, actor=actor, job=spec.name)
+        return "changed", difference
+
+    if database.read(lambda connection: connection.execute(READ_JOB, {"name": spec.name}).one_or_none()) is None:
+        try:
+            add_job(database, spec, actor=actor, declared_by=module)
+        except AlreadyExists:
+            pass  # another worker of the same code was faster
+        else:
+            return "added", ""
+    declared: tuple[Declared, str] = retry_stale(database, declare)
+    return declared
+
+
+def pause_job(database: Database, name: str, *, actor: str) -> dict[str, Any]:
+    """Start no more runs of the job; those that run go on. Its schedules go on, and their slots are skipped."""
+    return _set_state(database, name, JobState.PAUSED, "paused", actor)
+
+
+def resume_job(database: Database, name: str, *, actor: str) -> dict[str, Any]:
+    """Let the job's runs start again: those that wait, and those of the slots to come."""
+    return _set_state(database, name, JobState.ACTIVE, "resumed", actor)
+
+
+def _set_state(database: Database, name: str, state: JobState, became: str, actor: str) -> dict[str, Any]:
+    def set_state(connection: Connection) -> dict[str, Any]:
+        row = _read(connection, name)
+        if row.state != state.value:
+            _change(connection, row, {"state": state.value})
+            tell_change(connection, "job", became, f"job {name} was {became}", actor=actor, job=name)
+            announce(connection)
+        return show_job(_read(connection, name))
+
+    changed: dict[str, Any] = retry_stale(database, set_state)
+    return changed
+
+
+def delete_job(database: Database, name: str, *, actor: str) -> None:
+    """Delete a job that nothing needs any more; its finished runs stay in the ledger.
+
+    Raises:
+        NotFound: there is no such job.
+        Conflict: it has schedules or unfinished runs; the message says what to do.
+    """
+
+    def remove(connection: Connection) -> None:
+        row = connection.execute(LOCK_JOB, {"name": name}).one_or_none()
+        if row is None:
+            raise NotFound("job", name)
+        of_job = {"job_id": row.id}
+        if keys := connection.execute(SCHEDULES_OF, of_job).scalars().all():
+            shown_keys = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
+            raise Conflict(f"job {name!r} has schedules ({shown_keys}): delete them first with `rota schedule delete`")
+        if (run_id := connection.execute(FIND_UNFINISHED, of_job).scalar()) is not None:
+            raise Conflict(
+                f"job {name!r} has unfinished runs (run {run_id} is one): wait for them, or cancel them with "
+                "`rota run cancel`"
+            )
+        connection.execute(DELETE_JOB, of_job)
+        tell_change(connection, "job", "deleted", f"job {name} was deleted", actor=actor, job=name)
+
+    database.write(remove, repeatable=False)
+
+
+def read_job(database: Database, name: str) -> dict[str, Any]:
+    """Return how a job is shown, with its schedules and its last run.
+
+    Raises:
+        NotFound: there is no such job.
+    """
+
+    def read(connection: Connection) -> dict[str, Any]:
+        row = _read(connection, name)
+        of_job = {"job_id": row.id}
+        return show_job(row) | {
+            "schedules": list(connection.execute(SCHEDULES_OF, of_job).scalars()),
+            "last_run": connection.execute(LAST_RUN, of_job).scalar(),
+        }
+
+    return database.read(read)
+
+
+def list_jobs(database: Database, *, after: str = "", limit: int = PAGE_MAX) -> list[dict[str, Any]]:
+    """Return up to ``limit`` jobs whose names come after ``after``, in the order of their names."""
+    rows = database.read(lambda connection: connection.execute(LIST_JOBS, {"after": after, "limit": limit}).all())
+    return [show_job(row) for row in rows]
+
+
+def _read(connection: Connection, name: str) -> Row[Any]:
+    row = connection.execute(READ_JOB, {"name": name}).one_or_none()
+    if row is None:
+        raise NotFound("job", name)
+    return row
+
+
+def _change(connection: Connection, row: Row[Any], values: Mapping[str, Any]) -> None:
+    which = {"of_name": row.name, "of_revision": row.revision}
+    if connection.execute(CHANGE_JOB, which | dict(values)).rowcount != 1:
+        raise Stale(f"job {row.name} was changed meanwhile")
+
+
+def _columns_of(spec: JobSpec) -> dict[str, Any]:
+    return spec.definition() | {
+        "target": spec.target if isinstance(spec.target, str) else json.dumps(spec.target, ensure_ascii=False),
+        "variables": encode_definition(spec.variables),
+    }
+
+
+def spec_of(row: Row[Any]) -> JobSpec:
+    """Read a job's row back, checked as at the doors.
+
+    Raises:
+        Invalid: somebody wrote into the row what no door would have accepted.
+    """
+    values: dict[str, Any] = {name: getattr(row, name) for name in _SPEC_FIELDS}
+    values["variables"] = show_document(row.variables)
+    if row.kind == JobKind.COMMAND.value:
+        values["target"] = show_document(row.target)
+    return JobSpec.from_definition(values)
+
+
+def show_job(row: Row[Any]) -> dict[str, Any]:
+    """Show a job with the words of the doors; spans of time in seconds. What stands in the row is never refused."""
+    return {
+        "name": row.name,
+        "state": row.state,
+        "kind": row.kind,
+        "call": row.target if row.kind == JobKind.CALL.value else None,
+        "command": show_document(row.target) if row.kind == JobKind.COMMAND.value else None,
+        "shell": row.target if row.kind == JobKind.SHELL.value else None,
+        "pool": row.pool,
+        "on": "any",
+        "timeout": row.timeout_seconds,
+        "start_within": row.start_within_seconds,
+        "delivery": row.delivery,
+        "retries": "forever" if row.retries == FOR_EVER else row.retries,
+        "lost_max": row.lost_max,
+        "retry_delay": row.retry_delay_seconds,
+        "backoff": row.backoff,
+        "retry_delay_max": row.retry_delay_max_seconds,
+        "lease": row.lease_seconds,
+        "priority": row.priority,
+        "stdin": row.stdin,
+        "cwd": row.cwd,
+        "run_as": row.run_as,
+        "variables": show_document(row.variables),
+        "revision": row.revision,
+        "declared_by": row.declared_by,
+        "created_at": row.created_at,
+        "updated_at": row.updated_at,
+    }
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Say in one line which values differ, and how."""
+    changed = [
+        f"{name} {_brief(old.get(name))} -> {_brief(new.get(name))}"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+    return ", ".join(changed) or "nothing"
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,219 @@
+"""Nodes: which process goes by which name, and whether it is still there.
+
+Invariant: a name belongs to one process at a time. Taking it is a compare-and-set on the process that had it, possible
+only once that one said goodbye, fell silent past its lease, or is known to be dead. Called by workers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, insert, null, select, update
+from sqlalchemy.exc import DBAPIError
+
+from rota.errors import Conflict, DatabaseUnavailable, NotFound
+from rota.model.names import NAME_LENGTH_MAX, check_name
+from rota.model.run import NodeIdentity
+from rota.model.states import NodeState
+from rota.store.database import Database
+from rota.store.dialects import Trouble
+from rota.store.events import read_events, tell_change
+from rota.store.moves import Stale
+from rota.store.shown import show_document, shown
+from rota.store.tables import node, run
+from rota.store.types import Number, db_now, db_now_plus
+from rota.store.wakeup import announce
+
+NODES_MAX = 1000
+NAMES_PER_HOST_MAX = 200
+TRIES_MAX = 20
+
+IsDead = Callable[[str, int, int], bool]  # boot id, pid, the process's start in ticks: no such process any more
+
+_FACTS = {
+    "state": NodeState.ALIVE.value,
+    "started_at": db_now(),
+    "seen_at": db_now(),
+    "lease_ends_at": db_now_plus(bindparam("lease", type_=Number)),
+}
+ADD_NODE = insert(node).values(**_FACTS)
+# Take a name over from the process that had it. Served by the unique name.
+TAKE_NODE = (
+    update(node).where(node.c.name == bindparam("of_name"), node.c.holder == bindparam("of_holder")).values(**_FACTS)
+)
+LEAVE_NODE = (
+    update(node)
+    .where(node.c.name == bindparam("of_name"), node.c.holder == bindparam("of_holder"))
+    .values(state=NodeState.GONE.value, lease_ends_at=null(), seen_at=db_now())
+)
+_held = node.c.lease_ends_at > db_now()
+_HOLDER = [node.c.name, node.c.holder, node.c.boot_id, node.c.pid, node.c.pid_started, _held.label("is_held")]
+READ_HELD = select(*_HOLDER).where(node.c.name.in_(bindparam("names", expanding=True)))
+
+_NODE = select(*shown(node.c), _held.label("is_held"))
+LIST_NODES = _NODE.where(node.c.name > bindparam("after")).order_by(node.c.name).limit(bindparam("limit"))
+READ_NODE = _NODE.where(node.c.name == bindparam("name"))
+# What it runs now. Served by rota_run_lease.
+RUNS_OF = (
+    select(run.c.id, run.c.node)
+    .where(run.c.lease_ends_at.is_not(None), run.c.node.in_(bindparam("names", expanding=True)))
+    .order_by(run.c.id)
+)
+
+
+def register_node(
+    database: Database,
+    identity: NodeIdentity,
+    *,
+    host: str,
+    pid: int,
+    pid_started: int,
+    pools: Sequence[str],
+    slots: int,
+    version: str,
+    lease_seconds: float,
+    wanted: str | None = None,
+    is_dead: IsDead | None = None,
+) -> str:
+    """Take a name for this process and return it: ``wanted``, or the host's with the lowest number that is free.
+
+    ``identity`` says which process asks; its name is not looked at. A name is free when nobody has it, or when the
+    process that has it said goodbye, is silent past its lease by the database's clock, or is dead by ``is_dead``, which
+    can tell for this boot of this machine only.
+
+    Raises:
+        Conflict: ``wanted`` is held by a living process.
+        DatabaseUnavailable: nobody answers.
+    """
+    base = check_name("name", wanted if wanted is not None else host)
+    facts = {
+        "boot_id": identity.boot_id,
+        "pid": pid,
+        "pid_started": pid_started,
+        "holder": identity.holder,
+        "host": host[:NAME_LENGTH_MAX],
+        "version": version,
+        "pools": json.dumps(list(pools), ensure_ascii=False),
+        "slots": slots,
+        "lease": lease_seconds,
+    }
+
+    def register(connection: Connection) -> str:
+        names = [base] if wanted is not None else _names_of(base)
+        taken = {row.name: row for row in connection.execute(READ_HELD, {"names": names})}
+        for name in names:
+            row = taken.get(name)
+            if row is None:
+                connection.execute(ADD_NODE, facts | {"name": name})
+            elif row.holder == identity.holder or not _is_held(row, identity, is_dead):
+                change = {"of_name": name, "of_holder": row.holder}
+                if connection.execute(TAKE_NODE, facts | change).rowcount != 1:
+                    raise Stale(f"node name {name} was taken meanwhile")
+            else:
+                continue
+            if row is None or row.holder != identity.holder:
+                text = f"process {pid} on {host} goes by the name {name} now"
+                tell_change(connection, "node", NodeState.ALIVE.value, text, node=name)
+            announce(connection)
+            return name
+        if wanted is not None:
+            row = taken[base]
+            raise Conflict(
+                f"node name {base!r} is held by process {row.pid}, which is alive: stop that worker, choose another "
+                "name, or give none to get one that is free"
+            )
+        raise Conflict(f"all {NAMES_PER_HOST_MAX} node names of host {host!r} are held: choose one with --name")
+
+    for _ in range(TRIES_MAX):
+        try:
+            return database.write(register, repeatable=True)
+        except Stale:
+            database.retries += 1
+        except DBAPIError as error:
+            if database.dialect.classify(error) is not Trouble.TAKEN:
+                raise
+            database.retries += 1
+    raise DatabaseUnavailable(f"node names of {host} were taken {TRIES_MAX} times meanwhile: try again")
+
+
+def _names_of(host: str) -> list[str]:
+    room = NAME_LENGTH_MAX - len(f":{NAMES_PER_HOST_MAX}")
+    return [host] + [f"{host[:room]}:{number}" for number in range(2, NAMES_PER_HOST_MAX + 1)]
+
+
+def _is_held(row: Row[Any], identity: NodeIdentity, is_dead: IsDead | None) -> bool:
+    if not row.is_held:
+        return False
+    same_boot = row.boot_id == identity.boot_id
+    return not (same_boot and is_dead is not None and is_dead(row.boot_id, row.pid, row.pid_started))
+
+
+def leave_node(database: Database, identity: NodeIdentity) -> bool:
+    """Say goodbye: the name is free at once. Tell whether it was still this process's."""
+
+    def leave(connection: Connection) -> bool:
+        who = {"of_name": identity.name, "of_holder": identity.holder}
+        if connection.execute(LEAVE_NODE, who).rowcount != 1:
+            return False
+        tell_change(connection, "node", NodeState.GONE.value, f"{identity.name} said goodbye", node=identity.name)
+        return True
+
+    return database.write(leave, repeatable=True)
+
+
+def list_nodes(database: Database, *, after: str = "", limit: int = NODES_MAX) -> list[dict[str, Any]]:
+    """Return up to ``limit`` nodes whose names come after ``after``, in the order of their names."""
+
+    def read(connection: Connection) -> list[dict[str, Any]]:
+        rows = connection.execute(LIST_NODES, {"after": after, "limit": limit}).all()
+        running = _running(connection, [row.name for row in rows])
+        return [_show_node(row, running.get(row.name, [])) for row in rows]
+
+    return database.read(read)
+
+
+def read_node(database: Database, name: str) -> dict[str, Any]:
+    """Return how a node is shown, with its history.
+
+    Raises:
+        NotFound: no node has that name.
+    """
+
+    def read(connection: Connection) -> dict[str, Any]:
+        row = connection.execute(READ_NODE, {"name": name}).one_or_none()
+        if row is None:
+            raise NotFound("node", name)
+        running = _running(connection, [name])
+        return _show_node(row, running.get(name, [])) | {"events": read_events(connection, "node", name, limit=20)}
+
+    return database.read(read)
+
+
+def _running(connection: Connection, names: Sequence[str]) -> dict[str, list[int]]:
+    running: dict[str, list[int]] = {}
+    if names:
+        for row in connection.execute(RUNS_OF, {"names": list(names)}):
+            running.setdefault(row.node, []).append(row.id)
+    return running
+
+
+def _show_node(row: Row[Any], running: list[int]) -> dict[str, Any]:
+    # A node that died cannot say so: silence past the lease speaks for it.
+    silent = row.state != NodeState.GONE.value and not row.is_held
+    return {
+        "name": row.name,
+        "state": NodeState.GONE.value if silent else row.state,
+        "silent": silent,
+        "host": row.host,
+        "pid": row.pid,
+        "boot_id": row.boot_id,
+        "version": row.version,
+        "pools": show_document(row.pools),
+        "slots": row.slots,
+        "running": running,
+        "started_at": row.started_at,
+        "seen_at": row.seen_at,
+        "lease_ends_at": row.lease_ends_at,
+    }

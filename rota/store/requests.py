@@ -1,0 +1,106 @@
+"""Asking for runs: in transactions of our own, or inside one of the caller's.
+
+Invariant: a request makes one run however often its transaction is tried, since its id is made before. In the caller's
+own transaction nothing is committed or tried again here: the run exists exactly if they commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from rota.errors import Conflict, DatabaseUnavailable, UsageError
+from rota.model.run import NewRun
+from rota.store.creation import enqueue_runs, request_ids
+from rota.store.database import Database, first_line
+from rota.store.dialects import Trouble
+from rota.store.wakeup import announce
+
+REQUESTS_PER_TRANSACTION = 1000
+TRIES_MAX = 5
+
+
+def request_runs(database: Database, wanted: Sequence[NewRun]) -> list[int]:
+    """Make a run of each of ``wanted`` and return their ids, in order: up to 1000 in one transaction.
+
+    A key that an unfinished run of the same job holds gives that run. When it raises midway through more than 1000, the
+    transactions before have happened: give the runs keys to be able to send all of them again.
+
+    Raises:
+        NotFound: there is no job of that name; nothing of this transaction was stored.
+        DatabaseUnavailable: nobody answers.
+    """
+    ids: list[int] = []
+    for start in range(0, len(wanted), REQUESTS_PER_TRANSACTION):
+        chunk = wanted[start : start + REQUESTS_PER_TRANSACTION]
+        ids += _request(database, chunk, request_ids(len(chunk)))
+    return ids
+
+
+def _request(database: Database, wanted: Sequence[NewRun], requests: Sequence[str]) -> list[int]:
+    def ask(connection: Connection) -> list[int]:
+        made = enqueue_runs(connection, wanted, requests)
+        announce(connection)
+        return made
+
+    for _ in range(TRIES_MAX):
+        try:
+            return database.write(ask, repeatable=True)
+        except DBAPIError as error:
+            # Somebody took the same key between our look and our insert: look again, and find theirs.
+            if database.dialect.classify(error) is not Trouble.TAKEN:
+                raise
+            database.retries += 1
+        except KeyError:
+            # The run that held the key ended between our insert and our look.
+            database.retries += 1
+    raise DatabaseUnavailable(
+        f"the keys of these runs were taken and given back {TRIES_MAX} times meanwhile; nothing was stored, try again"
+    )
+
+
+def request_runs_within(database: Database, connection: Connection, wanted: Sequence[NewRun]) -> list[int]:
+    """Make a run of each of ``wanted`` in the transaction that ``connection`` is in, and return their ids.
+
+    Raises:
+        NotFound: there is no job of that name; nothing was inserted.
+        Conflict: another transaction asks for the same key at this moment; roll back and try again.
+    """
+    _lend_clock(database, connection)
+    try:
+        made = enqueue_runs(connection, wanted, request_ids(len(wanted)))
+        announce(connection)
+    except DBAPIError as error:
+        if database.dialect.classify(error) is Trouble.TAKEN:
+            raise Conflict(
+                "another transaction asks for a run of the same job and key at this moment: roll back and try again "
+                f"({first_line(error)})"
+            ) from error
+        raise
+    return made
+
+
+def _lend_clock(database: Database, connection: Connection) -> None:
+    """Give a connection that is not ours the clock that our statements ask, where the database has it from us."""
+    driver: Any = connection.connection.driver_connection
+    if hasattr(driver, "create_function"):  # SQLite alone lets its client define functions
+        driver.create_function("rota_now", 1, database._sqlite_now)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+def connection_of(transaction: object) -> Connection:
+    """Return the connection of a transaction: itself, or that of an ORM session, which is flushed first.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if isinstance(transaction, Connection):
+        return transaction
+    if isinstance(transaction, Session):
+        # What the session holds back must be there before the run that may read it.
+        transaction.flush()
+        return transaction.connection()
+    raise UsageError(f"a SQLAlchemy Connection or Session is needed, not {type(transaction).__name__}")
