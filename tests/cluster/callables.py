@@ -1,0 +1,29 @@
+"""What the Python jobs of these tests call."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections import deque
+
+from rota.execution.linux import boottime
+
+
+def note(what: str) -> None:
+    facts = (os.environ[name] for name in ("ROTA_RUN_ID", "ROTA_ATTEMPT", "ROTA_FENCE"))
+    fd = os.open(os.environ["LEDGER"], os.O_WRONLY | os.O_APPEND)
+    os.write(fd, f"{what} {' '.join(facts)} {os.getpid()} {boottime():.2f}\n".encode())
+    os.close(fd)
+
+
+def burn(seconds: float) -> None:
+    """Stay in one call of C, the interpreter's lock held, so that no thread and no signal handler of Python runs."""
+    note("start")
+    ends = time.monotonic() + seconds
+    deque(itertools.takewhile(ends.__gt__, iter(time.monotonic, None)), maxlen=0)
+    note("end")
+
+
+def not_json() -> object:
+    return object()

@@ -1,0 +1,69 @@
+"""A worker in a process of its own, for the tests to stop, kill and signal: ``python -m tests.cluster.worker_process FILE``.
+
+FILE is a JSON object: the values of ``NodeSettings``, and beside them ``until`` (stopped, idle), ``log`` (a path) and
+``statements`` (a path, one byte appended for each statement sent to SQLite). HUP reads it again. The name that the
+node goes by is printed once it works.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+from rota.engine.node import Node, RunUntil
+from rota.engine.settings import NodeSettings
+from rota.errors import ConfigError
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    for name in ("pools", "import_dirs"):
+        if name in values:
+            values[name] = tuple(values[name])
+    return values | {"state_dir": Path(values["state_dir"])}
+
+
+def settings_of(values: dict[str, Any]) -> NodeSettings:
+    return NodeSettings(**{name: value for name, value in values.items() if name not in {"until", "log", "statements"}})
+
+
+def count_statements(path: str) -> None:
+    """Append a byte for each statement that SQLite is given, transactions included, but for the look at data_version."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def trace(statement: str) -> None:
+        if "data_version" not in statement:
+            os.write(fd, b".")
+
+    event.listen(Engine, "connect", lambda connection, _: connection.set_trace_callback(trace))
+
+
+def main(path: Path) -> int:
+    values = read_values(path)
+    if "statements" in values:
+        count_statements(values["statements"])
+    handler = logging.FileHandler(values["log"])
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    node = Node(
+        settings_of(values),
+        run_until=RunUntil(values.get("until", "stopped")),
+        reload=lambda: settings_of(read_values(path)),
+        reopen_logs=handler.close,  # the next line opens it again, under its own name
+        on_ready=lambda name: print(name, flush=True),
+    )
+    node.install_signal_handlers()
+    return node.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
