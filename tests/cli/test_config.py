@@ -1,0 +1,129 @@
+"""The settings: their layers, their origins, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rota.config import read_config
+from rota.errors import ConfigError, Invalid
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "rota.toml"
+
+
+def test_a_flag_counts_more_than_a_variable_and_that_more_than_the_file_and_that_more_than_the_default(file):
+    file.write_text('lease = "20s"\nzone = "Europe/Paris"\npoll = "3s"\n')
+    environ = {"ROTA_LEASE": "30s", "ROTA_ZONE": "Asia/Tokyo"}
+
+    config = read_config(file, environ, {"lease": "40s"})
+
+    assert (config.lease_seconds, config.zone, config.poll_seconds) == (40.0, "Asia/Tokyo", 3.0)
+    assert config.retry_delay_seconds == 10.0
+    origins = {key: config.resolved[key].origin for key in ("lease", "zone", "poll", "retry_delay")}
+    assert origins == {
+        "lease": "flag --lease",
+        "zone": "ROTA_ZONE",
+        "poll": f"file {file}",
+        "retry_delay": "default",
+    }
+
+
+def test_a_value_set_to_its_default_is_told_apart_from_one_that_is_not_set(file):
+    file.write_text('lease = "60s"')
+
+    config = read_config(file, {})
+
+    assert config.resolved["lease"].origin == f"file {file}"
+    assert config.lease_seconds == read_config(None, {}).lease_seconds
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_that_is_known(file):
+    file.write_text('retry_dealy = "5s"')
+
+    with pytest.raises(ConfigError, match=r"retry_dealy; did you mean retry_delay\?"):
+        read_config(file, {})
+
+
+def test_an_unknown_key_of_a_connection_is_refused(file):
+    file.write_text('[connections.warehouse]\nulr = "sqlite:////x"')
+
+    with pytest.raises(ConfigError, match=r"connections\.warehouse\.ulr; did you mean connections\.warehouse\.url"):
+        read_config(file, {})
+
+
+def test_connections_are_read_and_their_passwords_are_never_shown(file):
+    url = "postgresql://rota:secret@db/warehouse"
+    file.write_text(f'database = "mysql://root:hidden@db/rota"\n[connections.warehouse]\nurl = "{url}"')
+
+    config = read_config(file, {})
+
+    assert config.connections["warehouse"].url == url
+    assert config.database == "mysql://root:hidden@db/rota"
+    shown = [resolved.text for resolved in config.resolved.values()]
+    assert "postgresql://rota:***@db/warehouse" in shown
+    assert not any("secret" in text or "hidden" in text for text in shown)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('lease = "1.5x"', "a duration looks like"),
+        ("lease = -1", "must not be negative"),
+        ('lease = "1s"', "at least 3s"),
+        ('zone = "JST-9"', "IANA name"),
+        ("slots = 0", "from 1 to"),
+        ("slots = true", "from 1 to"),
+        ("pools = []", "at least one pool"),
+        ('pools = ["a b"]', "pools"),
+        ("database = 7", "text"),
+        ("connections = 3", "a section for each"),
+        ("lease = ", "is not TOML"),
+    ],
+)
+def test_a_value_that_breaks_its_rule_is_refused_with_the_name_of_the_file(file, text, said):
+    file.write_text(text)
+
+    with pytest.raises(ConfigError, match=said) as refused:
+        read_config(file, {})
+
+    assert str(file) in str(refused.value)
+
+
+def test_a_variable_that_breaks_its_rule_is_refused_with_its_name():
+    with pytest.raises(Invalid) as refused:
+        read_config(None, {"ROTA_SLOTS": "many"})
+
+    assert (refused.value.field, refused.value.value) == ("ROTA_SLOTS", "many")
+
+
+def test_an_empty_variable_is_one_that_is_not_set():
+    assert read_config(None, {"ROTA_LEASE": ""}).resolved["lease"].origin == "default"
+
+
+def test_a_file_that_is_not_there_is_refused(file):
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        read_config(file, {})
+
+
+def test_the_variable_names_the_file_when_nothing_else_does(file):
+    file.write_text("slots = 3")
+
+    assert read_config(None, {"ROTA_CONFIG": str(file)}).slots == 3
+
+
+def test_the_file_that_holds_the_database_counts_more_than_the_configuration(file):
+    file.write_text('database = "sqlite:////from-the-configuration"')
+
+    config = read_config(file, {"ROTA_DB_FILE": "/etc/rota/url"})
+
+    # Who connects reads that file; the configuration's database must not be used meanwhile.
+    assert config.database is None
+    assert config.resolved["database"].origin == "ROTA_DB_FILE"
+
+
+def test_pools_of_a_variable_may_be_parted_by_commas_or_blanks():
+    assert read_config(None, {"ROTA_POOLS": "a, b  c"}).pools == ("a", "b", "c")
