@@ -2,8 +2,8 @@
 
 Invariants: an attempt is given to one guardian, once; every attempt given out comes back as ``Ended`` or
 ``GuardianLost``, exactly once; a guardian whose connection ended without an end has its job killed by the pidfd it
-handed over. Used by the engine's worker in one thread. Nothing here waits, except ``poll`` as long as it is told, and
-knows a database.
+handed over. Used by the engine's worker in one thread. Nothing here waits, but ``poll`` for as long as it is told, and
+nothing knows a database. A little long, since guardian, connection and claim are one thing seen from three sides.
 
 The worker waits on ``fileno()`` together with whatever else it waits for, and calls ``poll(0)`` whenever it is readable
 and every few seconds besides: idle guardians are let go there.
@@ -20,7 +20,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,18 @@ from rota.errors import Conflict, NotSupported
 from rota.execution.home import prepare_folder, start_nursery
 from rota.execution.journal import forget_end, list_ends, read_end, set_aside_end
 from rota.execution.linux import boottime
-from rota.execution.order import Order, Outcome, StopWhy, not_started, order_message, read_outcome
+from rota.execution.order import (
+    CrewEvent,
+    Ended,
+    GuardianLost,
+    Order,
+    Outcome,
+    Started,
+    StopWhy,
+    not_started,
+    order_message,
+    read_outcome,
+)
 from rota.execution.sweep import sweep_dead, sweep_marked
 from rota.execution.wire import Channel, Decoder, WireError
 
@@ -38,37 +48,8 @@ if TYPE_CHECKING:
 OUTPUT_BYTES_MAX = 1024 * 1024
 IDLE_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
+REMAINS_SECONDS = 10.0  # a nursery needs milliseconds to clear up after a guardian
 _EVENTS_PER_POLL = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The job's program runs."""
-
-    claim_id: str
-    pid: int
-    guardian_pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The attempt is over. Acknowledge the claim once this is committed."""
-
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class GuardianLost:
-    """The guardian died; its job has been killed and its end will never be known. Nothing is to be acknowledged."""
-
-    claim_id: str
-    run_id: int
-    attempt: int
-    fence: int
-    has_started: bool  # as far as the guardian could say
-
-
-CrewEvent = Started | Ended | GuardianLost
 
 
 class _Guardian:
@@ -102,6 +83,7 @@ class Crew:
         self._guardians: dict[int, _Guardian] = {}  # by descriptor
         self._idle: list[_Guardian] = []  # the one that was busy last at the end
         self._busy: dict[str, _Guardian | None] = {}  # by claim; None: ended, its guardian is gone
+        self._remains: dict[str, float] = {}  # control sockets of guardians lost of late, and when
         self._events: list[CrewEvent] = []
         self._epoll: select.epoll | None = None
 
@@ -261,6 +243,9 @@ class Crew:
         nursery.receive()  # it says nothing of interest, but that it has gone
         if nursery.lost:
             self._forget_nursery()
+            for control in self._remains:
+                sweep_marked(control)
+            self._remains.clear()
             # Nobody would clear up after these: let them go. The busy ones know themselves, and ask to be retired.
             for guardian in list(self._idle):
                 self._drop(guardian)
@@ -319,12 +304,21 @@ class Crew:
             except ProcessLookupError:
                 pass  # somebody was quicker
             os.close(pidfd)
-        if guardian.has_started and self._nursery is None:
-            sweep_marked(guardian.control)
+        if guardian.has_started:
+            self._see_to_remains(guardian.control)
         del self._busy[order.claim_id]
         self._events.append(
             GuardianLost(order.claim_id, order.run_id, order.attempt, order.fence, guardian.has_started)
         )
+
+    def _see_to_remains(self, control: str) -> None:
+        """Have killed what a lost guardian's job detached: by the nursery, unless it has died too, or is about to."""
+        if self._nursery is None:
+            sweep_marked(control)
+        else:
+            now = boottime()
+            self._remains = {path: at for path, at in self._remains.items() if now - at < REMAINS_SECONDS}
+            self._remains[control] = now
 
     # -- guardians coming and going
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import select
 import sys
-import traceback
 from collections import deque
 
 from rota.execution.attempt import Attempt, Post
@@ -53,6 +52,8 @@ def guard(
 
 def traceback_to_log() -> None:
     """Write the current exception to standard error, which is the nursery's log."""
+    import traceback  # only when needed: it brings a tokenizer along
+
     sys.stderr.write(f"process {os.getpid()}:\n{traceback.format_exc()}")
     sys.stderr.flush()
 

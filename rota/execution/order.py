@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from rota.errors import Invalid
 
-Ended = Literal["exited", "signalled", "not_started", "timeout", "cancelled", "released", "lease_over"]
+EndedHow = Literal["exited", "signalled", "not_started", "timeout", "cancelled", "released", "lease_over"]
 StopWhy = Literal["cancelled", "released", "timeout", "lease_over"]
 
 # It becomes a file's name in the journal.
@@ -76,7 +76,7 @@ class Outcome:
     run_id: int
     attempt: int
     fence: int
-    ended: Ended
+    ended: EndedHow
     exit_code: int | None = None
     signal: int | None = None
     error_type: str | None = None
@@ -89,6 +89,36 @@ class Outcome:
     stdout: Captured = field(default_factory=Captured)
     stderr: Captured = field(default_factory=Captured)
     leftovers: int = 0  # descendants that had to be killed
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The job's program runs."""
+
+    claim_id: str
+    pid: int
+    guardian_pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The attempt is over. Acknowledge the claim once this is committed."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class GuardianLost:
+    """The guardian died; its job has been killed and its end will never be known. Nothing is to be acknowledged."""
+
+    claim_id: str
+    run_id: int
+    attempt: int
+    fence: int
+    has_started: bool  # as far as the guardian could say
+
+
+CrewEvent = Started | Ended | GuardianLost
 
 
 def order_message(order: Order, uid: int | None) -> dict[str, Any]:

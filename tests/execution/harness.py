@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rota.execution.crew import Crew, CrewEvent, Ended, GuardianLost, Started
+from rota.execution.crew import Crew
 from rota.execution.linux import boottime
-from rota.execution.order import Order, Outcome
+from rota.execution.order import CrewEvent, Ended, GuardianLost, Order, Outcome, Started
 
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 20.0  # for events that come in milliseconds, on a machine that is busy

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from rota.execution import crew as crew_module
-from rota.execution.crew import Ended
 from rota.execution.linux import boottime
+from rota.execution.order import Ended
 from tests.execution.harness import Harness, WorkerProcess, count_files, is_alive, wait_until
 
 # A job that detaches a grandchild, and tells both pids.
@@ -74,6 +74,22 @@ def test_with_nursery_and_guardian_killed_nothing_of_the_job_lives_on(harness: H
     assert is_alive(detached_pid)
     harness.lost(order)
     wait_until(lambda: not is_alive(detached_pid), "the worker has swept what was detached")
+
+
+def test_a_nursery_that_dies_before_it_cleared_up_after_a_guardian_is_stood_in_for(
+    harness: Harness, folder: Path
+) -> None:
+    order = harness.start("sh", "-c", DETACHING.format(folder))
+    guardian_pid = harness.started(order).guardian_pid
+    _, detached_pid = _detached_pids(folder)
+    os.kill(harness.crew.nursery_pid, signal.SIGSTOP)
+
+    os.kill(guardian_pid, signal.SIGKILL)
+    harness.lost(order)
+    assert is_alive(detached_pid)
+    os.kill(harness.crew.nursery_pid, signal.SIGKILL)
+
+    wait_until(lambda: harness.crew.poll(0.05) == [] and not is_alive(detached_pid), "the worker has swept")
 
 
 def test_with_worker_nursery_and_guardian_killed_the_next_worker_sweeps(folder: Path) -> None:

@@ -1,0 +1,230 @@
+"""Callables: in a process of their own, with arguments, results and errors over the guardian's socket."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rota.errors import StateError
+from rota.execution.command import argv_for_call, job_environment
+from rota.execution.context import current_run
+from rota.execution.order import Outcome
+from rota.execution.report import report_result
+from tests.execution.harness import ROOT, Harness
+
+MIB = 1024 * 1024
+
+JOBS = '''
+import os, sys, time
+from rota.execution.context import current_run
+from rota.execution.report import report_result
+
+def add(a, b=0): return {"sum": a + b}
+async def later(a):
+    import asyncio
+    await asyncio.sleep(0)
+    return [a]
+def nothing(): print("said")
+def fail(): raise ValueError("no good")
+class Own(Exception): pass
+def fail_own(): raise Own("mine")
+def leave(code): sys.exit(code)
+def vanish(): os._exit(0)
+def no_json(): return object()
+def nan(): return float("nan")
+def large(size): return "x" * size
+def echo(**args): return len(args["text"])
+def ask():
+    run = current_run()
+    run.result("first")
+    return [run.run_id, run.job, run.schedule, run.attempt, str(run.slot), run.node, run.fence, run.key, run.args]
+def interim():
+    report_result('"kept"')
+    os._exit(0)
+class Decorated:
+    def __rota_function__(self): return "inner"
+decorated = Decorated()
+number = 3
+'''  # fmt: skip
+
+FACTS = {
+    "ROTA_RUN_ID": "7", "ROTA_JOB": "j", "ROTA_SCHEDULE": "s", "ROTA_ATTEMPT": "2", "ROTA_NODE": "n", "ROTA_FENCE": "5",
+    "ROTA_SLOT": "2026-11-20T07:00:00.000000Z", "ROTA_RUN_AT": "2026-11-20T07:00:30.000000Z", "ROTA_KEY": "s/1",
+}  # fmt: skip
+
+
+@pytest.fixture
+def call(harness: Harness, folder: Path) -> Callable[..., Outcome]:
+    (folder / "jobs_here.py").write_text(JOBS)
+
+    def run_callable(target: str, arguments: Any = None, **facts: str | None) -> Outcome:
+        text = json.dumps(arguments if arguments is not None else {})
+        environment = job_environment(
+            os.environ, {"PYTHONPATH": f"{folder}:{ROOT}"}, {**FACTS, "ROTA_ARGS": text, **facts}
+        )
+        return harness.run(
+            *argv_for_call(target), environment=environment, arguments=text, expects_result=True, cwd="/"
+        )
+
+    return run_callable
+
+
+def test_a_callable_gets_its_arguments_and_its_value_is_the_result(call: Callable[..., Outcome]) -> None:
+    outcome = call("jobs_here:add", {"a": 1, "b": 2})
+    assert (outcome.ended, outcome.exit_code, outcome.error_type) == ("exited", 0, None)
+    assert json.loads(outcome.result or "") == {"sum": 3}
+
+    assert json.loads(call("jobs_here:add", [4, 5]).result or "") == {"sum": 9}
+    assert json.loads(call("jobs_here:later", {"a": "ü"}).result or "") == ["ü"]
+    assert call("jobs_here:decorated").result == '"inner"'
+    outcome = call("jobs_here:nothing")
+    assert (outcome.result, outcome.stdout.head) == ("null", b"said\n")
+
+
+def test_arguments_too_long_for_the_environment_come_over_the_socket(call: Callable[..., Outcome]) -> None:
+    assert call("jobs_here:echo", {"text": "x" * 1_000_000}).result == "1000000"
+
+
+def test_an_exception_is_told_with_its_traceback(call: Callable[..., Outcome]) -> None:
+    outcome = call("jobs_here:fail")
+
+    assert (outcome.ended, outcome.exit_code) == ("exited", 1)
+    assert (outcome.error_type, outcome.error_message) == ("ValueError", "no good")
+    assert (outcome.traceback or "").startswith("Traceback")
+    assert "python_job" not in (outcome.traceback or "")
+    assert "in fail\n" in (outcome.traceback or "")
+    assert call("jobs_here:fail_own").error_type == "jobs_here.Own"
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "words"),
+    [
+        ("no_such_module:f", "ModuleNotFoundError", "no_such_module"),
+        ("jobs_here:missing", "rota.errors.Invalid", "has no 'missing'"),
+        ("jobs_here:number", "rota.errors.Invalid", "cannot be called"),
+        ("jobs_here", "rota.errors.Invalid", "package.module:function"),
+        ("jobs_here:add", "TypeError", "missing 1 required"),
+    ],
+)
+def test_what_cannot_be_imported_or_called_says_so(
+    call: Callable[..., Outcome], target: str, kind: str, words: str
+) -> None:
+    outcome = call(target)
+
+    assert (outcome.exit_code, outcome.error_type) == (1, kind)
+    assert words in (outcome.error_message or "")
+
+
+@pytest.mark.parametrize("target", ["no_json", "nan"])
+def test_a_result_that_is_not_json_fails(call: Callable[..., Outcome], target: str) -> None:
+    outcome = call(f"jobs_here:{target}")
+
+    assert (outcome.exit_code, outcome.error_type, outcome.result) == (1, "BadResult", None)
+    assert "JSON" in (outcome.error_message or "")
+
+
+def test_a_result_above_one_mebibyte_fails(call: Callable[..., Outcome]) -> None:
+    assert len(call("jobs_here:large", {"size": MIB - 2}).result or "") == MIB
+
+    outcome = call("jobs_here:large", {"size": MIB})
+    assert (outcome.exit_code, outcome.error_type, outcome.result) == (1, "BadResult", None)
+    assert "1048576" in (outcome.error_message or "")
+
+
+def test_a_process_that_ends_well_without_a_result_has_failed(call: Callable[..., Outcome]) -> None:
+    outcome = call("jobs_here:vanish")
+    assert (outcome.exit_code, outcome.error_type) == (0, "NoResult")
+    assert call("jobs_here:leave", {"code": 0}).error_type == "NoResult"
+
+    outcome = call("jobs_here:leave", {"code": 4})
+    assert (outcome.exit_code, outcome.error_type) == (4, None)
+    assert call("jobs_here:interim").result == '"kept"'
+
+
+def test_the_code_of_a_job_can_ask_about_its_run(call: Callable[..., Outcome]) -> None:
+    outcome = call("jobs_here:ask", {})
+    assert json.loads(outcome.result or "") == [7, "j", "s", 2, "2026-11-20 07:00:00+00:00", "n", 5, "s/1", {}]
+
+    outcome = call("jobs_here:ask", {}, ROTA_SCHEDULE=None, ROTA_SLOT=None, ROTA_KEY=None)
+    assert json.loads(outcome.result or "") == [7, "j", None, 2, "None", "n", 5, None, {}]
+
+
+def test_the_working_directory_is_not_on_the_path(harness: Harness, folder: Path) -> None:
+    (folder / "only_here.py").write_text("def f(): pass")
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "ROTA_ARGS": "{}"}
+
+    outcome = harness.run(*argv_for_call("only_here:f"), environment=environment, cwd=str(folder))
+
+    assert outcome.error_type == "ModuleNotFoundError"
+
+
+def test_outside_a_job_there_is_no_current_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ROTA_CONTROL", raising=False)
+
+    with pytest.raises(StateError, match="not a job of Rota"):
+        current_run()
+    with pytest.raises(StateError, match="not a job of Rota"):
+        report_result("1")
+
+
+def test_a_guardian_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setenv("ROTA_CONTROL", str(folder / "gone"))
+
+    with pytest.raises(StateError, match="does not answer"):
+        report_result("1")
+
+
+RAW = """
+import os, socket, struct, sys, json
+s = socket.socket(socket.AF_UNIX); s.connect(os.environ["ROTA_CONTROL"])
+def send(message, blob):
+    text = json.dumps(message).encode()
+    s.sendall(struct.pack("!II", len(text), len(blob)) + text + blob)
+    text_bytes, _ = struct.unpack("!II", s.recv(8))
+    print(s.recv(text_bytes).decode())
+"""
+
+
+def test_the_socket_refuses_what_it_cannot_keep_and_the_last_result_counts(harness: Harness) -> None:
+    program = RAW + (
+        "send({'op': 'result'}, b'1'); send({'op': 'result'}, b'x' * 1048577); send({'op': 'result'}, b'x' * 5000000);"
+        "send({'op': 'result'}, b'\\xff'); send({'op': 'sing'}, b''); send({'op': 'result'}, b'2')"
+    )
+
+    outcome = harness.run("python3", "-I", "-c", program)
+
+    answers = [json.loads(line) for line in outcome.stdout.head.splitlines()]
+    assert [answer["ok"] for answer in answers] == [True, False, False, False, False, True]
+    assert "1048577 bytes" in answers[1]["error"]
+    assert "UTF-8" in answers[3]["error"]
+    assert "sing" in answers[4]["error"]
+    assert outcome.result == "2"
+
+
+@pytest.mark.parametrize(
+    "mischief",
+    [
+        "s.sendall(b'\\xff' * 100); s.close()",
+        "s.sendall(b'\\0\\0\\0\\x02\\0\\0\\0\\0[]')",
+        "s.sendall(b'\\0\\0\\0\\x09')",
+        "a = [socket.socket(socket.AF_UNIX) for _ in range(60)]\n"
+        "for x in a: x.setblocking(False); x.connect_ex(os.environ['ROTA_CONTROL'])",
+        "os.unlink(os.environ['ROTA_CONTROL'])",
+    ],
+)
+def test_a_job_cannot_upset_its_guardian(harness: Harness, mischief: str) -> None:
+    outcome = harness.run("python3", "-I", "-c", f"{RAW}\n{mischief}\nprint('done')")
+
+    assert (outcome.ended, outcome.exit_code, outcome.stdout.head) == ("exited", 0, b"done\n"), outcome.stderr
+    assert harness.run("true").exit_code == 0
+
+
+def test_a_result_sent_without_waiting_for_the_answer_counts(harness: Harness) -> None:
+    program = RAW + "s.sendall(struct.pack('!II', 15, 1) + b'{\"op\":\"result\"}' + b'5'); os._exit(0)"
+
+    assert harness.run("python3", "-I", "-c", program).result == "5"
