@@ -11,7 +11,6 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
@@ -28,7 +27,7 @@ from rota.model.ending import (
 from rota.model.run import End
 from rota.model.states import AttemptState, Delivery, RunState
 from rota.store.database import Database
-from rota.store.moves import Move, Stale, apply_moves
+from rota.store.moves import Move, apply_moves, write_fresh
 from rota.store.tables import attempt, job, output, run
 from rota.store.types import AnyRow, db_now, encode_rows, given_rows
 
@@ -148,7 +147,7 @@ def end_runs(database: Database, ends: Sequence[End]) -> Delivered:
         waits = [move.wait_seconds for move in moves if move.wait_seconds is not None]
         return Delivered(frozenset(applied), frozenset(orphaned), min(waits, default=None))
 
-    return retry_stale(database, deliver) if ends else Delivered(frozenset(), frozenset(), None)
+    return write_fresh(database, deliver) if ends else Delivered(frozenset(), frozenset(), None)
 
 
 def rescue_runs(database: Database, *, rescuer: str, limit: int = 100) -> int:
@@ -171,7 +170,7 @@ def rescue_runs(database: Database, *, rescuer: str, limit: int = 100) -> int:
         wake_queued(connection, rows)
         return len(moves)
 
-    return retry_stale(database, rescue)
+    return write_fresh(database, rescue)
 
 
 def surrender_runs(database: Database, claim_ids: Sequence[str], *, actor: str) -> int:
@@ -193,17 +192,7 @@ def surrender_runs(database: Database, claim_ids: Sequence[str], *, actor: str) 
         wake_queued(connection, rows)
         return len(moves)
 
-    return retry_stale(database, surrender) if claim_ids else 0
-
-
-def retry_stale(database: Database, work: Any) -> Any:
-    """Run repeatable ``work`` in a transaction, over again when a row changed between its reading and its writing."""
-    for _ in range(20):
-        try:
-            return database.write(work, repeatable=True)
-        except Stale:
-            database.retries += 1
-    return database.write(work, repeatable=True)
+    return write_fresh(database, surrender) if claim_ids else 0
 
 
 def _facts_of(row: AnyRow) -> RunFacts:
@@ -285,3 +274,6 @@ def _as_json(end: End) -> str:
     facts["stdout"] = end.stdout.bytes_total
     facts["stderr"] = end.stderr.bytes_total
     return json.dumps({name: value for name, value in facts.items() if value is not None})
+
+
+retry_stale = write_fresh

@@ -32,6 +32,7 @@ from rota.model.reasons import Reason
 from rota.model.run import Claim, NodeIdentity
 from rota.model.states import AttemptState, Delivery, JobState, NodeState, RunState
 from rota.store.database import Database
+from rota.store.moves import Stale, write_fresh
 from rota.store.tables import attempt, event, job, node, run
 from rota.store.types import AnyRow, db_now, db_now_plus
 from rota.store.wakeup import Pulse
@@ -186,8 +187,12 @@ RENEW_CLAIMS = (
     .where(_of_claims, run.c.state == RunState.RUNNING.value, run.c.lease_ends_at > db_now())
     .values(lease_ends_at=_lease_end)
 )
-READ_RENEWED = select(run.c.claim_id, run.c.cancel_asked_at, run.c.cancel_asked_by).where(
-    _of_claims, run.c.state == RunState.RUNNING.value, run.c.lease_ends_at > db_now()
+# The same rows beforehand, locked in the order in which ends lock them, so that the two never wait for each other.
+FIND_RENEWABLE = (
+    select(run.c.claim_id, run.c.cancel_asked_at, run.c.cancel_asked_by)
+    .where(_of_claims, run.c.state == RunState.RUNNING.value, run.c.lease_ends_at > db_now())
+    .order_by(run.c.id)
+    .with_for_update()
 )
 RENEW_NODE = (
     update(node)
@@ -325,8 +330,11 @@ def renew_claims(pulse: Pulse, identity: NodeIdentity, claim_ids: Iterable[str],
         connection.execute(RENEW_NODE, who | {"node_lease": lease_seconds})
         state = connection.execute(READ_NODE_STATE, who).scalar()
         if wanted:
-            connection.execute(RENEW_CLAIMS, {"claim_ids": wanted, "node_lease": lease_seconds})
-            kept = {row.claim_id: row for row in connection.execute(READ_RENEWED, {"claim_ids": wanted})}
+            kept = {row.claim_id: row for row in connection.execute(FIND_RENEWABLE, {"claim_ids": wanted})}
+        if kept:
+            parameters = {"claim_ids": sorted(kept), "node_lease": lease_seconds}
+            if connection.execute(RENEW_CLAIMS, parameters).rowcount != len(kept):
+                raise Stale("a lease was taken away while it was renewed")
         return Renewal(
             kept=frozenset(kept),
             cancelled={
@@ -335,4 +343,4 @@ def renew_claims(pulse: Pulse, identity: NodeIdentity, claim_ids: Iterable[str],
             node_state=NodeState(state) if state is not None else None,
         )
 
-    return pulse.write(renew)
+    return write_fresh(pulse, renew)

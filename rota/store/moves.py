@@ -7,9 +7,9 @@ a row does not match, nothing of the batch is written and ``Stale`` makes the ca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, and_, case, func, insert, literal, null, select, update
 
@@ -19,9 +19,31 @@ from rota.model.states import FINISHED, AttemptState, Because, RunState, check_m
 from rota.store.tables import attempt, event, run
 from rota.store.types import db_now, db_now_plus, encode_rows, given_rows
 
+T = TypeVar("T")
+
+STALE_TRIES_MAX = 20
+
 
 class Stale(Exception):
     """A row was not as it had been read a moment before: roll back and decide again."""
+
+
+class Writer(Protocol):
+    """Whatever runs repeatable work in one transaction: the database, or the renewer's own connection."""
+
+    def write(self, work: Callable[[Connection], T], *, repeatable: bool) -> T:
+        """Run ``work`` and commit."""
+        ...
+
+
+def write_fresh(writer: Writer, work: Callable[[Connection], T]) -> T:
+    """Run repeatable ``work``, over again when a row changed between its reading and its writing."""
+    for _ in range(STALE_TRIES_MAX):
+        try:
+            return writer.write(work, repeatable=True)
+        except Stale:
+            continue
+    return writer.write(work, repeatable=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,7 @@ from rota.model.states import FINISHED, Because, JobState, RunState
 from rota.model.timing import Timing
 from rota.store.creation import insert_slots
 from rota.store.database import Database
-from rota.store.endings import retry_stale
-from rota.store.moves import Move, Stale, apply_moves
+from rota.store.moves import Move, Stale, apply_moves, write_fresh
 from rota.store.tables import event, job, run, schedule
 from rota.store.types import AnyRow, db_now, db_now_plus, encode_rows, given_rows
 
@@ -233,8 +232,7 @@ def fire_schedules(database: Database, *, fired_by: str, limit: int = FIRE_BATCH
         ready = sum(1 for slot in slots if slot["state"] == RunState.READY.value)
         return Fired(len(rows), len(slots), set_aside, ready)
 
-    fired: Fired = retry_stale(database, fire)
-    return fired
+    return write_fresh(database, fire)
 
 
 def _decide(row: AnyRow, *, unfinished: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -315,8 +313,7 @@ def advance_runs(database: Database, *, limit: int = ADVANCE_BATCH_MAX) -> Advan
         missed = sum(1 for move in moves if move.target is RunState.MISSED)
         return Advanced(len(moves) - missed, missed, len(blocked))
 
-    advanced: Advanced = retry_stale(database, advance)
-    return advanced
+    return write_fresh(database, advance)
 
 
 def _window_is_over(row: AnyRow) -> bool:

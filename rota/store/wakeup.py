@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from rota.errors import DatabaseUnavailable
+from rota.errors import DatabaseRefused, DatabaseUnavailable
 from rota.store.database import Database, first_line
 from rota.store.dialects import WakeUp, dialect_named
 
@@ -51,15 +51,15 @@ class Pulse:
             self._connection = connection
         return self._connection
 
-    def write(self, work: Callable[[Connection], T]) -> T:
-        """Run repeatable ``work`` in one transaction over this connection.
+    def write(self, work: Callable[[Connection], T], *, repeatable: bool) -> T:
+        """Run ``work`` in one transaction over this connection.
 
         Raises:
             DatabaseUnavailable: nobody answers; the connection is made anew at the next call.
         """
         try:
-            return self._database.write(work, repeatable=True, over=self._open())
-        except BaseException:
+            return self._database.write(work, repeatable=repeatable, over=self._open())
+        except (DatabaseUnavailable, DatabaseRefused):
             # LISTEN is bound to the connection: one that had trouble is not trusted to hear.
             self.close()
             raise
