@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from rota.client.facts import Nodes, Why
 from rota.client.jobs import Jobs
 from rota.client.location import database_url
 from rota.client.runs import RunHandle, Runs
@@ -28,6 +29,7 @@ from rota.model.run import NewRun
 from rota.store.database import Database
 from rota.store.migrate import check_schema
 from rota.store.requests import connection_of, request_runs, request_runs_within
+from rota.store.status import read_status
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -60,6 +62,8 @@ class Rota:
         self.jobs = Jobs(self)
         self.schedules = Schedules(self)
         self.runs = Runs(self)
+        self.nodes = Nodes(self)
+        self.why = Why(self)
 
     def __repr__(self) -> str:
         return f"Rota({self._database.url.render_as_string(hide_password=True)!r})"
@@ -83,6 +87,10 @@ class Rota:
                     check_schema(self._database)
                     self._checked = True
         return self._database
+
+    def status(self) -> dict[str, Any]:
+        """Return nodes, what runs, what is late, what failed lately, and what is set aside or paused."""
+        return read_status(self.database)
 
     def enqueue(
         self,

@@ -1,0 +1,102 @@
+"""One look at everything: nodes, what runs, what is late, what failed lately, what is set aside.
+
+Invariant: each part is bounded by an index or by a number of rows, so that it costs the same with a million runs in the
+ledger. What has ended is counted among the latest 10,000 runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, desc, func, select
+
+from rota.model.instants import format_instant
+from rota.model.states import JobState, RunState
+from rota.store.database import Database, now_of
+from rota.store.nodes import list_nodes
+from rota.store.runs import read_runs
+from rota.store.shown import shown
+from rota.store.tables import job, run, schedule
+from rota.store.types import Number, db_now_plus
+
+RECENT_RUNS = 10_000
+LATE_SECONDS = 10.0  # ready for longer than this: no node takes it
+PART_MAX = 20
+
+_latest = select(func.coalesce(func.max(run.c.id), 0)).scalar_subquery()
+_recent = run.c.id > _latest - RECENT_RUNS
+_before_now = db_now_plus(-bindparam("late_seconds", type_=Number))
+
+# Served by rota_run_due, rota_run_claim and rota_run_lease, in this order.
+COUNT_WAITING = select(func.count()).where(run.c.due_at.is_not(None), run.c.state == RunState.WAITING.value)
+COUNT_READY = select(func.count()).where(run.c.state == RunState.READY.value)
+COUNT_RUNNING = select(func.count()).where(run.c.lease_ends_at.is_not(None))
+# Served by the primary key.
+COUNT_RECENT = select(run.c.state, func.count().label("number")).where(_recent).group_by(run.c.state)
+FIND_FAILED = (
+    select(run.c.id)
+    .where(_recent, run.c.state.in_([RunState.FAILED.value, RunState.LOST.value]))
+    .order_by(desc(run.c.id))
+    .limit(PART_MAX)
+)
+FIND_RUNNING = select(run.c.id).where(run.c.lease_ends_at.is_not(None)).order_by(run.c.id).limit(PART_MAX)
+# Ready for a while, and nobody takes it. Served by rota_run_claim.
+FIND_LATE = (
+    select(run.c.id)
+    .where(run.c.state == RunState.READY.value, run.c.run_at < _before_now)
+    .order_by(run.c.run_at)
+    .limit(PART_MAX)
+)
+# Served by rota_schedule_due.
+FIND_OVERDUE = (
+    select(*shown([schedule.c.name, schedule.c.next_slot_at]))
+    .where(
+        schedule.c.state == JobState.ACTIVE.value,
+        schedule.c.problem.is_(None),
+        schedule.c.next_slot_at < _before_now,
+    )
+    .order_by(schedule.c.next_slot_at)
+    .limit(PART_MAX)
+)
+FIND_PROBLEMS = (
+    select(schedule.c.name, schedule.c.problem)
+    .where(schedule.c.problem.is_not(None))
+    .order_by(schedule.c.name)
+    .limit(PART_MAX)
+)
+FIND_PAUSED_JOBS = select(job.c.name).where(job.c.state == JobState.PAUSED.value).order_by(job.c.name).limit(PART_MAX)
+FIND_PAUSED_SCHEDULES = (
+    select(schedule.c.name).where(schedule.c.state == JobState.PAUSED.value).order_by(schedule.c.name).limit(PART_MAX)
+)
+
+
+def read_status(database: Database) -> dict[str, Any]:
+    """Return what somebody who is awake at night wants to see first."""
+
+    def read(connection: Connection) -> dict[str, Any]:
+        late = {"late_seconds": LATE_SECONDS}
+        counts = {state.value: 0 for state in RunState}
+        counts |= {row.state: row.number for row in connection.execute(COUNT_RECENT)}
+        counts[RunState.WAITING.value] = connection.execute(COUNT_WAITING).scalar_one()
+        counts[RunState.READY.value] = connection.execute(COUNT_READY).scalar_one()
+        counts[RunState.RUNNING.value] = connection.execute(COUNT_RUNNING).scalar_one()
+        return {
+            "now": format_instant(now_of(connection)),
+            "counts": counts,
+            "running": list(connection.execute(FIND_RUNNING).scalars()),
+            "late": list(connection.execute(FIND_LATE, late).scalars()),
+            "failed": list(connection.execute(FIND_FAILED).scalars()),
+            "overdue": [_show_overdue(row) for row in connection.execute(FIND_OVERDUE, late)],
+            "problems": [{"key": row.name, "problem": row.problem} for row in connection.execute(FIND_PROBLEMS)],
+            "paused_jobs": list(connection.execute(FIND_PAUSED_JOBS).scalars()),
+            "paused_schedules": list(connection.execute(FIND_PAUSED_SCHEDULES).scalars()),
+        }
+
+    found = database.read(read)
+    for part in ("running", "late", "failed"):
+        found[part] = read_runs(database, found[part])
+    return found | {"nodes": list_nodes(database)}
+
+
+def _show_overdue(row: Any) -> dict[str, Any]:
+    return {"key": row.name, "next_slot": row.next_slot_at}
