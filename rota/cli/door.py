@@ -28,7 +28,7 @@ class Door:
 
     def __init__(self, *, db: str | None, config_file: str | None, as_json: bool) -> None:
         self.screen = Screen(as_json=as_json)
-        self._db = db
+        self.db_flag = db
         self._config_file = config_file
         self._config: Config | None = None
         self._rota: Rota | None = None
@@ -37,7 +37,7 @@ class Door:
         """Read the settings now; a worker does so again when it is told to."""
         from rota.config import read_config
 
-        given = {name: value for name, value in {"database": self._db, **flags}.items() if value not in (None, ())}
+        given = {name: value for name, value in {"database": self.db_flag, **flags}.items() if value not in (None, ())}
         return read_config(Path(self._config_file) if self._config_file else None, flags=given)
 
     @property

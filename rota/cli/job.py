@@ -63,16 +63,13 @@ def read_definition(
     *, call: str | None, command: bool, shell: str | None, arguments: tuple[str, ...], **flags: Any
 ) -> dict[str, Any]:
     """Turn the flags into what the client takes; only what was given."""
-    chosen = [name for name, value in (("call", call), ("command", command), ("shell", shell)) if value]
-    if len(chosen) > 1:
-        raise Invalid(chosen[1], flags.get(chosen[1], True), f"it was given with {chosen[0]}: choose one of them")
     if command and not arguments:
         raise Invalid("command", "", "the program and its arguments follow after `--`: --command -- ls -l")
     if arguments and not command:
         raise Invalid("command", shlex.join(arguments), "arguments belong to --command; put --command before `--`")
-    user, variables = flags.pop("run_as"), read_pairs("variable", flags.pop("variable"))
+    variables = read_pairs("variable", flags.pop("variable"))
     target = given(call=call, command=list(arguments) if command else None, shell=shell)
-    return target | given(user=user, variables=variables, **flags)
+    return target | given(variables=variables, **flags)
 
 
 @click.group()
@@ -88,8 +85,6 @@ def job() -> None:
 def add(door: Door, *, name: str, if_exists: str, **flags: Any) -> None:
     """Add a job."""
     options = read_definition(**flags)
-    if not {"call", "command", "shell"} & options.keys():
-        raise Invalid("job", name, "say what to run: --call, --command -- ARG... or --shell")
     if door.config.resolved["retry_delay"].origin != "default":
         options.setdefault("retry_delay", door.config.retry_delay_seconds)
     view = door.rota.jobs.add(name, if_exists=if_exists, **options)

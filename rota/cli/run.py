@@ -60,7 +60,7 @@ def show(door: Door, *, run_id: str) -> None:
 
 def _show_run(door: Door, view: View) -> None:
     facts = dict(view) | {"reason": f"{view['reason']['text']} ({view['reason']['code']})"}
-    error = view.get("error") or {}
+    error: dict[str, Any] = view["error"] or {}
     facts["error"] = ": ".join(part for part in (error.get("type"), error.get("message")) if part)
     if view.get("slot_count") == 1:
         facts.pop("slot_count")
@@ -84,11 +84,11 @@ ATTEMPT_COLUMNS: Columns = {
     "cpu": lambda view: "" if view["cpu_seconds"] is None else f"{view['cpu_seconds']:.3f}",
     "memory": lambda view: "" if not view["memory_bytes_max"] else f"{view['memory_bytes_max'] / 2**20:.1f} MiB",
     "exit": lambda view: view["exit_code"] if view["signal"] is None else f"signal {view['signal']}",
-    "reason": lambda view: (view["reason"] or {}).get("text"),
+    "reason": lambda view: view["reason"]["text"] if view["reason"] else "",
 }
 EVENT_COLUMNS: Columns = {
     "at": lambda view: short_time(view.get("at")),
-    "to": lambda view: view.get("to_state") or view.get("to"),
+    "to": "to",
     "what": "text",
     "by": lambda view: view.get("actor") or view.get("node"),
 }

@@ -6,6 +6,7 @@ terminal as such: what a job writes into its error message must not move the cur
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 View = Mapping[str, Any]
@@ -40,7 +40,7 @@ class Screen:
         if self.as_json:
             print_json(list(views))
         elif views:
-            open_console().print(make_table(views, columns))
+            print_table(make_table(views, columns))
         else:
             click.echo(nothing)
 
@@ -70,11 +70,18 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
-def open_console() -> Console:
-    """Return rich's console; as wide as it takes where no terminal reads it."""
+def print_table(table: Table) -> None:
+    """Print a table: as wide as the terminal, or as wide as it takes where a program reads it."""
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(file=sys.stdout, width=PIPE_WIDTH)
+    if sys.stdout.isatty():
+        Console().print(table)
+        return
+    console = Console(file=io.StringIO(), width=PIPE_WIDTH)
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def make_table(views: Sequence[View], columns: Columns, title: str | None = None) -> Table:

@@ -6,7 +6,7 @@ import click
 
 from rota.cli.door import Door, through_door
 from rota.cli.run import COLUMNS as RUN_COLUMNS
-from rota.cli.screen import Columns, View, clean, make_table, open_console, short_time
+from rota.cli.screen import Columns, View, clean, make_table, print_table, short_time
 
 NODE_COLUMNS: Columns = {
     "name": "name",
@@ -31,7 +31,6 @@ def status(door: Door) -> None:
 
 def show_status(view: View) -> None:
     """Lay the facts out, the ones that need somebody last: they stay on the screen."""
-    console = open_console()
     counts = ", ".join(f"{count} {state}" for state, count in view["counts"].items() if count)
     click.echo(f"runs: {counts or 'none yet'}")
     for title, key, columns in (
@@ -42,7 +41,7 @@ def show_status(view: View) -> None:
     ):
         if view[key]:
             click.echo()
-            console.print(make_table(view[key], columns, title))
+            print_table(make_table(view[key], columns, title))
     if not view["nodes"]:
         click.echo("no node is registered: start one with `rota worker`")
     for schedule in view["problems"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from rota.cli.door import Door, read_time, through_door
+from rota.cli.door import Door, through_door
 from rota.cli.screen import View, clean, short_time
 
 
@@ -18,7 +18,7 @@ def why() -> None:
 @through_door
 def run(door: Door, *, run_id: str) -> None:
     """Why a run is in the state it is in."""
-    _tell(door, door.rota.why.run(door.rota.runs[run_id].id))
+    _tell(door, door.rota.why.run(run_id))
 
 
 @why.command()
@@ -35,8 +35,7 @@ def job(door: Door, *, name: str) -> None:
 @through_door
 def schedule(door: Door, *, key: str, slot: str | None) -> None:
     """Why a schedule fires or does not; or what became of one slot."""
-    zone = door.rota.schedules[key].show()["tz"] if slot is not None else "UTC"
-    _tell(door, door.rota.why.schedule(key, read_time("slot", slot, zone)))
+    _tell(door, door.rota.why.schedule(key, slot))
 
 
 def _tell(door: Door, answer: View) -> None:

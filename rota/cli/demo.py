@@ -1,0 +1,222 @@
+"""``rota up --demo``: a minute that shows the point.
+
+Real schedules fire, real processes run, and what is missed or skipped is so through the scheduler. It never touches the
+database in force: it makes one of its own, unless one is named by ``--db``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Generator
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rota.cli.door import Door
+from rota.cli.node import read_settings
+from rota.cli.run import COLUMNS as RUN_COLUMNS
+from rota.cli.schedule import describe_when
+from rota.cli.screen import Columns, View, clean, make_table, short_time
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from rota.client import Rota
+    from rota.engine.settings import NodeSettings
+
+REFRESH_SECONDS = 1.0
+RUNS_SHOWN = 14
+READY_SECONDS_MAX = 30.0
+STOP_SECONDS_MAX = 30.0
+
+# name, what it shows, the job, the schedule; `at` is an offset from the database's now
+DEMO: tuple[tuple[str, str, dict[str, Any], dict[str, Any]], ...] = (
+    ("often", "fires every few seconds", {"shell": 'echo "slot $ROTA_SLOT on $ROTA_NODE"'}, {"every": "3s"}),
+    (
+        "flaky",
+        "fails twice, is retried, succeeds",
+        {"shell": 'echo "attempt $ROTA_ATTEMPT"; test "$ROTA_ATTEMPT" -ge 3', "retries": 5, "retry_delay": "2s"},
+        {"every": "20s"},
+    ),
+    (
+        "report",
+        "a Python function; its result is kept as JSON",
+        {"call": "rota.cli.demo_jobs:count_machine"},
+        {"every": "10s", "args": {"folder": "/"}},
+    ),
+    (
+        "overlapping",
+        "takes longer than its period: the slots in between are skipped",
+        {"shell": "sleep 7"},
+        {"every": "5s"},
+    ),
+    (
+        "too-late",
+        "was due ten minutes ago, and may start at most five minutes late: missed",
+        {"shell": "echo this is never printed"},
+        {"at": timedelta(minutes=-10), "start_within": "5m"},
+    ),
+    (
+        "long",
+        "takes a minute, and can be cancelled",
+        {"shell": "for second in $(seq 60); do echo $second; sleep 1; done"},
+        {"at": timedelta(seconds=4)},
+    ),
+)
+
+SCHEDULE_COLUMNS: Columns = {
+    "schedule": "key",
+    "when": lambda view: describe_when(view),
+    "next slot": lambda view: short_time(view["next_slot"]),
+    "what it shows": lambda view: next((text for name, text, _, _ in DEMO if name == view["key"]), ""),
+}
+NODE_COLUMNS: Columns = {
+    "node": "name",
+    "state": "state",
+    "running": lambda view: f"{len(view['running'])} of {view['slots']}",
+    "seen": lambda view: short_time(view["seen_at"]),
+}
+
+
+def show_demo(door: Door, seconds: float | None, **flags: Any) -> int:
+    """Load the demo, work on it in this process, and show what happens until Ctrl-C or for ``seconds``."""
+    folder = Path(tempfile.mkdtemp(prefix="rota-demo-"))
+    url = door.db_flag or f"sqlite:///{folder / 'rota.db'}"
+    door = Door(db=url, config_file=None, as_json=False)
+    given = {"state_dir": str(folder / "state"), "log_file": str(folder / "rota.log")}
+    flags |= {name: flags[name] or value for name, value in given.items()}
+    try:
+        _load(door, url)
+        with _working(door, read_settings(door, **flags), flags["log_file"]):
+            click.echo(f"database {url}\nlog      {flags['log_file']}\n")
+            _watch(door, url, time.monotonic() + seconds if seconds is not None else None)
+    finally:
+        door.close()
+    _tell_commands(url)
+    return 0
+
+
+def _load(door: Door, url: str) -> None:
+    from rota.client import schema
+
+    schema.upgrade(url)
+    # The database's clock decides what is late, also here.
+    now = door.rota.database.now()
+    for name, _, job, schedule in DEMO:
+        door.rota.jobs.add(name, if_exists="update", **job)
+        at = schedule.get("at")
+        timing = {"at": now + at} if at is not None else {}
+        door.rota.schedules.add(name, name, if_exists="update", **(schedule | timing))
+
+
+@contextlib.contextmanager
+def _working(door: Door, settings: NodeSettings, log_file: str) -> Generator[None, None, None]:
+    """Be a node, in a thread: this one has the screen and hears Ctrl-C."""
+    from rota.cli.logs import Logs
+    from rota.engine.node import Node
+
+    Logs(Path(log_file))
+    ready, failure = threading.Event(), list[Exception]()
+    node = Node(settings, on_ready=lambda _: ready.set())
+
+    def work() -> None:
+        try:
+            node.run()
+        except Exception as error:  # noqa: BLE001 - raised again by the thread that has the screen
+            failure.append(error)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=work, name="node")
+    thread.start()
+    try:
+        ready.wait(READY_SECONDS_MAX)
+        if failure:
+            raise failure[0]
+        yield
+    finally:
+        if thread.is_alive():
+            click.echo("\nstopping: jobs that run are stopped, and their runs given back")
+            node.stop()
+            node.stop()
+            thread.join(STOP_SECONDS_MAX)
+
+
+def _watch(door: Door, url: str, ends: float | None) -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        if sys.stdout.isatty():
+            _watch_live(door, url, ends)
+        else:
+            _watch_lines(door.rota, ends)
+
+
+def _pause(ends: float | None) -> bool:
+    """Wait for the next look; tell whether there is one."""
+    left = REFRESH_SECONDS if ends is None else min(REFRESH_SECONDS, ends - time.monotonic())
+    if left > 0:
+        time.sleep(left)
+    return ends is None or time.monotonic() < ends
+
+
+def _watch_live(door: Door, url: str, ends: float | None) -> None:
+    from rich.live import Live
+
+    with Live(_draw(door.rota, url), auto_refresh=False) as live:
+        while _pause(ends):
+            live.update(_draw(door.rota, url), refresh=True)
+
+
+def _draw(rota: Rota, url: str) -> Group:
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(
+        make_table(rota.schedules.list(), SCHEDULE_COLUMNS),
+        Text(),
+        make_table(rota.runs.list(limit=RUNS_SHOWN), RUN_COLUMNS),
+        Text(),
+        make_table(rota.nodes.list(), NODE_COLUMNS),
+        Text(f"\nin another terminal: export ROTA_DB={url}; rota why run 1 — Ctrl-C ends the demo", style="dim"),
+    )
+
+
+def _watch_lines(rota: Rota, ends: float | None) -> None:
+    """Tell each event once, a line each; for a log, or a test."""
+    told: dict[int, int] = {}
+    while True:
+        for view in reversed(rota.runs.list(limit=100)):
+            for event in view["events"][told.get(view["id"], 0) :]:
+                click.echo(clean(_describe_event(view, event)))
+            told[view["id"]] = len(view["events"])
+        if not _pause(ends):
+            return
+
+
+def _describe_event(view: View, event: View) -> str:
+    slot = f" slot {short_time(view['slot'])}" if view["slot"] else ""
+    what = f"{event.get('to', '')}: {event.get('text', '')}"
+    return f"{short_time(event['at'])} {view['job']} run {view['id']}{slot}: {what}"
+
+
+def _tell_commands(url: str) -> None:
+    click.echo(
+        f"""
+Look at what happened:
+  export ROTA_DB={url}
+  rota status                      one screen
+  rota run list                    every slot has its row
+  rota why schedule too-late       why it did not run
+  rota why run 1
+  rota run list --job flaky        then: rota run show ID, rota run logs ID
+  rota schedule next often -n 3
+And go on from there:
+  rota worker &                    this machine works again
+  rota job add hello --shell 'echo hello'
+  rota job run hello --follow"""
+    )
