@@ -1,13 +1,14 @@
 # make demo     watch Rota at work: its own environment, an embedded database, jobs that show the point
 # make test     check style, types and layers, then run every test on every database that can be had
 #               DATABASES="sqlite postgresql" limits them; PYTEST_OPTIONS="-n 2 -k lease" goes to pytest
+# make docs     write the reference again, from the code
 # make bench    measure; DATABASE=postgresql, BENCH_OPTIONS=...
 #
 # Everything lives in .venv, which `make clean` removes. PYTHON chooses the interpreter that it is made with.
 
 SHELL = /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint format bench clean prerequisites
+.PHONY: help demo test test-long lint format docs bench clean prerequisites
 
 DATABASES ?= $(ROTA_TEST_DATABASES)
 DATABASE ?= sqlite
@@ -44,6 +45,9 @@ lint: .venv/.developing
 format: .venv/.developing
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: .venv/.developing
+	@$(BIN)/python -m docs.generate
 
 bench: .venv/.developing
 	$(BIN)/python -m benchmarks --database $(DATABASE) $(BENCH_OPTIONS)

@@ -1,0 +1,195 @@
+"""The pages about what is typed: commands, settings, jobs and schedules, and what a job sees."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from docs.generate.markdown import expect_keys, fence, prose, table, table_of_enum
+from rota import config
+from rota.cli.main import main as root_command
+from rota.engine.orders import make_order
+from rota.engine.settings import NodeSettings
+from rota.execution.command import KEPT_VARIABLES
+from rota.model import states
+from rota.model.durations import format_duration
+from rota.model.job import JobKind, JobSpec
+from rota.model.run import Claim
+from rota.model.schedule import ScheduleSpec
+
+HELP_WIDTH = 100
+SETTINGS_SAMPLE = """
+# rota.toml
+database = "sqlite:///rota.db"
+zone = "Europe/Amsterdam"
+lease = "30s"
+pools = ["default", "reports"]
+
+[connections.warehouse]
+url = "postgresql://reader@warehouse/facts"
+"""
+
+SETTING_MEANINGS = {
+    "database": "Where everything is kept: a SQLAlchemy URL. `ROTA_DB_FILE` may name a file that holds it, for those "
+    "who keep passwords out of the environment. Without any, SQLite in the user's state folder.",
+    "zone": "The zone of new schedules that name none, and of times without an offset.",
+    "poll": "How long an idle node waits before it looks, should no wake-up reach it.",
+    "lease": "How long a node keeps a run without renewing: how soon another takes over from one that died.",
+    "retry_delay": "How long a run of a new job waits before a retry, unless the job says so.",
+    "log_file": "Where a worker logs to; opened anew at USR2.",
+    "slots": "How many runs a worker takes at once: four for each processor, unless told.",
+    "pools": "The pools a worker takes runs of; a variable separates them by commas.",
+    "drain_timeout": "How long a worker that was told to stop waits for its jobs.",
+    "state_dir": "Where the workers of this machine keep sockets and ends that wait for delivery; a local disk.",
+}
+OPTION_MEANINGS = {
+    "lost_max": "How many attempts may be lost with their node before the run fails.",
+    "anchor": "Of `every`: where its grid begins. Without one, when the schedule is added.",
+}
+VARIABLE_MEANINGS = {
+    "ROTA_RUN_ID": "The number of the run.",
+    "ROTA_JOB": "The name of the job.",
+    "ROTA_SCHEDULE": "The key of the schedule; only in a run of a slot.",
+    "ROTA_SLOT": "The instant at which the schedule was due, in UTC; only in a run of a slot.",
+    "ROTA_ATTEMPT": "1 for the first attempt.",
+    "ROTA_RUN_AT": "The instant before which the run was not to start, in UTC.",
+    "ROTA_ARGS": "The arguments as JSON. Above 100,000 bytes it is absent: `current_run().args` has them in any case.",
+    "ROTA_NODE": "The node that runs it.",
+    "ROTA_FENCE": "Rises with every claim of the run: outside systems may refuse a lower one than they have seen.",
+    "ROTA_KEY": "The same over all attempts of one piece of work: schedule and slot, or the key that was asked for.",
+    "ROTA_CONTROL": "The socket of the guardian: `rota current` and `current_run()` speak to it.",
+}
+
+
+def write_commands() -> Iterator[str]:
+    yield "# Commands"
+    yield "Exit statuses: 0 done (with `--wait`: the run succeeded), 1 failed, refused or not found, 2 misuse."
+    yield from _write_command(root_command, "rota")
+
+
+def _write_command(command: click.Command, path: str) -> Iterator[str]:
+    yield f"## {path}"
+    with click.Context(command, info_name=path, terminal_width=HELP_WIDTH, color=False) as context:
+        yield fence("text", command.get_help(context))
+        if isinstance(command, click.Group):
+            for name in command.list_commands(context):
+                found = command.get_command(context, name)
+                assert found is not None, f"{path} {name} is listed and cannot be found"
+                yield from _write_command(found, f"{path} {name}")
+
+
+def find_command(path: str) -> click.Command:
+    """Return the command that ``path`` names, such as ``job add``."""
+    found: click.Command | None = root_command
+    for name in path.split():
+        assert isinstance(found, click.Group)
+        found = found.get_command(click.Context(found), name)
+    assert found is not None
+    return found
+
+
+def write_settings() -> Iterator[str]:
+    yield "# Settings"
+    yield prose("""
+        Later ones win: the default, the TOML file (`--config`, or `ROTA_CONFIG`), the variable, the flag. A key
+        that is not known is an error. `rota config show` prints each value that is in force and where it came from.
+    """)
+    yield fence("toml", SETTINGS_SAMPLE)
+    yield fence("console", "$ rota --config rota.toml config show")
+    expect_keys(SETTING_MEANINGS, config.KEYS)
+    for setting in config.SETTINGS:
+        default = setting.show(setting.default)
+        yield f"## {setting.key}"
+        yield f"{SETTING_MEANINGS[setting.key]}"
+        yield f"Variable `{setting.variable}`; default: {default if default.startswith('(') else f'`{default}`'}."
+    yield "## connections"
+    yield prose("""
+        A section `[connections.NAME]` with `url` for each named connection. Nothing uses them yet: jobs that are
+        SQL statements come later. Their passwords are masked wherever settings are shown.
+    """)
+
+
+def write_definitions() -> Iterator[str]:
+    yield "# Jobs and schedules"
+    yield prose("""
+        The same options at every door: a flag of the command line, a keyword in Python with underscores. Durations
+        are written `90s`, `15m`, `6h`, `2d`, `1h30m`, or as a number of seconds; times as ISO 8601. Names have 1 to
+        200 letters, digits and `. _ : / -`. Arguments and results are JSON of at most 1 MiB and 64 levels. What is
+        not so is refused with the field, the value and the rule, and nothing is stored.
+    """)
+    yield "## Job"
+    yield "What it runs is one of " + ", ".join(f"`{kind}`" for kind in JobKind) + ". The rest is optional:"
+    yield _table_of_options(JobSpec, "job add", left_out={"name", "kind", "target"})
+    yield "## Schedule"
+    yield "A name (its key), a job, and one of `cron`, `every`, `at`. The rest is optional:"
+    yield _table_of_options(ScheduleSpec, "schedule add", left_out={"name", "job", "cron", "every", "at"})
+    yield "What `catch_up`, `start_within` and `overlap` mean together is in [concepts](../concepts.md#late-slots)."
+    yield "### Delivery"
+    yield table_of_enum(states, states.Delivery)
+
+
+def _table_of_options(spec: type[Any], command: str, *, left_out: set[str]) -> str:
+    flags = {option.name: option for option in find_command(command).params if isinstance(option, click.Option)}
+    rows: list[tuple[str, ...]] = []
+    for name, parameter in inspect.signature(spec.checked).parameters.items():
+        if name in left_out:
+            continue
+        flag = flags.get(name) or flags.get(name.removesuffix("s"))
+        meaning = (flag.help or "") if flag else OPTION_MEANINGS[name]
+        default = "" if parameter.default is None else f"`{_show_default(parameter.default)}`"
+        rows.append((f"`{name}`", f"`{max(flag.opts, key=len)}`" if flag else "", default, _say(meaning)))
+    return table(("in Python", "flag", "default", "meaning"), rows)
+
+
+def _show_default(value: object) -> str:
+    return format_duration(value) if isinstance(value, float) else str(value)
+
+
+def _say(help_text: str) -> str:
+    return help_text.rpartition(" [")[0] if help_text.endswith("]") else help_text
+
+
+def write_environment() -> Iterator[str]:
+    yield "# What a job sees"
+    yield prose("""
+        A process of its own, in a process group of its own, with standard input from the job's `stdin` or nothing,
+        and both outputs captured. Its working directory is the job's `cwd`, or that in which the worker was
+        started.
+    """)
+    yield "## Variables"
+    made = sorted([*_sample_environment(), "ROTA_CONTROL"], key=list(VARIABLE_MEANINGS).index)
+    expect_keys(VARIABLE_MEANINGS, made)
+    yield table(("variable", "meaning"), [(f"`{name}`", VARIABLE_MEANINGS[name]) for name in made])
+    yield (
+        "Of the worker's own environment a job gets "
+        + ", ".join(f"`{name}`" for name in KEPT_VARIABLES)
+        + "; then what the job declares with `--variable`. The database's URL is not among them."
+    )
+    yield "## A result"
+    yield prose("""
+        A Python job returns it. A command leaves one with `rota current result`; the last one counts, and only when
+        the attempt ends well.
+    """)
+    yield fence(
+        "console",
+        "$ rota db upgrade\n"
+        """$ rota job add count --shell 'rota current result "{\\"lines\\": $(wc -l < /etc/passwd)}"'\n"""
+        "$ rota worker &\n"
+        "$ rota job run count --wait",
+    )
+    yield "Exit status 0 ends it well, any other badly. What it leaves behind, in whichever session, is killed."
+
+
+def _sample_environment() -> Iterable[str]:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    facts: dict[str, Any] = dict.fromkeys(inspect.signature(Claim).parameters)
+    facts |= {"run_id": 1, "claim_id": "c", "fence": 1, "attempt": 1, "job": "j", "kind": "shell", "target": "true"}
+    facts |= {"args": "{}", "schedule": "s", "slot_at": now, "run_at": now, "pool": "default", "variables": {}}
+    facts |= {"delivery": states.Delivery.AT_LEAST_ONCE, "lease_seconds": 60.0, "retries": 0, "marked": True}
+    settings = NodeSettings(database_url="sqlite:///rota.db", state_dir=Path("state"), environment={})
+    return [name for name in make_order(Claim(**facts), settings, "n", 0.0).environment if name.startswith("ROTA_")]

@@ -1,0 +1,124 @@
+"""The documentation says what is so: its blocks run, its links lead somewhere, its reference is that of the code."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import click
+import pytest
+
+from docs.generate import FOLDER, render_pages
+from rota import config
+from rota.cli.main import main as root_command
+from rota.model.reasons import Reason
+from rota.model.states import RunState
+from tests.docs.pages import (
+    OTHER_PAGES,
+    PAGES,
+    ROOT,
+    RUN_LANGUAGES,
+    anchor_of,
+    find_blocks,
+    find_headings,
+    find_links,
+    run_page,
+    split_commands,
+)
+
+RUN_PAGES = [page for page in PAGES if any(block.language in RUN_LANGUAGES for block in find_blocks(page))]
+README_PROMISES_WITHIN = 40
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", RUN_PAGES, ids=name_of)
+def test_what_a_page_shows_can_be_typed(page: Path, tmp_path: Path) -> None:
+    run_page(page, tmp_path)
+
+    if (tmp_path / "rota.db").exists():
+        with closing(sqlite3.connect(tmp_path / "rota.db")) as connection:
+            assert connection.execute("select * from rota_violations").fetchall() == []
+
+
+@pytest.mark.parametrize("name", render_pages().keys())
+def test_a_generated_page_is_what_the_code_says_today(name: str) -> None:
+    written = (FOLDER / name).read_text(encoding="utf-8") if (FOLDER / name).exists() else ""
+
+    assert written == render_pages()[name], "run `make docs`"
+
+
+def test_no_page_of_the_reference_is_left_over() -> None:
+    found = {f"reference/{path.name}" for path in (FOLDER / "reference").glob("*.md")}
+
+    assert found == {name for name in render_pages() if name.startswith("reference/")}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES], ids=name_of)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    broken = [link for link in find_links(page) if not leads_somewhere(page, link)]
+
+    assert broken == []
+
+
+def leads_somewhere(page: Path, link: str) -> bool:
+    if link.startswith(("https://", "http://")):
+        return True  # the network is not asked
+    path, _, anchor = link.partition("#")
+    target = (page.parent / path).resolve() if path else page
+    return target.exists() and (not anchor or anchor in [anchor_of(heading) for heading in find_headings(target)])
+
+
+def test_the_readme_tells_the_promises_within_forty_lines() -> None:
+    beginning = "\n".join((ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:README_PROMISES_WITHIN])
+
+    for needed in ("make demo", "make test", "$ rota worker &", "**Promised**", "**Not promised**", "**Not yet**"):
+        assert needed in beginning
+
+
+def walk_commands(command: click.Command, path: str) -> Iterator[str]:
+    yield path
+    if isinstance(command, click.Group):
+        context = click.Context(command, info_name=path)
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from walk_commands(found, f"{path} {name}")
+
+
+def test_every_command_setting_and_error_has_a_heading() -> None:
+    from docs.generate.python import error_classes
+
+    assert set(walk_commands(root_command, "rota")) <= set(find_headings(FOLDER / "reference/commands.md"))
+    assert set(config.KEYS) <= set(find_headings(FOLDER / "reference/settings.md"))
+    assert {kind.code for kind in error_classes()} <= set(find_headings(FOLDER / "reference/errors.md"))
+
+
+def test_every_state_and_reason_is_described() -> None:
+    text = (FOLDER / "reference/states.md").read_text(encoding="utf-8")
+
+    assert [word for word in [*RunState, *Reason] if f"| `{word}` |" not in text] == []
+
+
+def test_a_page_that_says_what_is_not_so_is_found_out(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```console\n$ echo one\ntwo\n```\n", encoding="utf-8")
+
+    with pytest.raises(AssertionError, match="it wrote:\none"):
+        run_page(page, tmp_path)
+
+
+def test_a_page_whose_command_fails_is_found_out(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```console\n$ false\n```\n", encoding="utf-8")
+
+    with pytest.raises(AssertionError, match="false\nended with 1"):
+        run_page(page, tmp_path)
+
+
+def test_output_belongs_to_the_command_before_it() -> None:
+    assert list(split_commands("$ one\nfirst\n$ two &\n")) == [("one", "first\n"), ("two &", "")]
