@@ -38,7 +38,7 @@ class Watch:
         self._settings = settings
         self._node = node
         self._claims: dict[str, Claim] = {}
-        self._deadlines: dict[str, float] = {}
+        self._pids: dict[str, int] = {}
         self._recovering: set[str] = set()  # ends found on disk, under way to the database
         self._outbox: Mailbox[BookkeeperMessage | Renewed] = Mailbox()
         self._asked_at = 0.0  # when the guardians were last asked for a sign of life
@@ -80,10 +80,10 @@ class Watch:
             self._hear(message, bookkeeper)
         for happened in self._crew.poll(0):
             match happened:
-                case Started():
-                    pass
+                case Started(claim_id=claim_id, pid=pid):
+                    self._pids[claim_id] = pid
                 case Ended(outcome=outcome):
-                    bookkeeper.hear_end(end_of(outcome))
+                    bookkeeper.hear_end(end_of(outcome, self._pids.get(outcome.claim_id)))
                 case GuardianLost(claim_id=claim_id):
                     log.error("the guardian of claim %s died; its job was killed", claim_id)
                     self._forget(claim_id)
@@ -126,13 +126,12 @@ class Watch:
             )
             return
         self._claims[claim.claim_id] = claim
-        self._deadlines[claim.claim_id] = deadline
         self._renew_at = min(self._renew_at, boottime() + claim.lease_seconds / 3)
         self._crew.start(order)
 
     def _forget(self, claim_id: str) -> None:
         self._claims.pop(claim_id, None)
-        self._deadlines.pop(claim_id, None)
+        self._pids.pop(claim_id, None)
 
     def _renew(self, renewer: Renewer) -> None:
         now = boottime()
@@ -148,7 +147,6 @@ class Watch:
         by_deadline: dict[float, list[str]] = {}
         for claim_id, deadline in renewed.kept.items():
             if claim_id in self._claims:
-                self._deadlines[claim_id] = deadline
                 by_deadline.setdefault(deadline, []).append(claim_id)
         for deadline, claim_ids in by_deadline.items():
             self._crew.renewed(claim_ids, deadline)
@@ -165,7 +163,7 @@ class Watch:
         self.node_state = renewed.node_state
 
 
-def end_of(outcome: Outcome) -> End:
+def end_of(outcome: Outcome, pid: int | None = None) -> End:
     """Turn what a guardian tells into the end that is recorded; a result that cannot be kept makes it a failure."""
     kind, result = outcome.ended, outcome.result
     error_type, error_message = outcome.error_type, outcome.error_message
@@ -189,6 +187,7 @@ def end_of(outcome: Outcome) -> End:
         seconds=outcome.seconds,
         cpu_seconds=outcome.cpu_seconds,
         memory_bytes_max=outcome.memory_bytes_max,
+        pid=pid,
         stdout=Written(outcome.stdout.head, outcome.stdout.tail, outcome.stdout.bytes_total),
         stderr=Written(outcome.stderr.head, outcome.stderr.tail, outcome.stderr.bytes_total),
     )

@@ -93,7 +93,7 @@ OPEN_ATTEMPTS = insert(attempt).from_select(
         run.c.fence,
         run.c.node,
         bindparam("boot_id", type_=String),
-        db_now(),
+        func.coalesce(run.c.marked_at, db_now()),
         run.c.marked_at,
     ).where(_of_claims, run.c.state == RunState.RUNNING.value),
 )
