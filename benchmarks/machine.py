@@ -1,6 +1,7 @@
 """What this machine can do: forks, spawns, and no-op commands through a crew alone, without a database.
 
-Printed beside the figures of Rota, so that those of two machines can be compared. Run as ``python -m benchmarks.machine``.
+Printed beside the figures of Rota, so that those of two machines can be compared. Run as
+``python -m benchmarks.machine``.
 """
 
 from __future__ import annotations

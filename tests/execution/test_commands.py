@@ -133,19 +133,9 @@ def test_standard_input_folder_and_nice_are_as_ordered(harness: Harness, folder:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
 def test_a_job_of_another_user_has_that_user_s_rights_and_reaches_its_guardian(harness: Harness) -> None:
-    program = "import os; print(os.getresuid(), os.getresgid(), os.getgroups(), flush=True)"
-    report = "from rota.execution.report import report_result; report_result('1')"
-    root = str(Path(__file__).parents[2])
+    outcome = harness.run("sh", "-c", 'id -u; id -g; id -G; test -w "$ROTA_CONTROL" && echo reached', user="nobody")
 
-    outcome = harness.run("/usr/bin/python3", "-I", "-S", "-c", program, user="nobody")
-    assert outcome.stdout.head.startswith(b"(65534, 65534, 65534) (65534, 65534, 65534) [65534]"), outcome
-
-    readable = f"import os,sys; sys.path.insert(0, {root!r}); {report}; print(os.getuid())"
-    outcome = harness.run(sys.executable, "-c", readable)
-    assert outcome.result == "1"
-    probe = "import os,socket; s=socket.socket(socket.AF_UNIX); s.connect(os.environ['ROTA_CONTROL']); print('in')"
-    outcome = harness.run("/usr/bin/python3", "-I", "-S", "-c", probe, user="nobody")
-    assert outcome.stdout.head == b"in\n", outcome.stderr.head
+    assert outcome.stdout.head.split() == [b"65534", b"65534", b"65534", b"reached"], outcome
     assert (harness.folder / "journal").stat().st_mode & 0o777 == 0o700
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rota.execution.command import argv_for_call, job_environment
 from rota.execution.context import current_run
 from rota.execution.order import Outcome
 from rota.execution.report import report_result
-from tests.execution.harness import ROOT, Harness
+from tests.execution.harness import ROOT, Harness, is_alive, wait_until
 
 MIB = 1024 * 1024
 
@@ -224,7 +225,22 @@ def test_a_job_cannot_upset_its_guardian(harness: Harness, mischief: str) -> Non
     assert harness.run("true").exit_code == 0
 
 
-def test_a_result_sent_without_waiting_for_the_answer_counts(harness: Harness) -> None:
-    program = RAW + "s.sendall(struct.pack('!II', 15, 1) + b'{\"op\":\"result\"}' + b'5'); os._exit(0)"
+def test_a_result_counts_although_the_job_was_gone_when_its_guardian_looked(harness: Harness, folder: Path) -> None:
+    os.mkfifo(folder / "go")
+    program = "\n".join(
+        (
+            "import os, socket, struct",
+            f"open({str(folder / 'go')!r}).read()",
+            "s = socket.socket(socket.AF_UNIX); s.connect(os.environ['ROTA_CONTROL'])",
+            "s.sendall(struct.pack('!II', 15, 1) + b'{\"op\":\"result\"}' + b'5')",
+        )
+    )
+    order = harness.start("python3", "-I", "-c", program)
+    started = harness.started(order)
+    os.kill(started.guardian_pid, signal.SIGSTOP)
 
-    assert harness.run("python3", "-I", "-c", program).result == "5"
+    (folder / "go").write_text("now\n")
+    wait_until(lambda: not is_alive(started.pid), "the job has ended")
+    os.kill(started.guardian_pid, signal.SIGCONT)
+
+    assert harness.ended(order).result == "5"

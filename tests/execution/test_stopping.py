@@ -119,6 +119,21 @@ def test_an_end_before_the_stop_is_told_as_it_was(harness: Harness) -> None:
     assert harness.ended(order).ended == "exited"
 
 
+def test_a_stop_that_comes_together_with_the_end_does_not_change_it(harness: Harness, folder: Path) -> None:
+    os.mkfifo(folder / "go")
+    order = harness.start("sh", "-c", f"read line < {folder}/go; exit 5")
+    started = harness.started(order)
+    os.kill(started.guardian_pid, signal.SIGSTOP)
+    (folder / "go").write_text("now\n")
+    wait_until(lambda: not is_alive(started.pid), "the job has ended")
+
+    harness.crew.stop(order.claim_id, "cancelled", 5)
+    os.kill(started.guardian_pid, signal.SIGCONT)
+
+    outcome = harness.ended(order)
+    assert (outcome.ended, outcome.exit_code) == ("exited", 5)
+
+
 def _more(harness: Harness) -> list[object]:
     harness.seen += harness.crew.poll(0.1)
     return list(harness.seen)
