@@ -31,25 +31,44 @@ def announce(connection: Connection) -> None:
 
 
 class Pulse:
-    """One connection that hears wake-ups. Used by one thread."""
+    """One connection that hears wake-ups. Used by one thread.
+
+    What changed while nobody was listening counts as heard: a new connection begins with it, and so does one that was
+    made anew in the middle of a transaction that was tried again.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._connection: Connection | None = None
+        self._hears_on: Any = None  # the driver's connection that was told to listen
+        self._has_news = False
         self._data_version: int | None = None
 
     def _open(self) -> Connection:
-        if self._connection is None:
-            try:
-                connection = self._database.engine.connect()
-                if self._database.dialect.listen is not None:
-                    connection.execution_options(rota_read=True)
-                    connection.exec_driver_sql(self._database.dialect.listen)
-                    connection.commit()
-            except DBAPIError as error:
-                raise DatabaseUnavailable(f"the database does not answer: {first_line(error)}") from error
-            self._connection = connection
+        try:
+            if self._connection is None:
+                self._connection = self._database.engine.connect()
+            driver = self._connection.connection.driver_connection
+            if driver is not self._hears_on:
+                self._listen(self._connection, driver)
+        except DBAPIError as error:
+            self.close()
+            raise DatabaseUnavailable(f"the database does not answer: {first_line(error)}") from error
         return self._connection
+
+    def _listen(self, connection: Connection, driver: Any) -> None:
+        if self._database.dialect.listen is not None:
+            # Notices that come with the answer to a statement go to the driver, and to nobody without a handler.
+            driver.add_notify_handler(self._note)
+            connection.execution_options(rota_read=True)
+            connection.exec_driver_sql(self._database.dialect.listen)
+            connection.commit()
+        self._hears_on = driver
+        self._data_version = None
+        self._has_news = True
+
+    def _note(self, _notice: object) -> None:
+        self._has_news = True
 
     def write(self, work: Callable[[Connection], T], *, repeatable: bool) -> T:
         """Run ``work`` in one transaction over this connection.
@@ -87,8 +106,7 @@ class Pulse:
 
     def _wait_for_notice(self, seconds: float, wake_fd: int) -> bool:
         driver: Any = self._open().connection.driver_connection
-        heard = _take_notices(driver)  # those that came with the answer to a statement
-        if heard:
+        if _take_notices(driver) or self._take_news():
             return True
         readable, _, _ = selectors.select([driver.fileno(), wake_fd], [], [], seconds)
         return driver.fileno() in readable and _take_notices(driver)
@@ -98,7 +116,7 @@ class Pulse:
         ends = time.monotonic() + seconds
         while True:
             (version,) = driver.execute("pragma data_version").fetchone()
-            changed = self._data_version is not None and version != self._data_version
+            changed = self._take_news() or version != self._data_version
             self._data_version = version
             left = ends - time.monotonic()
             if changed or left <= 0:
@@ -106,9 +124,13 @@ class Pulse:
             if selectors.select([wake_fd], [], [], min(DATA_VERSION_SECONDS, left))[0]:
                 return False
 
+    def _take_news(self) -> bool:
+        has_news, self._has_news = self._has_news, False
+        return has_news
+
     def close(self) -> None:
         """Give the connection up."""
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._hears_on = self._connection, None, None
         if connection is not None:
             try:
                 connection.invalidate()

@@ -67,15 +67,20 @@ class Worker:
         (pid,) = [child for child in children_of(self.pid) if is_alive(child)]
         return pid
 
+    @property
+    def guardians(self) -> Path:
+        """The folder of its guardians: of one database, since the tests give a worker one only."""
+        (folder,) = self.folder.glob("g*/")
+        return folder
+
     def log(self) -> str:
         return self.log_path.read_text() if self.log_path.exists() else ""
 
     def trouble(self) -> list[str]:
         """Return the lines of the log, and of what it printed by itself, that tell of something that went wrong."""
         said = self.log() + (self.folder / "stderr").read_text()
-        nursery_log = self.folder / "guardians" / "nursery.log"
-        nursery = nursery_log.read_text().splitlines() if nursery_log.exists() else []
-        return [line for line in said.splitlines() if TROUBLE.search(line)] + nursery
+        nursery = (self.guardians / "nursery.log").read_text()
+        return [line for line in said.splitlines() if TROUBLE.search(line)] + nursery.splitlines()
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
@@ -132,7 +137,7 @@ class Cluster:
     # -- making things
 
     def begin(self, name: str, **values: Any) -> Worker:
-        """Begin to start a worker; call ``ready`` to wait for it. Started again under its name it is the same machine."""
+        """Begin to start a worker; ``ready`` waits for it. Started again under its name it is the same machine."""
         values.setdefault("database_url", self.url)
         values = {"name": name, "state_dir": str(self.folder / name), "grace_seconds": 1.0, **values}
         worker = Worker(self.folder / name, values)

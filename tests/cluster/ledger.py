@@ -11,8 +11,8 @@ from pathlib import Path
 
 # For jobs in shell. The first field of /proc/uptime is CLOCK_BOOTTIME, in hundredths of a second.
 NOTE = (
-    'note() { read now rest < /proc/uptime; echo "$1 $ROTA_RUN_ID $ROTA_ATTEMPT $ROTA_FENCE ${2:-$$} $now" >> "$LEDGER"; }'
-    "\n"
+    "note() { read now rest < /proc/uptime; "
+    'echo "$1 $ROTA_RUN_ID $ROTA_ATTEMPT $ROTA_FENCE ${2:-$$} $now" >> "$LEDGER"; }\n'
 )
 
 

@@ -22,7 +22,7 @@ STAYS_ONCE = "setsid sleep 300 & note start; note detached $!; test $ROTA_ATTEMP
 def start_on_first(cluster: Cluster, line: str = STAYS_ONCE, **columns: object) -> tuple[Worker, Worker, int, Entry]:
     """Start worker a, have it run a job, start worker b; return them, the run and the job's start."""
     cluster.add_shell("stays", line, **columns)
-    first = cluster.start("a", lease_seconds=LEASE_SECONDS)
+    first = cluster.start("a", lease_seconds=LEASE_SECONDS, slots=1)
     (run_id,) = cluster.enqueue("stays")
     started = cluster.wait_for_note("start", run_id)
     cluster.wait_for_note("detached", run_id)
@@ -144,7 +144,7 @@ def test_an_end_that_came_while_no_worker_was_there_is_delivered_by_the_next_one
     first = cluster.start("a")
     (run_id,) = cluster.enqueue("waits")
     started = cluster.wait_for_note("start", run_id)
-    guardian, journal = parent_of(started.pid), first.folder / "guardians" / "journal"
+    guardian, journal = parent_of(started.pid), first.guardians / "journal"
 
     first.kill()
     (cluster.folder / "go").touch()
@@ -160,12 +160,12 @@ def test_an_end_that_came_while_no_worker_was_there_is_delivered_by_the_next_one
 def test_an_end_that_comes_after_the_next_worker_has_started_there_is_delivered_too(cluster: Cluster) -> None:
     line = 'note start; while [ ! -e "$FOLDER/go" ]; do sleep 0.05; done; note end'
     cluster.add_shell("waits", line)
-    first = cluster.start("a")
+    first = cluster.start("a", lease_seconds=6.0)
     (run_id,) = cluster.enqueue("waits")
     cluster.wait_for_note("start", run_id)
 
     first.kill()
-    cluster.start("a")
+    cluster.start("a", lease_seconds=6.0)
     (cluster.folder / "go").touch()
 
     assert cluster.wait_for_end(run_id) == {"succeeded"}

@@ -1,4 +1,4 @@
-"""A worker in a process of its own, for the tests to stop, kill and signal: ``python -m tests.cluster.worker_process FILE``.
+"""A worker in a process of its own, to be stopped, killed and signalled: ``python -m tests.cluster.worker_process FILE``.
 
 FILE is a JSON object: the values of ``NodeSettings``, and beside them ``until`` (stopped, idle), ``log`` (a path) and
 ``statements`` (a path, one byte appended for each statement sent to SQLite). HUP reads it again. The name that the
@@ -37,7 +37,7 @@ def settings_of(values: dict[str, Any]) -> NodeSettings:
 
 
 def count_statements(path: str) -> None:
-    """Append a byte for each statement that SQLite is given, transactions included, but for the look at data_version."""
+    """Append a byte for each statement that SQLite is given, BEGIN and COMMIT included, looks at data_version not."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def trace(statement: str) -> None:
