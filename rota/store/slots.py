@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, String, and_, bindparam, case, exists, func, insert, literal, or_, select, update
 
-from rota.errors import RotaError
-from rota.model.policy import CatchUp, Firing, Overlap, SlotDecision, SlotRule, decide_slots
+from rota.errors import Invalid, RotaError
+from rota.model.job import check_start_within
+from rota.model.policy import Firing, SlotDecision, SlotRule, decide_slots
 from rota.model.reasons import Reason
 from rota.model.run import NodeIdentity
+from rota.model.schedule import ScheduleSpec
 from rota.model.states import FINISHED, Because, JobState, RunState
-from rota.model.timing import Timing
+from rota.model.timing import TimingKind
 from rota.store.creation import insert_slots
 from rota.store.database import Database
 from rota.store.moves import Move, Stale, apply_moves, write_fresh
@@ -207,8 +209,8 @@ class Fired:
 def fire_schedules(database: Database, *, fired_by: str, limit: int = FIRE_BATCH_MAX) -> Fired:
     """Decide the slots that are due, of up to ``limit`` schedules, and move their cursors past them.
 
-    Any number of nodes may do it at once: the compare-and-set lets one of them decide each schedule. Deciding happens
-    before the transaction that writes, so that an outage of a month holds no lock while it is counted.
+    Any number of nodes may do it at once: the compare-and-set lets one of them decide each schedule. Deciding takes
+    milliseconds also after an outage of a month, so that the transaction holds its locks for a short time only.
     """
 
     def fire(connection: Connection) -> Fired:
@@ -238,15 +240,7 @@ def fire_schedules(database: Database, *, fired_by: str, limit: int = FIRE_BATCH
 def _decide(row: AnyRow, *, unfinished: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     cursor: dict[str, Any] = {"schedule_id": row.id, "cursor_version": row.cursor_version}
     try:
-        within = row.start_within_seconds if row.start_within_seconds is not None else row.job_start_within_seconds
-        rule = SlotRule(
-            timing=Timing.from_stored(row.kind, row.expression, row.zone, row.anchor_at),
-            delay_seconds=row.delay_seconds,
-            start_within_seconds=within,
-            catch_up=CatchUp(row.catch_up),
-            catch_up_limit=row.catch_up_limit,
-            overlap=Overlap(row.overlap),
-        )
+        rule = _read_rule(row)
         paused = row.job_state == JobState.PAUSED.value
         firing: Firing = decide_slots(rule, row.next_slot_at, row.now, unfinished=unfinished, job_paused=paused)
     except (RotaError, ValueError, ArithmeticError) as error:
@@ -256,6 +250,19 @@ def _decide(row: AnyRow, *, unfinished: bool) -> tuple[dict[str, Any], list[dict
     decided = firing.decisions[-1]
     cursor |= {"next_slot_at": firing.next_slot, "last_slot_at": decided.slot_last or decided.slot}
     return cursor, [_slot_row(row, decision) for decision in firing.decisions]
+
+
+def _read_rule(row: AnyRow) -> SlotRule:
+    """Read a schedule's row with the same checks as at the doors: anybody may have changed it in SQL since.
+
+    Raises:
+        Invalid: a value breaks its rule.
+    """
+    if row.kind == TimingKind.EVERY and row.anchor_at is None:
+        raise Invalid("anchor_at", None, "a schedule of kind every needs an anchor")
+    definition = {item.name: getattr(row, item.name) for item in fields(ScheduleSpec) if item.name != "job"}
+    spec = ScheduleSpec.from_definition(definition | {"job": row.job_name})
+    return spec.rule(row.next_slot_at, check_start_within(row.job_start_within_seconds))
 
 
 def _slot_row(row: AnyRow, decision: SlotDecision) -> dict[str, Any]:
