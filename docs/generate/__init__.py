@@ -33,7 +33,12 @@ PAGES: dict[str, Callable[[], Iterator[str]]] = {
 
 def render_pages() -> dict[str, str]:
     """Return the text of every generated page by its path below ``docs``."""
-    return {name: NOTE + "\n\n".join(block.strip("\n") for block in write()) + "\n" for name, write in PAGES.items()}
+    return {name: render_page(name) for name in PAGES}
+
+
+def render_page(name: str) -> str:
+    """Return the text of one generated page."""
+    return NOTE + "\n\n".join(block.strip("\n") for block in PAGES[name]()) + "\n"
 
 
 def write_pages() -> None:

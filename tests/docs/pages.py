@@ -136,16 +136,19 @@ def _start(command: str, folder: Path, environment: Mapping[str, str], number: i
 
 
 def _expect(place: str, argv: list[str], output: str | None, folder: Path, environment: Mapping[str, str]) -> None:
-    done = subprocess.run(
-        argv,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=COMMAND_SECONDS_MAX,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            argv,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=COMMAND_SECONDS_MAX,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"{place}: {argv[-1]}\nhas not ended{_read_logs(folder)}") from None
     written = done.stdout.decode("utf-8", "replace")
     assert done.returncode == 0, f"{place}: {argv[-1]}\nended with {done.returncode}:\n{written}{_read_logs(folder)}"
     if output:
