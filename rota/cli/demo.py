@@ -7,6 +7,8 @@ database in force: it makes one of its own, unless one is named by ``--db``.
 from __future__ import annotations
 
 import contextlib
+import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -20,9 +22,9 @@ import click
 
 from rota.cli.door import Door
 from rota.cli.node import read_settings
-from rota.cli.run import COLUMNS as RUN_COLUMNS
 from rota.cli.schedule import describe_when
-from rota.cli.screen import Columns, View, clean, make_table, short_time
+from rota.cli.screen import Columns, View, clean, make_table, short_time, write_value
+from rota.model.states import RunState
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
     from rota.engine.settings import NodeSettings
 
 REFRESH_SECONDS = 1.0
-RUNS_SHOWN = 14
+RUNS_SHOWN_MIN = 5
+LINES_AROUND_RUNS = 17  # the schedules, the nodes, their headings, and what is between and below
+DOWN_SECONDS = 3.0  # before the node starts: a slot falls due meanwhile, and its start window passes
 READY_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 30.0
 
@@ -42,7 +46,7 @@ DEMO: tuple[tuple[str, str, dict[str, Any], dict[str, Any]], ...] = (
         "flaky",
         "fails twice, is retried, succeeds",
         {"shell": 'echo "attempt $ROTA_ATTEMPT"; test "$ROTA_ATTEMPT" -ge 3', "retries": 5, "retry_delay": "2s"},
-        {"every": "20s"},
+        {"every": "12s"},
     ),
     (
         "report",
@@ -58,23 +62,33 @@ DEMO: tuple[tuple[str, str, dict[str, Any], dict[str, Any]], ...] = (
     ),
     (
         "too-late",
-        "was due ten minutes ago, and may start at most five minutes late: missed",
+        "is due while no node works, and may start at most a second late: missed",
         {"shell": "echo this is never printed"},
-        {"at": timedelta(minutes=-10), "start_within": "5m"},
+        {"at": timedelta(seconds=1), "start_within": "1s"},
     ),
     (
         "long",
         "takes a minute, and can be cancelled",
         {"shell": "for second in $(seq 60); do echo $second; sleep 1; done"},
-        {"at": timedelta(seconds=4)},
+        {"at": timedelta(seconds=8)},
     ),
 )
 
 SCHEDULE_COLUMNS: Columns = {
     "schedule": "key",
     "when": lambda view: describe_when(view),
-    "next slot": lambda view: short_time(view["next_slot"]),
+    "next slot": lambda view: short_time(view["next_slot"])[11:],
     "what it shows": lambda view: next((text for name, text, _, _ in DEMO if name == view["key"]), ""),
+}
+RUN_COLUMNS: Columns = {
+    "run": "id",
+    "job": "job",
+    "slot": lambda view: short_time(view["slot"])[11:],
+    "state": "state",
+    "attempt": "attempt",
+    "reason": lambda view: (
+        view["reason"]["text"] if view["result"] is None else f"result {write_value(view['result'])}"
+    ),
 }
 NODE_COLUMNS: Columns = {
     "node": "name",
@@ -91,10 +105,14 @@ def show_demo(door: Door, seconds: float | None, **flags: Any) -> int:
     door = Door(db=url, config_file=None, as_json=False)
     given = {"state_dir": str(folder / "state"), "log_file": str(folder / "rota.log")}
     flags |= {name: flags[name] or value for name, value in given.items()}
+    # Told to go by TERM, it leaves as by Ctrl-C: no job outlives the demo.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _load(door, url)
+        click.echo(f"database {url}\nlog      {flags['log_file']}")
+        click.echo(f"for {DOWN_SECONDS:g} s no node works, as after a power cut: what is due meanwhile is late\n")
+        time.sleep(DOWN_SECONDS)
         with _working(door, read_settings(door, **flags), flags["log_file"]):
-            click.echo(f"database {url}\nlog      {flags['log_file']}\n")
             _watch(door, url, time.monotonic() + seconds if seconds is not None else None)
     finally:
         door.close()
@@ -176,10 +194,11 @@ def _draw(rota: Rota, url: str) -> Group:
     from rich.console import Group
     from rich.text import Text
 
+    lines = shutil.get_terminal_size().lines - LINES_AROUND_RUNS
     return Group(
-        make_table(rota.schedules.list(), SCHEDULE_COLUMNS),
+        make_table(rota.schedules.list(), SCHEDULE_COLUMNS, one_line=True),
         Text(),
-        make_table(rota.runs.list(limit=RUNS_SHOWN), RUN_COLUMNS),
+        make_table(rota.runs.list(limit=max(RUNS_SHOWN_MIN, lines)), RUN_COLUMNS, one_line=True),
         Text(),
         make_table(rota.nodes.list(), NODE_COLUMNS),
         Text(f"\nin another terminal: export ROTA_DB={url}; rota why run 1 — Ctrl-C ends the demo", style="dim"),
@@ -201,6 +220,8 @@ def _watch_lines(rota: Rota, ends: float | None) -> None:
 def _describe_event(view: View, event: View) -> str:
     slot = f" slot {short_time(view['slot'])}" if view["slot"] else ""
     what = f"{event.get('to', '')}: {event.get('text', '')}"
+    if event.get("to") == RunState.SUCCEEDED and view["result"] is not None:
+        what += f"; result {write_value(view['result'])}"
     return f"{short_time(event['at'])} {view['job']} run {view['id']}{slot}: {what}"
 
 

@@ -22,6 +22,8 @@ Columns = Mapping[str, str | Callable[[Any], Any]]  # heading: the key, or a fun
 
 PIPE_WIDTH = 10_000  # nothing is folded or cut for a program that reads it
 
+TEXTS = frozenset({"reason", "result", "what", "what it shows", "note", "text", "runs", "problem", "value"})
+
 STYLES = {
     "succeeded": "green", "running": "cyan", "ready": "yellow", "waiting": "dim", "failed": "red", "lost": "bold red",
     "missed": "magenta", "skipped": "blue", "cancelled": "dim", "alive": "green", "draining": "yellow", "gone": "dim",
@@ -84,19 +86,23 @@ def print_table(table: Table) -> None:
         click.echo(line.rstrip())
 
 
-def make_table(views: Sequence[View], columns: Columns, title: str | None = None) -> Table:
-    """Lay out a table; states carry their colour."""
+def make_table(views: Sequence[View], columns: Columns, title: str | None = None, *, one_line: bool = False) -> Table:
+    """Lay out a table; states carry their colour. ``one_line`` cuts what is too long instead of folding it."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left", title_style="bold")
     for heading in columns:
-        table.add_column(heading, overflow="fold")
+        # Where there is no room for all, texts give way, not names and times.
+        table.add_column(heading, overflow="fold", no_wrap=heading not in TEXTS)
     for view in views:
         cells: list[Text] = []
         for source in columns.values():
             value = write_value(view.get(source) if isinstance(source, str) else source(view))
-            cells.append(Text(" ".join(value.split()), style=STYLES.get(value, "") if source == "state" else ""))
+            style = STYLES.get(value, "") if source == "state" else ""
+            cut = Text(" ".join(value.split()), style=style, no_wrap=one_line or None)
+            cut.overflow = "ellipsis" if one_line else None
+            cells.append(cut)
         table.add_row(*cells)
     return table
 

@@ -1,0 +1,82 @@
+"""The command line in tests: called in this process where only words count, as real processes where signals do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from rota.cli.main import main
+
+Call = Callable[..., Result]
+
+
+@pytest.fixture
+def state_home(tmp_path: Path) -> dict[str, str]:
+    """An environment in which nothing of this machine's Rota is seen."""
+    return {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """A migrated SQLite database: these doors pass words on, and the store is tested on every database elsewhere."""
+    from rota.client.schema import upgrade
+
+    found = f"sqlite:///{tmp_path / 'rota.db'}"
+    upgrade(found)
+    return found
+
+
+@pytest.fixture
+def rota(url: str, state_home: dict[str, str]) -> Call:
+    """Call the command line in this process."""
+
+    def call(*words: str, environ: dict[str, str] | None = None, stdin: str | bytes | None = None) -> Result:
+        environment = state_home | {"ROTA_DB": url} | (environ or {})
+        result = CliRunner().invoke(main, list(words), input=stdin, env=environment)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    return call
+
+
+@pytest.fixture
+def start_rota(url: str, state_home: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start real ``rota`` processes; none is left behind."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*words: str, **environ: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rota", *words],
+            env=os.environ | state_home | {"ROTA_DB": url, "ROTA_STATE_DIR": str(tmp_path / "node")} | environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=30)
+
+
+def read(result: Result) -> Any:
+    """Return what a command showed as JSON."""
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def refusal(result: Result) -> dict[str, Any]:
+    """Return the error that a command with ``--json`` left on standard error."""
+    (line,) = result.stderr.splitlines()
+    return json.loads(line)["error"]
