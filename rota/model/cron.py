@@ -53,6 +53,7 @@ _FIELD_RULES = {
 }
 _NEVER_RULE = "it must fire at some time; the months it names have no such day"
 _NEAREST = re.compile(r"([1-9]|[12][0-9]|3[01])W")
+_SPAN_OF_ONE = re.compile(r"\b(\w+)-\1/0*[1-9][0-9]*(?![0-9])")
 _BY_HASH = re.compile(r"(?:^|,)H")
 _SAMPLE = datetime(2000, 1, 1, tzinfo=UTC)
 _HOUR = timedelta(hours=1)
@@ -314,7 +315,8 @@ def _parse_fields(expression: str, fields: list[str]) -> tuple[CronSim, frozense
     terms = fields[-3].split(",")
     nearest = frozenset(int(match[1]) for term in terms if (match := _NEAREST.fullmatch(term)))
     others = [term for term in terms if not _NEAREST.fullmatch(term)]
-    known = list(fields)
+    # cronsim takes the span 5-5/10 for 5/10, which goes on to the end of the field.
+    known = [_SPAN_OF_ONE.sub(r"\1", field) for field in fields]
     if nearest:
         known[-3] = ",".join(others) or "1"
     problem = _find_problem(known)
