@@ -273,12 +273,21 @@ class Bookkeeper(threading.Thread):
         self._more_ready = len(claims) >= wanted
         if not claims:
             return
-        self._held.update(claim.claim_id for claim in claims)
-        unmarked = [claim.claim_id for claim in claims if not claim.marked]
-        # A mark whose outcome is unknown must not be followed by a start; the lease of such a claim runs out.
-        marked = mark_started(self._database, unmarked) if unmarked else frozenset[str]()
-        may_start = [claim for claim in claims if claim.marked or claim.claim_id in marked]
-        self._tell(Start(tuple(may_start), before))
+        may_start = [claim for claim in claims if claim.marked]
+        self._start(may_start, before)
+        if len(may_start) < len(claims):
+            self._mark_and_start([claim for claim in claims if not claim.marked], before)
+
+    def _mark_and_start(self, claims: list[Claim], before: float) -> None:
+        # A mark whose outcome is unknown must not be followed by a start: such a claim is left, and its lease runs out.
+        marked = mark_started(self._database, [claim.claim_id for claim in claims])
+        self._start([claim for claim in claims if claim.claim_id in marked], before)
         for claim in claims:
-            if not claim.marked and claim.claim_id not in marked:
+            if claim.claim_id not in marked:
+                self._held.add(claim.claim_id)
                 self._ends.append(End(claim.claim_id, claim.run_id, "released", error_message="not allowed to start"))
+
+    def _start(self, claims: list[Claim], before: float) -> None:
+        if claims:
+            self._held.update(claim.claim_id for claim in claims)
+            self._tell(Start(tuple(claims), before))

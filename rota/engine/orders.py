@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import datetime
+from typing import Any, cast
 
 from rota.engine.settings import NodeSettings
 from rota.errors import Invalid
@@ -21,6 +23,8 @@ def make_order(claim: Claim, settings: NodeSettings, node: str, deadline: float)
     Raises:
         Invalid: the job's definition cannot be executed; the attempt ends as not started.
     """
+    if claim.problem is not None:
+        raise Invalid("job", claim.job, claim.problem)
     environment = job_environment(settings.environment, _declared(claim, settings), _facts(claim, node))
     return Order(
         claim_id=claim.claim_id,
@@ -48,9 +52,18 @@ def _argv(claim: Claim, settings: NodeSettings) -> tuple[str, ...]:
         case "shell":
             return argv_for_shell(claim.target, claim.variables.get("SHELL", "/bin/sh"))
         case "command":
-            return tuple(json.loads(claim.target))
+            return _command(claim)
         case _:
             raise Invalid("kind", claim.kind, "this program knows call, command and shell: upgrade the worker")
+
+
+def _command(claim: Claim) -> tuple[str, ...]:
+    words: Any = None
+    with contextlib.suppress(ValueError):
+        words = json.loads(claim.target)
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in cast("list[Any]", words)):
+        raise Invalid("target", claim.target, "a command is a JSON list of words: correct it with `rota job edit`")
+    return tuple(cast("list[str]", words))
 
 
 def _declared(claim: Claim, settings: NodeSettings) -> dict[str, str]:

@@ -49,6 +49,7 @@ class Claim:
     run_as: str | None
     variables: Mapping[str, str]
     marked: bool  # whether the start mark was committed with the claim
+    problem: str | None = None  # why its job's row cannot be carried out as it stands
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,16 +213,21 @@ def _read_rules(connection: Connection, rows: Sequence[AnyRow]) -> Mapping[int, 
     job_ids = sorted({row.job_id for row in rows if row.job_id is not None})
     if not job_ids:
         return {}
-    return {
-        row.id: RetryRule(
-            retries=row.retries,
-            lost_max=row.lost_max,
-            retry_delay_seconds=row.retry_delay_seconds,
-            backoff=Backoff(row.backoff),
-            retry_delay_max_seconds=row.retry_delay_max_seconds,
-        )
-        for row in connection.execute(READ_RULES, {"job_ids": job_ids})
-    }
+    return {row.id: _rule_of(row) for row in connection.execute(READ_RULES, {"job_ids": job_ids})}
+
+
+def _rule_of(row: AnyRow) -> RetryRule:
+    try:
+        backoff = Backoff(row.backoff)
+    except ValueError:  # written by hand: an end must be kept whatever stands there
+        backoff = Backoff.FIXED
+    return RetryRule(
+        retries=row.retries,
+        lost_max=row.lost_max,
+        retry_delay_seconds=max(0.0, row.retry_delay_seconds),
+        backoff=backoff,
+        retry_delay_max_seconds=max(0.0, row.retry_delay_max_seconds),
+    )
 
 
 def _move(row: AnyRow, ending: Ending, end: End | None, actor: str | None = None) -> Move:

@@ -7,6 +7,7 @@ lease is over, by whichever node looks first (rescue). Ends are in ``endings``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 from collections.abc import Iterable, Sequence
@@ -261,6 +262,7 @@ def read_claims(connection: Connection, claim_ids: Sequence[str], lease_seconds:
 
 
 def _claim_of(row: AnyRow) -> Claim:
+    variables, problem = _read_variables(row.variables)
     return Claim(
         run_id=row.id,
         claim_id=row.claim_id,
@@ -282,9 +284,21 @@ def _claim_of(row: AnyRow) -> Claim:
         stdin=row.stdin,
         cwd=row.cwd,
         run_as=row.run_as,
-        variables=json.loads(row.variables),
+        variables=variables,
         marked=row.marked_at is not None,
+        problem=problem,
     )
+
+
+def _read_variables(text: str) -> tuple[dict[str, str], str | None]:
+    # The row may have been written by hand: its run fails with a reason, and the others of the batch start.
+    found: Any = None
+    with contextlib.suppress(ValueError):
+        found = json.loads(text)
+    if not isinstance(found, dict):
+        return {}, f"variables {text[:100]!r} of its job is not a JSON object: correct it with `rota job edit`"
+    given: dict[Any, Any] = found
+    return {str(name): str(value) for name, value in given.items()}, None
 
 
 def mark_started(database: Database, claim_ids: Iterable[str]) -> frozenset[str]:

@@ -243,7 +243,7 @@ def _decide(row: AnyRow, *, unfinished: bool) -> tuple[dict[str, Any], list[dict
         rule = _read_rule(row)
         paused = row.job_state == JobState.PAUSED.value
         firing: Firing = decide_slots(rule, row.next_slot_at, row.now, unfinished=unfinished, job_paused=paused)
-    except (RotaError, ValueError, ArithmeticError) as error:
+    except (RotaError, ValueError, TypeError, ArithmeticError, LookupError) as error:
         # A row that was written by hand, or by a newer program: it waits for a person, and the others go on.
         log.error("schedule %s is set aside: %s", row.name, error)
         return cursor | {"next_slot_at": row.next_slot_at, "problem": f"cannot be fired: {error}"}, []
