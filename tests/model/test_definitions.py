@@ -1,0 +1,250 @@
+"""Definitions of jobs and schedules: what every door refuses, and what comes back from the store."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from rota.errors import Invalid, NotSupported
+from rota.model.ending import Backoff
+from rota.model.job import JobKind, JobSpec, describe_limits
+from rota.model.schedule import ScheduleSpec
+from rota.model.states import Delivery
+from tests.model.slow_cron import instant
+
+NOW = instant("2026-11-20T12:00")
+
+FULL: dict[str, Any] = {
+    "kind": "command",
+    "target": ["/usr/bin/printf", "%s", "a b"],
+    "pool": "reports",
+    "timeout": "5m",
+    "start_within": "15m",
+    "delivery": "at_most_once",
+    "retries": "forever",
+    "lost_max": "2",
+    "retry_delay": "0s",
+    "backoff": "exponential",
+    "retry_delay_max": "1h",
+    "lease": 5,
+    "priority": "-3",
+    "stdin": "",
+    "cwd": "/srv",
+    "run_as": "www-data",
+    "variables": {"B": "2", "A": ""},
+}
+
+
+def test_a_job_is_read_from_what_users_type() -> None:
+    spec = JobSpec.checked("report", **FULL)
+
+    assert spec == JobSpec(
+        name="report",
+        kind=JobKind.COMMAND,
+        target=("/usr/bin/printf", "%s", "a b"),
+        pool="reports",
+        timeout_seconds=300,
+        start_within_seconds=900,
+        delivery=Delivery.AT_MOST_ONCE,
+        retries=-1,
+        lost_max=2,
+        retry_delay_seconds=0,
+        backoff=Backoff.EXPONENTIAL,
+        retry_delay_max_seconds=3600,
+        lease_seconds=5,
+        priority=-3,
+        stdin="",
+        cwd="/srv",
+        run_as="www-data",
+        variables={"A": "", "B": "2"},
+    )
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        JobSpec.checked("report", **FULL),
+        JobSpec.checked("hello", kind="shell", target="echo hello $ROTA_RUN_ID"),
+        JobSpec.checked("call", kind="call", target="app.jobs:Reports.sales"),
+    ],
+)
+def test_a_job_comes_back_from_its_definition_by_way_of_json(spec: JobSpec) -> None:
+    text = json.dumps(spec.definition(), sort_keys=True)
+
+    assert JobSpec.from_definition(json.loads(text)) == spec
+    assert json.dumps(JobSpec.from_definition(json.loads(text)).definition(), sort_keys=True) == text
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("kind", {"kind": "sql"}),
+        ("call", {"kind": "call", "target": "app.jobs"}),
+        ("call", {"kind": "call", "target": "app jobs:run"}),
+        ("call", {"kind": "call", "target": "../app:run"}),
+        ("call", {"kind": "call", "target": None}),
+        ("command", {"kind": "command", "target": "ls -l"}),
+        ("command", {"kind": "command", "target": []}),
+        ("command", {"kind": "command", "target": [""]}),
+        ("command", {"kind": "command", "target": ["ls", 1]}),
+        ("command", {"kind": "command", "target": ["ls", "a\0"]}),
+        ("shell", {"kind": "shell", "target": "  "}),
+        ("shell", {"kind": "shell", "target": ["ls"]}),
+        ("shell", {"kind": "shell", "target": "x" * 2_000_000}),
+        ("pool", {"pool": "a b"}),
+        ("timeout", {"timeout": "1.5x"}),
+        ("timeout", {"timeout": "-1d"}),
+        ("timeout", {"timeout": "0s"}),
+        ("start_within", {"start_within": "0s"}),
+        ("start_within", {"start_within": "0.5s"}),
+        ("delivery", {"delivery": "exactly_once"}),
+        ("retries", {"retries": -2}),
+        ("retries", {"retries": 1.5}),
+        ("retries", {"retries": True}),
+        ("retries", {"retries": "many"}),
+        ("lost_max", {"lost_max": -1}),
+        ("retry_delay", {"retry_delay": "soon"}),
+        ("backoff", {"backoff": "linear"}),
+        ("lease", {"lease": "0.5s"}),
+        ("lease", {"lease": "2d"}),
+        ("priority", {"priority": 10**9}),
+        ("stdin", {"stdin": "\ud800"}),
+        ("stdin", {"stdin": b"x"}),
+        ("cwd", {"cwd": "srv"}),
+        ("run_as", {"run_as": "root:root"}),
+        ("run_as", {"run_as": ""}),
+        ("variables", {"variables": {"1A": "x"}}),
+        ("variables", {"variables": {"A=B": "x"}}),
+        ("variables", {"variables": {"ROTA_DB": "x"}}),
+        ("variables", {"variables": ["A=1"]}),
+        ("variables.A", {"variables": {"A": 1}}),
+        ("variables.A", {"variables": {"A": "x\0"}}),
+        ("name", {"name": ""}),
+    ],
+)
+def test_a_job_with_a_value_that_breaks_its_rule_is_refused_under_its_name(field: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(Invalid) as refused:
+        JobSpec.checked(**{"name": "n", "kind": "shell", "target": "true", **changes})
+
+    assert refused.value.field == field
+    assert refused.value.rule
+
+
+def test_editing_a_job_changes_what_is_named_and_none_gives_back_the_default() -> None:
+    spec = JobSpec.checked("report", **FULL)
+
+    edited = spec.edited(timeout=None, retries=None, priority=7, kind="shell", target="true")
+
+    assert (edited.timeout_seconds, edited.retries, edited.priority) == (None, 0, 7)
+    assert (edited.kind, edited.target) == (JobKind.SHELL, "true")
+    assert (edited.pool, edited.delivery, edited.variables) == (spec.pool, spec.delivery, spec.variables)
+    for wrong in ({"tmieout": "5m"}, {"kind": "shell"}, {"timeout": "0s"}):
+        with pytest.raises(Invalid):
+            spec.edited(**wrong)
+
+
+def test_a_field_that_no_job_has_is_refused() -> None:
+    definition = JobSpec.checked("a", kind="shell", target="true").definition()
+
+    with pytest.raises(Invalid, match="a job has no such field"):
+        JobSpec.from_definition({**definition, "on": "all"})
+    with pytest.raises(Invalid, match="a schedule has no such field"):
+        ScheduleSpec.from_definition({"name": "a", "job": "b", "kind": "cron", "expression": "@daily", "gap": "skip"})
+
+
+def test_the_limits_that_were_set_are_shown_as_they_are_typed() -> None:
+    assert describe_limits(JobSpec.checked("a", kind="shell", target="true", timeout=90, retries=-1)) == {
+        "timeout": "1m30s",
+        "retries": "forever",
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "options"),
+    [
+        ("schedule", {}),
+        ("schedule", {"cron": "@daily", "every": "1h"}),
+        ("cron", {"cron": "???"}),
+        ("cron", {"cron": "0 0 30 2 *"}),
+        ("cron", {"cron": 5}),
+        ("tz", {"cron": "@daily", "tz": "JST-9"}),
+        ("every", {"every": "0s"}),
+        ("every", {"every": "0.5s"}),
+        ("every", {"every": "-1d"}),
+        ("at", {"at": "soon"}),
+        ("anchor", {"cron": "@daily", "anchor": "2026-01-01"}),
+        ("anchor", {"every": "1h", "anchor": "then"}),
+        ("delay", {"cron": "@daily", "delay": "-5s"}),
+        ("start_within", {"cron": "@daily", "start_within": 0}),
+        ("catch_up", {"cron": "@daily", "catch_up": "some"}),
+        ("catch_up_limit", {"cron": "@daily", "catch_up_limit": 0}),
+        ("catch_up_limit", {"cron": "@daily", "catch_up_limit": 100_000}),
+        ("overlap", {"cron": "@daily", "overlap": "wait"}),
+        ("args", {"cron": "@daily", "args": "{"}),
+        ("args", {"cron": "@daily", "args": "[]"}),
+        ("args", {"cron": "@daily", "args": ["a"]}),
+        ("args", {"cron": "@daily", "args": {"x": "x" * 1_100_000}}),
+        ("job", {"cron": "@daily", "job": ""}),
+        ("key", {"cron": "@daily", "name": "a\tb"}),
+    ],
+)
+def test_a_schedule_with_a_value_that_breaks_its_rule_is_refused_under_its_name(
+    field: str, options: dict[str, Any]
+) -> None:
+    with pytest.raises(Invalid) as refused:
+        ScheduleSpec.checked(**{"name": "n", "job": "j", **options})
+
+    assert refused.value.field == field
+
+
+def test_an_overlap_that_is_to_come_is_refused_as_such() -> None:
+    with pytest.raises(NotSupported):
+        ScheduleSpec.checked("n", job="j", cron="@daily", overlap="queue")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ScheduleSpec.checked("late", job="hello", cron="0 7 * * *", tz="Europe/Amsterdam", start_within="5m", delay=30),
+        ScheduleSpec.checked(
+            "tick", job="hello", every="2s", anchor="2026-11-20", catch_up="all", args={"b": 1, "a": 2}
+        ),
+        ScheduleSpec.checked("once", job="hello", at="2026-12-01T07:00", tz="Asia/Tokyo", overlap="allow"),
+    ],
+)
+def test_a_schedule_comes_back_from_its_definition_and_from_its_columns(spec: ScheduleSpec) -> None:
+    definition = spec.definition()
+
+    assert ScheduleSpec.from_definition(json.loads(json.dumps(definition))) == spec
+    assert ScheduleSpec.from_definition({**definition, "anchor_at": spec.anchor_at, "args": spec.args}) == spec
+
+
+def test_a_new_timing_takes_the_place_of_the_old_one() -> None:
+    spec = ScheduleSpec.checked("n", job="j", every="1h", anchor="2026-11-20", delay="5s")
+
+    edited = spec.edited(cron="@daily", tz="Asia/Tokyo")
+
+    assert (edited.kind, edited.expression, edited.zone, edited.anchor_at) == ("cron", "@daily", "Asia/Tokyo", None)
+    assert edited.delay_seconds == 5
+    assert spec.edited(delay=None).delay_seconds == 0
+    assert spec.edited(delay=None).anchor_at == spec.anchor_at
+    with pytest.raises(Invalid, match="a schedule has no such field"):
+        spec.edited(jitter="5s")
+
+
+def test_the_first_slot_lies_ahead_and_a_schedule_that_has_none_is_refused() -> None:
+    assert ScheduleSpec.checked("n", job="j", every="1h").first_slot(NOW) == NOW + timedelta(hours=1)
+    with pytest.raises(Invalid, match="due after now"):
+        ScheduleSpec.checked("n", job="j", at=NOW).first_slot(NOW)
+
+
+def test_the_start_window_of_a_schedule_goes_before_its_jobs() -> None:
+    own = ScheduleSpec.checked("n", job="j", cron="@daily", start_within="1m")
+    silent = ScheduleSpec.checked("n", job="j", cron="@daily")
+
+    assert own.rule(NOW, 900).window_seconds(NOW) == 60
+    assert silent.rule(NOW, 900).window_seconds(NOW) == 900
+    assert silent.rule(NOW).window_seconds(instant("2026-11-20T00:00")) == 86400
