@@ -9,12 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rota.client.claims import Claim
+    from rota.client.dispatch import Dispatch
     from rota.client.rota import Rota
     from rota.client.runs import RunHandle
 
-__all__ = ["Rota", "RunHandle"]
+__all__ = ["Claim", "Dispatch", "Rota", "RunHandle"]
 
 _HOMES = {
+    "Claim": "rota.client.claims",
+    "Dispatch": "rota.client.dispatch",
     "Rota": "rota.client.rota",
     "RunHandle": "rota.client.runs",
 }

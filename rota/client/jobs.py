@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from rota.errors import Invalid
-from rota.model.job import JobKind, JobSpec
+from rota.client.options import check_job_options
+from rota.model.job import JobSpec
 from rota.model.names import check_name
 from rota.store import jobs
 
 if TYPE_CHECKING:
     from rota.client.rota import Rota
-
-
-_KINDS = tuple(kind.value for kind in JobKind)
-_OPTIONS = sorted(set(inspect.signature(JobSpec.checked).parameters) - {"name", "kind", "target"} | set(_KINDS))
-
-
-def check_options(options: Mapping[str, Any], *, new: bool) -> dict[str, Any]:
-    """Turn options into what a definition takes: the one of ``call``, ``command`` and ``shell`` into kind and target.
-
-    Raises:
-        Invalid: none of the three where there must be one, more than one, or an option that no job has.
-    """
-    for name, value in options.items():
-        if name not in _OPTIONS:
-            near = get_close_matches(name, _OPTIONS, n=1)
-            raise Invalid(name, value, "a job has no such option" + (f"; did you mean {near[0]}?" if near else ""))
-    given = [kind for kind in _KINDS if options.get(kind) is not None]
-    if len(given) > 1 or (new and not given):
-        raise Invalid("job", given, "it has exactly one of call, command and shell")
-    found = {name: value for name, value in options.items() if name not in _KINDS and not (new and value is None)}
-    return found | ({"kind": given[0], "target": options[given[0]]} if given else {})
 
 
 class Jobs:
@@ -56,7 +32,7 @@ class Jobs:
             AlreadyExists: the name is taken, and ``if_exists`` is ``"error"``.
         """
         decision = jobs.check_if_exists(if_exists)
-        spec = JobSpec.checked(name, **check_options(options, new=True))
+        spec = JobSpec.checked(name, **check_job_options(options, new=True))
         return jobs.add_job(self._rota.database, spec, actor=self._rota.actor, if_exists=decision)
 
     def edit(self, name: str, **options: Any) -> dict[str, Any]:
@@ -67,7 +43,7 @@ class Jobs:
             Invalid: a value breaks its rule; nothing was changed.
         """
         check_name("name", name)
-        changes = check_options(options, new=False)
+        changes = check_job_options(options, new=False)
         return jobs.edit_job(
             self._rota.database, name, lambda spec: spec.edited(**changes), actor=self._rota.actor
         )

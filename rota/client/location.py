@@ -15,12 +15,16 @@ def database_url(environ: Mapping[str, str]) -> str:
     """Return the URL of the database. A folder that is needed for the default is made, for its owner only.
 
     Raises:
-        ConfigError: ``ROTA_DB_FILE`` names a file that cannot be read or is empty, or there is no home for the default.
+        ConfigError: ``ROTA_DB_FILE`` names a file that cannot be read or is empty, there is no home for the default, or
+            this is the process of a job.
     """
     if url := environ.get("ROTA_DB", "").strip():
         return url
     if name := environ.get("ROTA_DB_FILE", "").strip():
         return _read_url(Path(name))
+    if environ.get("ROTA_RUN_ID"):
+        # A job is not told where the database is, and the default would be another one, in which nobody looks.
+        raise ConfigError("a job's process is not told the database: name it, as in Rota(url), or in the job's variables")
     return f"sqlite:///{state_folder(environ) / 'rota.db'}"
 
 

@@ -10,15 +10,13 @@ import getpass
 import os
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from rota.client.facts import Nodes, Why
-from rota.client.jobs import Jobs
+from rota.client.declared import REGISTERED, Declaration, DeclaredJob, declare_all
 from rota.client.location import database_url
-from rota.client.runs import RunHandle, Runs
-from rota.client.schedules import Schedules
 from rota.errors import Invalid
 from rota.model.documents import encode_arguments
 from rota.model.durations import parse_duration
@@ -26,14 +24,20 @@ from rota.model.instants import check_zone, parse_instant
 from rota.model.job import check_priority, check_start_within
 from rota.model.names import check_name
 from rota.model.run import NewRun
-from rota.store.database import Database
-from rota.store.migrate import check_schema
-from rota.store.requests import connection_of, request_runs, request_runs_within
-from rota.store.status import read_status
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.orm import Session
+
+    from rota.client.claims import Claim, Poller
+    from rota.client.facts import Nodes, Why
+    from rota.client.jobs import Jobs
+    from rota.client.runs import RunHandle, Runs
+    from rota.client.schedules import Schedules
+    from rota.store.database import Database
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 REQUEST_OPTIONS = frozenset({"job", "args", "key", "at", "delay", "start_within", "priority"})
 Request = Mapping[str, Any] | tuple[str, Mapping[str, object] | None]
@@ -55,18 +59,13 @@ class Rota:
 
     def __init__(self, url: str | None = None, *, default_zone: str = "UTC", actor: str | None = None) -> None:
         self.default_zone = check_zone("default_zone", default_zone).key
-        self.actor = actor or _who_am_i()
-        self._database = Database(url or database_url(os.environ), connections_max=CONNECTIONS_MAX)
-        self._checked = False
-        self._checking = threading.Lock()
-        self.jobs = Jobs(self)
-        self.schedules = Schedules(self)
-        self.runs = Runs(self)
-        self.nodes = Nodes(self)
-        self.why = Why(self)
+        self._url = url
+        self._actor = actor
+        self._database: Database | None = None
+        self._opening = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"Rota({self._database.url.render_as_string(hide_password=True)!r})"
+        return f"Rota({self._database.url.render_as_string(hide_password=True)!r})" if self._database else "Rota()"
 
     def __enter__(self) -> Rota:
         return self
@@ -76,20 +75,108 @@ class Rota:
 
     def close(self) -> None:
         """Give the connections back. It may be used again afterwards."""
-        self._database.close()
+        if self._database is not None:
+            self._database.close()
 
     @property
     def database(self) -> Database:
-        """The database behind this object, its schema checked."""
-        if not self._checked:
-            with self._checking:
-                if not self._checked:
-                    check_schema(self._database)
-                    self._checked = True
+        """The database behind this object, its schema checked when it was first used."""
+        if self._database is None:
+            # Not before it is needed: a process of a job that only imports its module never gets here.
+            from rota.store.database import Database
+            from rota.store.migrate import check_schema
+
+            with self._opening:
+                if self._database is None:
+                    database = Database(self._url or database_url(os.environ), connections_max=CONNECTIONS_MAX)
+                    check_schema(database)
+                    self._database = database
         return self._database
+
+    @cached_property
+    def actor(self) -> str:
+        """Who acts, for the history: user@host unless told."""
+        return self._actor or _who_am_i()
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        """All jobs."""
+        from rota.client.jobs import Jobs
+
+        return Jobs(self)
+
+    @cached_property
+    def schedules(self) -> Schedules:
+        """All schedules."""
+        from rota.client.schedules import Schedules
+
+        return Schedules(self)
+
+    @cached_property
+    def runs(self) -> Runs:
+        """All runs."""
+        from rota.client.runs import Runs
+
+        return Runs(self)
+
+    @cached_property
+    def nodes(self) -> Nodes:
+        """All nodes."""
+        from rota.client.facts import Nodes
+
+        return Nodes(self)
+
+    @cached_property
+    def why(self) -> Why:
+        """Answers from recorded facts."""
+        from rota.client.facts import Why
+
+        return Why(self)
+
+    @cached_property
+    def _poller(self) -> Poller:
+        from rota.client.claims import Poller
+
+        return Poller(self)
+
+    def job(self, *, name: str | None = None, **options: Any) -> Callable[[Callable[P, R]], DeclaredJob[P, R]]:
+        """Declare the function below as a job; with ``cron``, ``every`` or ``at``, its schedule too.
+
+        The name is the function's unless given. The options are those of ``jobs.add`` and ``schedules.add``. The
+        declaration reaches the database when a worker starts with ``-m MODULE``, or by ``declare``.
+
+        Raises:
+            Invalid: an option breaks its rule.
+        """
+
+        def decorate(function: Callable[P, R]) -> DeclaredJob[P, R]:
+            job = DeclaredJob(self, function, name, options)
+            REGISTERED[job.name] = job
+            return job
+
+        return decorate
+
+    def declare(self) -> list[Declaration]:
+        """Bring every job that this process's code has declared into force here; tell what became of each.
+
+        What somebody edited through another door since is reported and left as it is.
+        """
+        return declare_all(self)
+
+    def poll(self, pool: str = "default", *, lease: str | float | timedelta = 60) -> Claim | None:
+        """Take the next run of ``pool`` for this process, or return None: for those who bring their own worker.
+
+        Runs of every kind of job are given out, so keep a pool for this. The lease ends unless ``heartbeat`` renews it.
+
+        Raises:
+            DatabaseUnavailable: nothing was taken that this process would know of; calling again is safe.
+        """
+        return self._poller.poll(pool, lease)
 
     def status(self) -> dict[str, Any]:
         """Return nodes, what runs, what is late, what failed lately, and what is set aside or paused."""
+        from rota.store.status import read_status
+
         return read_status(self.database)
 
     def enqueue(
@@ -114,6 +201,9 @@ class Rota:
         new = self.check_request(
             job, args, key=key, at=at, delay=delay, start_within=start_within, priority=priority
         )
+        from rota.client.runs import RunHandle
+        from rota.store.requests import request_runs
+
         return RunHandle(self, request_runs(self.database, [new])[0])
 
     def enqueue_many(self, requests: Sequence[Request]) -> list[RunHandle]:
@@ -126,6 +216,9 @@ class Rota:
             Invalid: a value breaks its rule; nothing was stored.
             NotFound: there is no job of that name; nothing of its thousand was stored.
         """
+        from rota.client.runs import RunHandle
+        from rota.store.requests import request_runs
+
         wanted = self._check_requests(requests)
         return [RunHandle(self, run_id) for run_id in request_runs(self.database, wanted)] if wanted else []
 
@@ -181,6 +274,8 @@ class Within:
     """Asking for runs inside a transaction of the caller's own."""
 
     def __init__(self, rota: Rota, transaction: Connection | Session) -> None:
+        from rota.store.requests import connection_of
+
         self._rota = rota
         self._connection = connection_of(transaction)
 
@@ -190,6 +285,9 @@ class Within:
         Raises:
             Conflict: another transaction asks for the same key at this moment: roll back and try again.
         """
+        from rota.client.runs import RunHandle
+        from rota.store.requests import request_runs_within
+
         new = self._rota.check_request(job, args, **options)
         return RunHandle(self._rota, request_runs_within(self._rota.database, self._connection, [new])[0])
 

@@ -5,14 +5,12 @@ Checks are ``rota.model.schedule``'s; rows are ``rota.store.schedules``'s.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
 from datetime import datetime
-from difflib import get_close_matches
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from rota.errors import Invalid, NotFound
+from rota.client.options import check_schedule_options
+from rota.errors import NotFound
 from rota.model.instants import check_zone, parse_instant
 from rota.model.job import check_whole
 from rota.model.names import check_name
@@ -24,21 +22,6 @@ if TYPE_CHECKING:
     from rota.client.rota import Rota
 
 PREVIEW_MAX = 1000
-_OPTIONS = sorted(set(inspect.signature(ScheduleSpec.checked).parameters) - {"name"})
-
-
-def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``options`` if each is one that schedules have.
-
-    Raises:
-        Invalid: one is not; the nearest that is gets suggested.
-    """
-    for name in options:
-        if name not in _OPTIONS:
-            near = get_close_matches(name, _OPTIONS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise Invalid(name, options[name], f"a schedule has no such option{hint}")
-    return dict(options)
 
 
 class ScheduleHandle:
@@ -86,7 +69,7 @@ class ScheduleHandle:
             NotFound: there is no such schedule, or no such job.
             Invalid: a value breaks its rule; nothing was changed.
         """
-        changes = check_options(options)
+        changes = check_schedule_options(options, new=False)
         return schedules.edit_schedule(
             self._rota.database, self.key, lambda spec: spec.edited(**changes), actor=self._rota.actor
         )
@@ -135,8 +118,8 @@ class Schedules:
         Raises:
             Invalid: a value breaks its rule.
         """
-        given = {name: value for name, value in check_options(options).items() if value is not None}
-        return ScheduleSpec.checked(key, job=job, **({"tz": self._rota.default_zone} | given))
+        given = check_schedule_options(options, new=True)
+        return ScheduleSpec.checked(key, job=job, **({"tz": self._rota.default_zone, **given}))
 
     def list(self) -> list[dict[str, Any]]:
         """Return all schedules, in the order of their keys."""

@@ -14,8 +14,8 @@ from rota.errors import AlreadyFinished, Conflict, NotFound
 from rota.model.reasons import Reason
 from rota.model.states import FINISHED, Because, RunState, sources_of
 from rota.store.database import Database
-from rota.store.endings import retry_stale, wake_queued
-from rota.store.moves import Move, Stale, apply_moves
+from rota.store.endings import wake_queued
+from rota.store.moves import Move, Stale, apply_moves, write_fresh
 from rota.store.tables import event, job, run
 from rota.store.types import db_now
 from rota.store.wakeup import announce
@@ -78,8 +78,7 @@ def cancel_run(database: Database, run_id: int, *, actor: str) -> str:
             announce(connection)
         return state.value
 
-    answer: str = retry_stale(database, cancel)
-    return answer
+    return write_fresh(database, cancel)
 
 
 def rerun_run(database: Database, run_id: int, *, actor: str) -> None:
@@ -106,7 +105,7 @@ def rerun_run(database: Database, run_id: int, *, actor: str) -> None:
         text = f"{actor} asked for attempt {row.attempt + 1}; it had ended {row.state}: {row.reason_text}"
         _apply(connection, row, RunState.READY, Because.RERUN, Reason.RERUN, text, actor, resets=True)
 
-    retry_stale(database, rerun)
+    write_fresh(database, rerun)
 
 
 def skip_run(database: Database, run_id: int, *, actor: str) -> None:
@@ -128,7 +127,7 @@ def skip_run(database: Database, run_id: int, *, actor: str) -> None:
         text = f"{actor} decided to do without it"
         _apply(connection, row, RunState.SKIPPED, Because.DONE_WITHOUT, Reason.OPERATOR, text, actor)
 
-    retry_stale(database, skip)
+    write_fresh(database, skip)
 
 
 def mark_succeeded(database: Database, run_id: int, *, actor: str) -> None:
@@ -152,7 +151,7 @@ def mark_succeeded(database: Database, run_id: int, *, actor: str) -> None:
         text = f"{actor} said it counts as done; it had ended {state}: {row.reason_text}"
         _apply(connection, row, RunState.SUCCEEDED, Because.MARKED, Reason.MARKED, text, actor)
 
-    retry_stale(database, mark)
+    write_fresh(database, mark)
 
 
 def _find(connection: Connection, run_id: int) -> Row[Any]:

@@ -20,9 +20,8 @@ from rota.model.job import JobKind, JobSpec
 from rota.model.states import JobState
 from rota.store.database import Database
 from rota.store.dialects import Trouble
-from rota.store.endings import retry_stale
 from rota.store.events import tell_change
-from rota.store.moves import Stale
+from rota.store.moves import Stale, write_fresh
 from rota.store.shown import show_document, shown
 from rota.store.tables import job, run, schedule
 from rota.store.types import db_now
@@ -141,8 +140,7 @@ def edit_job(
         _replace(connection, row, change(old), differences_from=old, actor=actor)
         return show_job(_read(connection, name))
 
-    edited: dict[str, Any] = retry_stale(database, edit)
-    return edited
+    return write_fresh(database, edit)
 
 
 def replace_job(database: Database, spec: JobSpec, *, actor: str) -> dict[str, Any]:
@@ -157,8 +155,7 @@ def replace_job(database: Database, spec: JobSpec, *, actor: str) -> dict[str, A
         _replace(connection, row, spec, differences_from=old, actor=actor)
         return show_job(_read(connection, spec.name))
 
-    replaced: dict[str, Any] = retry_stale(database, replace)
-    return replaced
+    return write_fresh(database, replace)
 
 
 def _replace(
@@ -205,8 +202,7 @@ def declare_job(database: Database, spec: JobSpec, *, module: str, actor: str) -
             pass  # another worker of the same code was faster
         else:
             return "added", ""
-    declared: tuple[Declared, str] = retry_stale(database, declare)
-    return declared
+    return write_fresh(database, declare)
 
 
 def pause_job(database: Database, name: str, *, actor: str) -> dict[str, Any]:
@@ -228,8 +224,7 @@ def _set_state(database: Database, name: str, state: JobState, became: str, acto
             announce(connection)
         return show_job(_read(connection, name))
 
-    changed: dict[str, Any] = retry_stale(database, set_state)
-    return changed
+    return write_fresh(database, set_state)
 
 
 def delete_job(database: Database, name: str, *, actor: str) -> None:

@@ -21,10 +21,9 @@ from rota.model.states import JobState, RunState
 from rota.model.timing import Timing, TimingKind
 from rota.store.creation import insert_slots
 from rota.store.database import Database, now_of
-from rota.store.endings import retry_stale
 from rota.store.events import tell_change
 from rota.store.jobs import Declared, IfExists, adding, differences, encode_definition
-from rota.store.moves import Stale
+from rota.store.moves import Stale, write_fresh
 from rota.store.shown import show_document, shown
 from rota.store.tables import job, schedule
 from rota.store.types import db_now
@@ -124,8 +123,7 @@ def edit_schedule(
         _replace(connection, row, old, change(old), actor)
         return _show_one(connection, name)
 
-    edited: dict[str, Any] = retry_stale(database, edit)
-    return edited
+    return write_fresh(database, edit)
 
 
 def replace_schedule(database: Database, spec: ScheduleSpec, *, actor: str) -> dict[str, Any]:
@@ -140,8 +138,7 @@ def replace_schedule(database: Database, spec: ScheduleSpec, *, actor: str) -> d
         _replace(connection, row, old, spec, actor)
         return _show_one(connection, spec.name)
 
-    replaced: dict[str, Any] = retry_stale(database, replace)
-    return replaced
+    return write_fresh(database, replace)
 
 
 def declare_schedule(database: Database, spec: ScheduleSpec, *, module: str, actor: str) -> tuple[Declared, str]:
@@ -173,8 +170,7 @@ def declare_schedule(database: Database, spec: ScheduleSpec, *, module: str, act
             pass  # another worker of the same code was faster
         else:
             return "added", ""
-    declared: tuple[Declared, str] = retry_stale(database, declare)
-    return declared
+    return write_fresh(database, declare)
 
 
 def pause_schedule(database: Database, name: str, *, actor: str) -> dict[str, Any]:
@@ -187,8 +183,7 @@ def pause_schedule(database: Database, name: str, *, actor: str) -> dict[str, An
             _tell(connection, row, "paused", actor)
         return _show_one(connection, name)
 
-    paused: dict[str, Any] = retry_stale(database, pause)
-    return paused
+    return write_fresh(database, pause)
 
 
 def resume_schedule(database: Database, name: str, *, actor: str) -> dict[str, Any]:
@@ -212,8 +207,7 @@ def resume_schedule(database: Database, name: str, *, actor: str) -> dict[str, A
             announce(connection)
         return _show_one(connection, name)
 
-    resumed: dict[str, Any] = retry_stale(database, resume)
-    return resumed
+    return write_fresh(database, resume)
 
 
 def delete_schedule(database: Database, name: str, *, actor: str) -> None:
@@ -236,7 +230,7 @@ def delete_schedule(database: Database, name: str, *, actor: str) -> None:
         insert_slots(connection, [passed] if passed else [])
         _tell(connection, row, "deleted", actor)
 
-    retry_stale(database, remove)
+    write_fresh(database, remove)
 
 
 def read_schedule(database: Database, name: str) -> dict[str, Any]:
