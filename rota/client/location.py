@@ -24,7 +24,7 @@ def database_url(environ: Mapping[str, str]) -> str:
         return _read_url(Path(name))
     if environ.get("ROTA_RUN_ID"):
         # A job is not told where the database is, and the default would be another one, in which nobody looks.
-        raise ConfigError("a job's process is not told the database: name it, as in Rota(url), or in the job's variables")
+        raise ConfigError("a job's process is not told the database: name it in the code, as in Rota(url)")
     return f"sqlite:///{state_folder(environ) / 'rota.db'}"
 
 
