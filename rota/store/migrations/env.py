@@ -1,4 +1,5 @@
-"""Alembic's entry: runs the migrations over the connection, or for the dialect, that ``rota.store.migrate`` hands in."""
+"""Alembic's entry: runs the migrations over the connection, or for the dialect, that ``rota.store.migrate`` hands
+in."""
 
 from __future__ import annotations
 
