@@ -7,6 +7,7 @@ import click
 from rota.cli.door import Door, through_door
 from rota.cli.run import COLUMNS as RUN_COLUMNS
 from rota.cli.screen import Columns, View, clean, make_table, print_table, short_time
+from rota.model.states import NodeState
 
 NODE_COLUMNS: Columns = {
     "name": "name",
@@ -32,17 +33,27 @@ def status(door: Door) -> None:
 def show_status(view: View) -> None:
     """Lay the facts out, the ones that need somebody last: they stay on the screen."""
     counts = ", ".join(f"{count} {state}" for state, count in view["counts"].items() if count)
-    click.echo(f"runs: {counts or 'none yet'}")
+    click.echo(f"runs lately: {counts or 'none'}")
     for title, key, columns in (
         ("Nodes", "nodes", NODE_COLUMNS),
         ("Running", "running", RUN_COLUMNS),
-        ("Failed recently", "failed", RUN_COLUMNS),
+        ("Failed lately", "failed", RUN_COLUMNS),
         ("Late", "late", RUN_COLUMNS),
     ):
         if view[key]:
             click.echo()
             print_table(make_table(view[key], columns, title))
-    if not view["nodes"]:
-        click.echo("no node is registered: start one with `rota worker`")
-    for schedule in view["problems"]:
-        click.echo(clean(f"schedule {schedule['key']} is set aside: {schedule['problem']}"))
+    for sentence in list_troubles(view):
+        click.echo(clean(sentence))
+
+
+def list_troubles(view: View) -> list[str]:
+    """Say in a sentence each what will not go on by itself."""
+    found = [f"{kind} {name} is paused" for kind in ("job", "schedule") for name in view[f"paused_{kind}s"]]
+    found += [
+        f"schedule {of['key']} is late: its slot {short_time(of['next_slot'])} UTC has come" for of in view["overdue"]
+    ]
+    found += [f"schedule {of['key']} is set aside: {of['problem']}" for of in view["problems"]]
+    if not any(node["state"] == NodeState.ALIVE for node in view["nodes"]):
+        found.append("no node is alive: start one with `rota worker`")
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,14 +25,22 @@ def state_home(tmp_path: Path) -> dict[str, str]:
     return {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    """A migrated SQLite database: these doors pass words on, and the store is tested on every database elsewhere."""
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file, made once and copied for each test."""
     from rota.client.schema import upgrade
 
-    found = f"sqlite:///{tmp_path / 'rota.db'}"
-    upgrade(found)
-    return found
+    file = tmp_path_factory.mktemp("migrated") / "rota.db"
+    upgrade(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def url(migrated: Path, tmp_path: Path) -> str:
+    """A migrated SQLite database: these doors pass words on, and the store is tested on every database elsewhere."""
+    for part in migrated.parent.iterdir():  # the file, and its log where it has one
+        shutil.copy(part, tmp_path / part.name)
+    return f"sqlite:///{tmp_path / 'rota.db'}"
 
 
 @pytest.fixture

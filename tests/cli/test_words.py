@@ -1,0 +1,162 @@
+"""The words of the command line: what the page of names fixes, and that each command explains itself."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import click
+import pytest
+
+from rota.cli.main import COMMANDS, main
+
+# As the page of names has them for this version. A flag of a later one must not be here before it works.
+# fmt: off
+FLAGS = {
+    "up": "--demo --seconds --name --pool --slots -I -m --lease --poll --drain-timeout --state-dir --log-file",
+    "worker": "--name --pool --slots -I -m --lease --poll --drain-timeout --state-dir --log-file",
+    "tick": "--name --pool --slots -I -m --lease --poll --drain-timeout --state-dir --log-file",
+    "status": "",
+    "job add": "--call --command --shell --pool --timeout --start-within --delivery --retries --retry-delay --backoff "
+               "--retry-delay-max --lease --priority --stdin --cwd --run-as --variable --if-exists",
+    "job list": "",
+    "job show": "",
+    "job edit": "--call --command --shell --pool --timeout --start-within --delivery --retries --retry-delay --backoff "
+                "--retry-delay-max --lease --priority --stdin --cwd --run-as --variable",
+    "job pause": "",
+    "job resume": "",
+    "job delete": "",
+    "job run": "--args --at --in --start-within --key --priority --wait --follow",
+    "schedule add": "--cron --every --at --tz --delay --start-within --catch-up --catch-up-limit --overlap --args "
+                    "--if-exists",
+    "schedule list": "",
+    "schedule show": "",
+    "schedule next": "-n --from",
+    "schedule edit": "--cron --every --at --tz --delay --start-within --catch-up --catch-up-limit --overlap --args",
+    "schedule pause": "",
+    "schedule resume": "",
+    "schedule delete": "",
+    "run list": "--job --schedule --state --since --limit --before",
+    "run show": "",
+    "run wait": "--timeout",
+    "run logs": "--attempt --stream",
+    "run cancel": "",
+    "run rerun": "",
+    "run skip": "",
+    "run mark-succeeded": "",
+    "node list": "",
+    "node show": "",
+    "why run": "",
+    "why job": "",
+    "why schedule": "",
+    "import crontab": "--plan --system --user --tz --prefix --if-exists",
+    "db upgrade": "",
+    "db check": "",
+    "db sql": "",
+    "config show": "",
+}
+# fmt: on
+WITHOUT_DATABASE = {"current result": "", "current show": "--json"}
+
+
+def commands() -> dict[str, click.Command]:
+    """Find every command that does something, by its words."""
+    found: dict[str, click.Command] = {}
+    for name, (place, _) in COMMANDS.items():
+        module, _, attribute = place.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        if isinstance(command, click.Group):
+            found |= {f"{name} {verb}": below for verb, below in command.commands.items()}
+        else:
+            found[name] = command
+    return found
+
+
+def flags_of(command: click.Command) -> set[str]:
+    return {name for option in command.params if isinstance(option, click.Option) for name in option.opts}
+
+
+def test_the_commands_are_those_of_the_page_of_names():
+    assert set(commands()) == set(FLAGS) | set(WITHOUT_DATABASE)
+
+
+@pytest.mark.parametrize("words", FLAGS)
+def test_a_command_has_the_flags_of_the_page_of_names_and_those_that_all_have(words):
+    assert flags_of(commands()[words]) == {*FLAGS[words].split(), "--db", "--config", "--json"}
+
+
+@pytest.mark.parametrize("words", [*FLAGS, *WITHOUT_DATABASE])
+def test_a_command_and_each_of_its_flags_explains_itself(rota, words):
+    result = rota(*words.split(), "--help")
+
+    assert result.exit_code == 0
+    command = commands()[words]
+    assert command.help
+    assert all(option.help for option in command.params if isinstance(option, click.Option))
+
+
+def test_the_root_tells_of_every_command_without_importing_one(rota):
+    result = rota("--help")
+
+    for name, (_, text) in COMMANDS.items():
+        assert name in result.output
+        assert text in result.output
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["current", "--help"], ["job", "add", "--help"]])
+def test_what_needs_no_database_does_not_import_what_talks_to_one(words):
+    program = (
+        "import sys; from rota.cli.main import main\n"
+        f"try: main({words!r})\n"
+        "except SystemExit: pass\n"
+        "heavy = 'sqlalchemy', 'rich', 'rota.client.rota', 'rota.engine.node'\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+    assert shown.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("words", [["current", "result", "{}"], ["current", "show"]])
+def test_a_command_for_jobs_says_so_outside_of_one_and_imports_nothing_for_databases(words):
+    program = (
+        "import sys; from rota.cli.main import main\n"
+        f"try: main({words!r})\n"
+        "except SystemExit as left: print(left.code, 'sqlalchemy' in sys.modules)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env={})
+
+    assert done.stdout.split() == ["1", "False"]
+    assert "not a job of Rota" in done.stderr
+
+
+def test_a_flag_can_be_given_as_a_variable(rota):
+    result = rota("job", "add", "x", "--shell", "true", "--json", environ={"ROTA_JOB_ADD_POOL": "reports"})
+
+    assert '"pool": "reports"' in result.stdout
+
+
+def test_the_version_is_that_of_the_package():
+    import rota
+
+    done = subprocess.run([sys.executable, "-m", "rota", "--version"], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == f"rota {rota.__version__}"
+
+
+def test_a_word_too_much_or_too_little_is_misuse(rota):
+    assert main.name == "main"
+    for words in (
+        ["bogus"],
+        ["job"],
+        ["job", "bogus"],
+        ["job", "show"],
+        ["job", "show", "a", "b"],
+        ["job", "list", "--no"],
+    ):
+        result = rota(*words)
+
+        assert result.exit_code == 2, words
