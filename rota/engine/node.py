@@ -100,7 +100,7 @@ class Node:
             os.close(self._wake_fd)
 
     def _run(self, database: Database) -> int:
-        private_folder(self.settings.state_dir)
+        own_folder(self.settings.state_dir)
         beside_another = self._run_until is RunUntil.IDLE and not self._take_tick_lock()
         identity = self._register(database)
         crew = Crew(
@@ -246,18 +246,21 @@ def guardians_folder(database: Database) -> str:
     return "g" + hashlib.sha256(database.url.render_as_string().encode()).hexdigest()[:10]
 
 
-def private_folder(path: Path) -> None:
-    """Make a folder that only this user can enter; refuse one that belongs to somebody else.
+def own_folder(path: Path) -> None:
+    """Make a folder that only this user reads and writes; jobs of other users may pass through to their socket.
 
     Raises:
-        ConfigError: it is not ours.
+        ConfigError: it belongs to somebody else, or cannot be made.
     """
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    facts = path.stat()
-    if facts.st_uid != os.geteuid():
-        raise ConfigError(f"folder {str(path)!r} belongs to user {facts.st_uid}: name another one with --state-dir")
-    if facts.st_mode & 0o077:
-        path.chmod(0o700)
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o711)
+        facts = path.stat()
+        if facts.st_uid != os.geteuid():
+            raise ConfigError(f"folder {str(path)!r} belongs to user {facts.st_uid}: name another one with --state-dir")
+        if facts.st_mode & 0o066:
+            path.chmod(0o711)
+    except OSError as error:
+        raise ConfigError(f"folder {str(path)!r} cannot be used: {error.strerror}") from error
 
 
 def process_started(pid: int) -> int | None:

@@ -1,20 +1,25 @@
-"""Turning a claim into an order for a guardian: what to execute, with which environment. No I/O."""
+"""Turning a claim into an order for a guardian: what to execute, with which environment."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import pwd
 from datetime import datetime
 from typing import Any, cast
 
 from rota.engine.settings import NodeSettings
 from rota.errors import Invalid
-from rota.execution.command import argv_for_call, argv_for_shell, job_environment
+from rota.execution.command import (
+    account_variables,
+    argv_for_call,
+    argv_for_shell,
+    job_environment,
+    python_path,
+)
 from rota.execution.order import Order
 from rota.model.instants import format_instant
 from rota.model.run import Claim
-
-ARGS_BYTES_IN_ENVIRONMENT_MAX = 100_000  # one string of an environment ends at 128 KiB
 
 
 def make_order(claim: Claim, settings: NodeSettings, node: str, deadline: float) -> Order:
@@ -25,7 +30,9 @@ def make_order(claim: Claim, settings: NodeSettings, node: str, deadline: float)
     """
     if claim.problem is not None:
         raise Invalid("job", claim.job, claim.problem)
-    environment = job_environment(settings.environment, _declared(claim, settings), _facts(claim, node))
+    environment = job_environment(
+        settings.environment, _declared(claim, settings), _facts(claim, node), account=_account(claim.run_as)
+    )
     return Order(
         claim_id=claim.claim_id,
         run_id=claim.run_id,
@@ -67,15 +74,22 @@ def _command(claim: Claim) -> tuple[str, ...]:
 
 
 def _declared(claim: Claim, settings: NodeSettings) -> dict[str, str]:
-    declared = dict(claim.variables)
-    if settings.import_dirs:
-        before = settings.environment.get("PYTHONPATH", "")
-        declared.setdefault("PYTHONPATH", ":".join([*settings.import_dirs, *([before] if before else [])]))
-    return declared
+    path = python_path(settings.import_dirs, settings.environment.get("PYTHONPATH"))
+    return ({} if path is None else {"PYTHONPATH": path}) | dict(claim.variables)
 
 
-def _facts(claim: Claim, node: str) -> dict[str, str]:
-    facts = {
+def _account(user: str | None) -> dict[str, str] | None:
+    if user is None:
+        return None
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        return None  # refused by the process that is to become that user, with the reason
+    return account_variables(entry.pw_name, entry.pw_dir, entry.pw_shell)
+
+
+def _facts(claim: Claim, node: str) -> dict[str, str | None]:
+    return {
         "ROTA_RUN_ID": str(claim.run_id),
         "ROTA_JOB": claim.job,
         "ROTA_ATTEMPT": str(claim.attempt),
@@ -83,13 +97,10 @@ def _facts(claim: Claim, node: str) -> dict[str, str]:
         "ROTA_NODE": node,
         "ROTA_FENCE": str(claim.fence),
         "ROTA_KEY": stable_key(claim.schedule, claim.slot_at, claim.run_key, claim.run_id),
+        "ROTA_SCHEDULE": claim.schedule,
+        "ROTA_SLOT": None if claim.slot_at is None else format_instant(claim.slot_at),
+        "ROTA_ARGS": claim.args,
     }
-    if claim.schedule is not None and claim.slot_at is not None:
-        facts["ROTA_SCHEDULE"] = claim.schedule
-        facts["ROTA_SLOT"] = format_instant(claim.slot_at)
-    if len(claim.args.encode()) <= ARGS_BYTES_IN_ENVIRONMENT_MAX:
-        facts["ROTA_ARGS"] = claim.args
-    return facts
 
 
 def stable_key(schedule: str | None, slot_at: datetime | None, run_key: str | None, run_id: int) -> str:

@@ -173,7 +173,7 @@ def end_of(outcome: Outcome, pid: int | None = None) -> End:
         except RotaError as error:
             kind, result, error_type, error_message = "bad_result", None, type(error).__name__, str(error)
     if kind == "exited" and outcome.error_type is not None:  # told by a callable, whatever its exit code
-        kind = "no_result" if outcome.error_type == "NoResult" else "exception"
+        kind = {"NoResult": "no_result", "BadResult": "bad_result"}.get(outcome.error_type, "exception")
     return End(
         claim_id=outcome.claim_id,
         run_id=outcome.run_id,

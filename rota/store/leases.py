@@ -7,12 +7,10 @@ lease is over, by whichever node looks first (rescue). Ends are in ``endings``.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import (
     Connection,
@@ -293,13 +291,10 @@ def _claim_of(row: AnyRow) -> Claim:
 
 def _read_variables(text: str) -> tuple[dict[str, str], str | None]:
     # The row may have been written by hand: its run fails with a reason, and the others of the batch start.
-    found: Any = None
-    with contextlib.suppress(ValueError):
-        found = json.loads(text)
-    if not isinstance(found, dict):
+    try:
+        return {str(name): str(value) for name, value in json.loads(text).items()}, None
+    except (ValueError, AttributeError):
         return {}, f"variables {text[:100]!r} of its job is not a JSON object: correct it with `rota job edit`"
-    given: dict[Any, Any] = found
-    return {str(name): str(value) for name, value in given.items()}, None
 
 
 def mark_started(database: Database, claim_ids: Iterable[str]) -> frozenset[str]:
