@@ -153,6 +153,17 @@ def test_started_in_the_second_pass_of_a_fold_it_does_not_step_backwards() -> No
     assert Cron("45 2 * * *", AMSTERDAM).next(instant("2026-10-25T01:30")) == instant("2026-10-26T01:45")
 
 
+def test_counting_from_within_the_second_pass_of_a_fold_counts_no_fixed_time_again() -> None:
+    second_pass, after_it = instant("2026-10-25T01:10"), instant("2026-10-25T03:00")
+
+    assert Cron("0,30 2 * * *", AMSTERDAM).count(second_pass, after_it) == 0
+    assert Cron("*/30 2 * * *", AMSTERDAM).count(second_pass, after_it) == 1
+
+
+def test_an_interval_half_a_year_ahead_follows_the_clock_of_that_day() -> None:
+    assert Cron("0 * 1 7 *", AMSTERDAM).next(instant("2026-01-10T00:00")) == instant("2026-06-30T22:00")
+
+
 def test_a_day_that_a_country_skipped_is_not_made_up_for() -> None:
     cron = Cron("0 12 * * *", "Pacific/Apia")  # which had no 30 December 2011
 
