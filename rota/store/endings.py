@@ -30,6 +30,7 @@ from rota.store.database import Database
 from rota.store.moves import Move, apply_moves, write_fresh
 from rota.store.tables import attempt, job, output, run
 from rota.store.types import AnyRow, db_now, encode_rows, given_rows
+from rota.store.wakeup import announce
 
 _FACTS = (
     run.c.id,
@@ -143,7 +144,7 @@ def end_runs(database: Database, ends: Sequence[End]) -> Delivered:
         if orphaned:
             rows_of_orphans = encode_rows({"claim_id": c, "orphan": _as_json(by_claim[c])} for c in sorted(orphaned))
             connection.execute(KEEP_ORPHANS, {"orphans": rows_of_orphans})
-        wake_queued(connection, rows)
+        _wake_others(connection, moves, wake_queued(connection, rows))
         waits = [move.wait_seconds for move in moves if move.wait_seconds is not None]
         return Delivered(frozenset(applied), frozenset(orphaned), min(waits, default=None))
 
@@ -167,7 +168,7 @@ def rescue_runs(database: Database, *, rescuer: str, limit: int = 100) -> int:
             ending = decide_rescue(facts, rule, say_silent(facts, over_seconds))
             moves.append(_move(row, ending, None, actor=rescuer))
         apply_moves(connection, moves)
-        wake_queued(connection, rows)
+        _wake_others(connection, moves, wake_queued(connection, rows))
         return len(moves)
 
     return write_fresh(database, rescue)
@@ -189,7 +190,7 @@ def surrender_runs(database: Database, claim_ids: Sequence[str], *, actor: str) 
             ending = decide_rescue(facts, rules.get(row.job_id, RULES_DEFAULT), say_guardian_died(facts))
             moves.append(_move(row, ending, None, actor=actor))
         apply_moves(connection, moves)
-        wake_queued(connection, rows)
+        _wake_others(connection, moves, wake_queued(connection, rows))
         return len(moves)
 
     return write_fresh(database, surrender) if claim_ids else 0
@@ -266,11 +267,16 @@ def keep_output(connection: Connection, ends: Mapping[int, End]) -> None:
         connection.execute(insert(output).values(pieces))
 
 
-def wake_queued(connection: Connection, rows: Sequence[AnyRow]) -> None:
-    """Let the scheduler look at once at the runs that queue behind these."""
+def wake_queued(connection: Connection, rows: Sequence[AnyRow]) -> int:
+    """Let the scheduler look at once at the runs that queue behind these; return how many they are."""
     schedule_ids = sorted({row.schedule_id for row in rows if row.schedule_id is not None})
-    if schedule_ids:
-        connection.execute(WAKE_QUEUED, {"schedule_ids": schedule_ids})
+    return connection.execute(WAKE_QUEUED, {"schedule_ids": schedule_ids}).rowcount if schedule_ids else 0
+
+
+def _wake_others(connection: Connection, moves: Sequence[Move], queued_count: int) -> None:
+    # The node that tells an end may have no room for what may go on by it, or may be about to leave.
+    if queued_count or any(move.target in {RunState.READY, RunState.WAITING} for move in moves):
+        announce(connection)
 
 
 def _as_json(end: End) -> str:

@@ -70,7 +70,7 @@ class Worker:
     @property
     def guardians(self) -> Path:
         """The folder of its guardians: of one database, since the tests give a worker one only."""
-        (folder,) = self.folder.glob("g*/")
+        (folder,) = Path(self.values["state_dir"]).glob("g*/")
         return folder
 
     def log(self) -> str:
@@ -89,6 +89,11 @@ class Worker:
         """Drain, and return the exit status."""
         self.signal(signal.SIGTERM)
         return self.exit_status(seconds)
+
+    def give_back(self) -> None:
+        """Have it stop its jobs and give their runs back. Two different signals: two equal ones may become one."""
+        self.signal(signal.SIGTERM)
+        self.signal(signal.SIGINT)
 
     def exit_status(self, seconds: float = WAIT_SECONDS) -> int:
         status = self.process.wait(seconds)
@@ -124,8 +129,7 @@ class Cluster:
         for worker in self.workers:
             if worker.process.poll() is None:
                 worker.signal(signal.SIGCONT)
-                worker.signal(signal.SIGTERM)
-                worker.signal(signal.SIGTERM)
+                worker.give_back()
         for worker in self.workers:
             try:
                 worker.exit_status(15)

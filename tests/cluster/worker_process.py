@@ -1,4 +1,4 @@
-"""A worker in a process of its own, to be stopped, killed and signalled: ``python -m tests.cluster.worker_process FILE``.
+"""A worker in a process of its own, to be stopped and killed: ``python -m tests.cluster.worker_process FILE``.
 
 FILE is a JSON object: the values of ``NodeSettings``, and beside them ``until`` (stopped, idle), ``log`` (a path) and
 ``statements`` (a path, one byte appended for each statement sent to SQLite). HUP reads it again. The name that the
