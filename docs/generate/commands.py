@@ -45,8 +45,8 @@ SETTING_MEANINGS = {
     "slots": "How many runs a worker takes at once: four for each processor, unless told.",
     "pools": "The pools a worker takes runs of; a variable separates them by commas.",
     "drain_timeout": "How long a worker that was told to stop waits for its jobs.",
-    "state_dir": "Where the workers of this machine keep sockets and ends that wait for delivery: a folder on a local disk, "
-    "with a path of at most 50 characters, since the path of a socket may not be longer than 107.",
+    "state_dir": "Where the workers of this machine keep sockets and ends that wait for delivery. On a local disk, and "
+    "with a path of at most 50 characters: that of a socket in it ends at 107.",
 }
 OPTION_MEANINGS = {
     "lost_max": "How many attempts may be lost with their node before the run fails.",

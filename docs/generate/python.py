@@ -2,63 +2,88 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import rota
-from docs.generate.markdown import fence, one_line, prose
+from docs.generate.markdown import fence, one_line, prose, read_comments, table
 from rota import errors
 
 SIGNATURE_WIDTH = 100
 
 
-def write_python() -> Iterator[str]:
-    yield "# Python"
-    yield "Everything is imported from `rota`: `from rota import Rota, current_run`."
-    for name in rota.__all__:
-        member = getattr(rota, name)
-        if inspect.isclass(member) and issubclass(member, errors.RotaError):
-            continue
-        if inspect.isclass(member):
-            yield f"## {name}"
-            yield fence("text", f"{name}{format_signature(member)}")
-            yield doc(member)
-            yield from _write_members(member, member.__name__.lower())
-        elif callable(member):
-            yield f"## {name}"
-            yield fence("text", f"{name}{format_signature(member)}")
-            yield doc(member)
-    for variable, path in PYTHON_PARTS.items():
-        module, _, name = path.partition(":")
-        part = getattr(importlib.import_module(module), name)
-        yield f"## {variable}"
-        yield doc(part)
-        yield from _write_members(part, variable)
-    yield "## Errors"
-    yield (
-        "Each is described under its code in [errors](errors.md): "
-        + ", ".join(
-            f"[`{kind.__name__}`](errors.md#{kind.code})" for kind in error_classes() if kind.__name__ in rota.__all__
-        )
-        + "."
-    )
-
-
-# What is reached through a Rota rather than imported.
-PYTHON_PARTS = {
+# What is reached through something else rather than imported, by how it is written.
+PARTS = {
     "rota.jobs": "rota.client.jobs:Jobs",
     "rota.schedules": "rota.client.schedules:Schedules",
     "rota.schedules[key]": "rota.client.schedules:ScheduleHandle",
     "rota.runs": "rota.client.runs:Runs",
-    "rota.runs[id]": "rota.client.runs:RunHandle",
+    "rota.nodes": "rota.client.facts:Nodes",
+    "rota.why": "rota.client.facts:Why",
+    "CurrentRun": "rota.execution.context:CurrentRun",
+    "job": "rota.client.declared:DeclaredJob",
 }
+# How a value of an imported class is written, and whether users make one.
+VALUES = {
+    "Rota": ("rota", True),
+    "Dispatch": ("dispatch", True),
+    "RunHandle": ("run", False),
+    "Claim": ("claim", False),
+}
+# Public for other modules, and of no use outside.
+INTERNAL = {"Rota.check_request", "Rota.database", "Schedules.check", "DeclaredJob.split"}
+
+
+def write_python() -> Iterator[str]:
+    yield "# Python"
+    yield "Everything is imported from `rota`: `from rota import Rota, current_run`."
+    classes = [*VALUES, *(name for name in sorted(rota.__all__) if name not in VALUES and not _is_told_elsewhere(name))]
+    for name in classes:
+        member = getattr(rota, name)
+        called, is_made = VALUES.get(name, (name, True))
+        yield f"## {name}"
+        if is_made:
+            yield fence("text", f"{name}{format_signature(member)}")
+        yield doc(member)
+        if name in VALUES:
+            yield from _write_members(member, called)
+    for called, path in PARTS.items():
+        module, _, name = path.partition(":")
+        part = getattr(importlib.import_module(module), name)
+        yield f"## {called}"
+        yield doc(part)
+        if dataclasses.is_dataclass(part):
+            yield _table_of_fields(part)
+        yield from _write_members(part, called)
+    yield "## Errors"
+    told = [f"[`{kind.__name__}`](errors.md#{kind.code})" for kind in error_classes() if kind.__name__ in rota.__all__]
+    yield f"Each is described under its code in [errors](errors.md): {', '.join(told)}. All are `RotaError`s."
+
+
+def _is_told_elsewhere(name: str) -> bool:
+    member = getattr(rota, name)
+    return name.startswith("_") or (inspect.isclass(member) and issubclass(member, errors.RotaError))
+
+
+def _table_of_fields(kind: type[Any]) -> str:
+    notes = read_comments(sys.modules[kind.__module__])
+    source, first = inspect.getsourcelines(kind)
+    rows: list[tuple[str, str, str]] = []
+    for node in ast.parse("".join(source)).body[0].body:  # type: ignore[attr-defined]
+        if isinstance(node, ast.AnnAssign):
+            name, written = ast.unparse(node.target), ast.unparse(node.annotation)
+            rows.append((f"`{name}`", f"`{written}`".replace("|", "\\|"), notes.get(first + node.lineno - 1, "")))
+    return table(("field", "type", "meaning"), rows)
 
 
 def _write_members(owner: type[Any], called: str) -> Iterator[str]:
     for name, member in vars(owner).items():
-        if name.startswith("_") or not inspect.getdoc(member):
+        if name.startswith("_") or not inspect.getdoc(member) or f"{owner.__name__}.{name}" in INTERNAL:
             continue
         if isinstance(member, property):
             yield f"### {called}.{name}"

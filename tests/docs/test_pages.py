@@ -11,8 +11,10 @@ from tempfile import TemporaryDirectory
 import click
 import pytest
 
+import rota
 from docs.generate import FOLDER, render_page
 from docs.generate import PAGES as PAGES_WRITTEN
+from docs.generate.python import error_classes
 from rota import config
 from rota.cli.main import main as root_command
 from rota.model.reasons import Reason
@@ -100,11 +102,15 @@ def walk_commands(command: click.Command, path: str) -> Iterator[str]:
 
 
 def test_every_command_setting_and_error_has_a_heading() -> None:
-    from docs.generate.python import error_classes
-
     assert set(walk_commands(root_command, "rota")) <= set(find_headings(FOLDER / "reference/commands.md"))
     assert set(config.KEYS) <= set(find_headings(FOLDER / "reference/settings.md"))
     assert {kind.code for kind in error_classes()} <= set(find_headings(FOLDER / "reference/errors.md"))
+    assert {name for name in public_names() if name[0] != "_"} <= set(find_headings(FOLDER / "reference/python.md"))
+
+
+def public_names() -> set[str]:
+    listed = {kind.__name__ for kind in error_classes()}
+    return {name for name in rota.__all__ if name not in listed and name != "RotaError"}
 
 
 def test_every_state_and_reason_is_described() -> None:
