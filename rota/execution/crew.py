@@ -86,6 +86,7 @@ class Crew:
         self._remains: dict[str, float] = {}  # control sockets of guardians lost of late, and when
         self._events: list[CrewEvent] = []
         self._epoll: select.epoll | None = None
+        self._writing: set[int] = set()  # descriptors that wait for room
 
     # -- opening and closing
 
@@ -357,8 +358,8 @@ class Crew:
     def _let_idle_go(self) -> None:
         while self._idle and boottime() - self._idle[0].idle_since > IDLE_SECONDS:
             self._drop(self._idle[0])
-        for process in [process for process in self._processes if process.poll() is not None]:
-            self._processes.remove(process)
+        if len(self._processes) > 1:  # the nursery of now is reaped when the crew is closed
+            self._processes = [process for process in self._processes if process.poll() is None]
 
     def _drop(self, guardian: _Guardian) -> None:
         """Close a connection; an idle guardian leaves when it sees that."""
@@ -396,10 +397,14 @@ class Crew:
 
     def _watch_write(self, channel: Channel) -> None:
         """Wait for room as long as something is to be sent. A connection that was lost while sending is readable."""
-        events = select.EPOLLIN | select.EPOLLOUT if channel.wants_write else select.EPOLLIN
-        self._opened_epoll().modify(channel.fileno(), events)
+        fileno = channel.fileno()
+        if channel.wants_write != (fileno in self._writing):
+            self._writing ^= {fileno}
+            events = select.EPOLLIN | select.EPOLLOUT if channel.wants_write else select.EPOLLIN
+            self._opened_epoll().modify(fileno, events)
 
     def _unwatch(self, channel: Channel) -> None:
+        self._writing.discard(channel.fileno())
         if self._epoll is not None:
             self._epoll.unregister(channel.fileno())
 
