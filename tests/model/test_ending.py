@@ -1,0 +1,144 @@
+"""What follows from the end of an attempt, or of its lease."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rota.model.ending import Backoff, RetryRule, RunFacts, decide_end, decide_rescue, lost_delay_seconds, say_silent
+from rota.model.reasons import Reason
+from rota.model.run import End
+from rota.model.states import AttemptState, Delivery, RunState, check_move
+
+FACTS = RunFacts(
+    state=RunState.RUNNING,
+    attempt=1,
+    node="a",
+    delivery=Delivery.AT_LEAST_ONCE,
+    marked=True,
+    retries_used=0,
+    losses=0,
+    cancel_asked=False,
+    cancel_asked_by=None,
+)
+BAD_ENDS = {
+    "exited": Reason.EXIT_CODE,
+    "signalled": Reason.SIGNAL,
+    "not_started": Reason.START_ERROR,
+    "timeout": Reason.TIMEOUT,
+    "exception": Reason.EXCEPTION,
+    "bad_result": Reason.BAD_RESULT,
+    "no_result": Reason.NO_RESULT,
+}
+KINDS = [*BAD_ENDS, "cancelled", "released", "lease_over", "no_op", "succeeded"]
+
+
+def end_of(kind: str, exit_code: int | None = 3) -> End:
+    return End(claim_id="c", run_id=1, kind=kind, exit_code=exit_code if kind == "exited" else None, signal=9)
+
+
+facts = st.builds(
+    RunFacts,
+    state=st.sampled_from([RunState.RUNNING, RunState.LOST]),
+    attempt=st.integers(1, 9),
+    node=st.just("a"),
+    delivery=st.sampled_from(Delivery),
+    marked=st.booleans(),
+    retries_used=st.integers(0, 5),
+    losses=st.integers(0, 8),
+    cancel_asked=st.booleans(),
+    cancel_asked_by=st.none(),
+)
+rules = st.builds(RetryRule, retries=st.integers(-1, 4), lost_max=st.integers(0, 6), backoff=st.sampled_from(Backoff))
+
+
+@given(st.sampled_from(KINDS), st.sampled_from([0, 3]), facts, rules)
+def test_every_decision_is_a_move_the_table_of_states_knows(
+    kind: str, exit_code: int, given_facts: RunFacts, rule: RetryRule
+) -> None:
+    ending = decide_end(end_of(kind, exit_code), given_facts, rule)
+
+    check_move(given_facts.state, ending.target, ending.because)
+    assert ending.text
+    assert (ending.wait_seconds is not None) == (ending.target is RunState.WAITING)
+    assert ending.retries_added + ending.losses_added <= 1
+
+
+@pytest.mark.parametrize(("kind", "reason"), BAD_ENDS.items())
+def test_an_attempt_that_ended_badly_is_retried_while_retries_are_left_and_then_failed(
+    kind: str, reason: Reason
+) -> None:
+    rule = RetryRule(retries=1)
+
+    first = decide_end(end_of(kind), FACTS, rule)
+    second = decide_end(end_of(kind), replace(FACTS, attempt=2, retries_used=1), rule)
+
+    assert (first.target, first.reason, first.retries_added) == (RunState.WAITING, Reason.RETRY, 1)
+    assert (second.target, second.reason, second.retries_added) == (RunState.FAILED, reason, 0)
+
+
+@pytest.mark.parametrize("end", [end_of("exited", 0), end_of("succeeded")])
+def test_an_attempt_that_ended_well_succeeds(end: End) -> None:
+    ending = decide_end(end, FACTS, RetryRule(retries=5))
+
+    assert (ending.target, ending.reason) == (RunState.SUCCEEDED, Reason.ENDED_WELL)
+
+
+def test_retries_for_ever_never_run_out() -> None:
+    ending = decide_end(end_of("exited"), replace(FACTS, retries_used=10**6), RetryRule(retries=-1))
+
+    assert ending.target is RunState.WAITING
+
+
+def test_a_run_that_was_cancelled_is_never_retried() -> None:
+    asked = replace(FACTS, cancel_asked=True, cancel_asked_by="bob")
+
+    stopped = decide_end(end_of("cancelled"), asked, RetryRule(retries=-1))
+    failed_first = decide_end(end_of("exited"), asked, RetryRule(retries=-1))
+
+    assert (stopped.target, stopped.attempt_state) == (RunState.CANCELLED, AttemptState.CANCELLED)
+    assert "bob" in stopped.text
+    assert failed_first.target is RunState.FAILED
+
+
+def test_a_run_given_back_is_ready_and_spends_no_budget() -> None:
+    ending = decide_end(end_of("released"), FACTS, RetryRule())
+
+    assert (ending.target, ending.retries_added, ending.losses_added) == (RunState.READY, 0, 0)
+
+
+def test_the_first_lost_attempt_is_started_again_at_once_and_later_ones_wait_longer_and_longer() -> None:
+    endings = [decide_rescue(replace(FACTS, losses=losses), RetryRule(), say_silent(FACTS, 1.0)) for losses in range(6)]
+
+    assert [ending.target for ending in endings] == [RunState.READY, *[RunState.WAITING] * 4, RunState.FAILED]
+    assert [ending.wait_seconds for ending in endings[1:5]] == [5, 10, 20, 40]
+    assert all(ending.losses_added == 1 and ending.retries_added == 0 for ending in endings)
+    assert endings[-1].reason is Reason.LOST_MAX
+    assert lost_delay_seconds(10**6) == 3600
+
+
+def test_at_most_once_is_not_started_again_after_its_start_mark_and_is_before() -> None:
+    once = replace(FACTS, delivery=Delivery.AT_MOST_ONCE)
+
+    assert decide_rescue(once, RetryRule(), say_silent(FACTS, 1.0)).target is RunState.LOST
+    assert decide_rescue(replace(once, marked=False), RetryRule(), say_silent(FACTS, 1.0)).target is RunState.READY
+    assert decide_end(end_of("lease_over"), once, RetryRule()).target is RunState.LOST
+
+
+def test_the_truth_about_a_lost_run_ends_it_without_a_retry() -> None:
+    lost = replace(FACTS, state=RunState.LOST)
+
+    assert decide_end(end_of("exited", 0), lost, RetryRule(retries=9)).target is RunState.SUCCEEDED
+    assert decide_end(end_of("exited", 1), lost, RetryRule(retries=9)).target is RunState.FAILED
+
+
+def test_the_delay_of_a_retry_is_fixed_or_doubles_up_to_its_limit() -> None:
+    fixed = RetryRule(retry_delay_seconds=10)
+    doubling = RetryRule(retry_delay_seconds=10, backoff=Backoff.EXPONENTIAL, retry_delay_max_seconds=60)
+
+    assert [fixed.delay_seconds(used) for used in range(4)] == [10, 10, 10, 10]
+    assert [doubling.delay_seconds(used) for used in range(4)] == [10, 20, 40, 60]
+    assert doubling.delay_seconds(10**6) == 60
