@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any, TypeVar, cast
 
 from rota.errors import Invalid
-from rota.model.durations import format_duration, parse_duration
+from rota.model.durations import parse_duration
 from rota.model.ending import FOR_EVER, LOST_MAX, RETRY_DELAY_SECONDS, RETRY_DELAY_SECONDS_MAX, Backoff
 from rota.model.names import check_name, check_pool
 from rota.model.states import Delivery
@@ -299,17 +299,3 @@ def _check_user(value: object) -> str | None:
     if not isinstance(value, str) or not _USER.fullmatch(value):
         raise Invalid("run_as", value, "it is the name of a user on the nodes")
     return value
-
-
-def describe_limits(spec: JobSpec) -> dict[str, str]:
-    """Say the limits that were set, as the doors write them; what is at its default is left out."""
-    found: dict[str, str] = {}
-    for item in fields(spec):
-        value = getattr(spec, item.name)
-        if item.name in {"name", "kind", "target", "variables"} or value is None or value == item.default:
-            continue
-        if item.name.endswith("_seconds"):
-            found[item.name.removesuffix("_seconds")] = format_duration(value)
-        else:
-            found[item.name] = "forever" if item.name == "retries" and value == FOR_EVER else str(value)
-    return found

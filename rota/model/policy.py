@@ -258,7 +258,8 @@ def _sum_up(rule: SlotRule, older: _Older, now: datetime) -> SlotDecision:
 def _explain_miss(rule: SlotRule, slot: datetime, now: datetime) -> tuple[Reason, str]:
     window, start_by = rule.window_seconds(slot), rule.start_by(slot)
     if window is not None and start_by is not None and start_by < now:
-        return Reason.WINDOW_PASSED, explain_window(window, rule.run_at(slot), now - start_by)
+        span, after, ago = format_duration(window), _say(rule.run_at(slot)), _span(now - start_by)
+        return Reason.WINDOW_PASSED, f"its start window of {span} after {after} passed {ago} ago"
     late = f"nobody looked for {_span(now - slot)} after {_say(slot)}"
     match rule.catch_up:
         case CatchUp.LATEST:
@@ -267,11 +268,6 @@ def _explain_miss(rule: SlotRule, slot: datetime, now: datetime) -> tuple[Reason
             return Reason.CATCH_UP_NONE, f"{late}; catch-up is none"
         case CatchUp.ALL:
             return Reason.CATCH_UP_LIMIT, f"{late}; the newest {rule.catch_up_limit} late slots are caught up"
-
-
-def explain_window(window_seconds: float, run_at: datetime, over: timedelta) -> str:
-    """Say that a start window has passed; also for a run whose window passes while it waits."""
-    return f"its start window of {format_duration(window_seconds)} after {_say(run_at)} passed {_span(over)} ago"
 
 
 def _decide(

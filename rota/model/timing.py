@@ -8,7 +8,7 @@ and refuses a row that somebody broke by hand.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
@@ -54,7 +54,7 @@ class Timing:
     def every(cls, seconds: object, anchor: datetime | None = None, zone: str = "UTC") -> Timing:
         """Be due each ``seconds`` of elapsed time after ``anchor``; daylight saving plays no part.
 
-        Without an anchor it has no slots yet; ``anchored`` gives it one, by the database's clock.
+        Without an anchor it has no slots yet: the store gives it one, by the database's clock.
         """
         length = parse_duration("every", seconds, minimum=EVERY_SECONDS_MIN)
         micros = round(length * 1_000_000)
@@ -94,12 +94,6 @@ class Timing:
             case _:
                 raise Invalid("kind", kind, f"it is one of {', '.join(TimingKind)}")
 
-    def anchored(self, moment: datetime) -> Timing:
-        """Return the same timing, with ``moment`` as its anchor where it needs one and has none."""
-        if self.kind is not TimingKind.EVERY or self.anchor is not None:
-            return self
-        return replace(self, anchor=moment.astimezone(UTC))
-
     def next(self, after: datetime) -> datetime | None:
         """Return the first slot strictly later than ``after``, or None."""
         match self.kind:
@@ -107,7 +101,7 @@ class Timing:
                 assert self._cron is not None
                 return self._cron.next(after)
             case TimingKind.EVERY:
-                assert self.anchor is not None, "an `every` is anchored before it has slots: see anchored()"
+                assert self.anchor is not None, "an `every` has no slots before the store has anchored it"
                 found = self.anchor + self._every * (self._intervals_until(after) + 1)
                 return found if found.year <= YEAR_LAST else None
             case TimingKind.AT:

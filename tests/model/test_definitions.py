@@ -10,7 +10,7 @@ import pytest
 
 from rota.errors import Invalid, NotSupported
 from rota.model.ending import Backoff
-from rota.model.job import JobKind, JobSpec, describe_limits
+from rota.model.job import JobKind, JobSpec
 from rota.model.schedule import ScheduleSpec
 from rota.model.states import Delivery
 from tests.model.slow_cron import instant
@@ -153,13 +153,6 @@ def test_a_field_that_no_job_has_is_refused() -> None:
         JobSpec.from_definition({**definition, "on": "all"})
     with pytest.raises(Invalid, match="a schedule has no such field"):
         ScheduleSpec.from_definition({"name": "a", "job": "b", "kind": "cron", "expression": "@daily", "gap": "skip"})
-
-
-def test_the_limits_that_were_set_are_shown_as_they_are_typed() -> None:
-    assert describe_limits(JobSpec.checked("a", kind="shell", target="true", timeout=90, retries=-1)) == {
-        "timeout": "1m30s",
-        "retries": "forever",
-    }
 
 
 @pytest.mark.parametrize(

@@ -106,11 +106,3 @@ def test_a_row_broken_by_hand_is_refused(
         Timing.from_stored(kind, expression, zone, anchor)
 
     assert refused.value.field == field
-
-
-def test_every_takes_the_moment_it_is_stored_as_its_anchor_unless_it_has_one() -> None:
-    later = ANCHOR + timedelta(days=1)
-
-    assert Timing.every("1h").anchored(later).next(later) == later + timedelta(hours=1)
-    assert Timing.every("1h", ANCHOR).anchored(later).anchor == ANCHOR
-    assert Timing.cron("@daily").anchored(later).anchor is None
