@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import logging
 import os
 import secrets
@@ -104,7 +103,7 @@ class Node:
         beside_another = self._run_until is RunUntil.IDLE and not self._take_tick_lock()
         identity = self._register(database)
         crew = Crew(
-            self.settings.state_dir / guardians_folder(database),
+            self.settings.state_dir / f"g{database.fingerprint()}",  # another database must not get our ends
             reuse=self.settings.reuse,
             output_bytes_max=self.settings.output_bytes_max,
         )
@@ -239,11 +238,6 @@ class Node:
         except BlockingIOError:
             return False
         return True
-
-
-def guardians_folder(database: Database) -> str:
-    """Return the folder's name for the guardians of one database: another one must not get the ends of its runs."""
-    return "g" + hashlib.sha256(database.url.render_as_string().encode()).hexdigest()[:10]
 
 
 def own_folder(path: Path) -> None:
