@@ -63,7 +63,9 @@ class DeclaredJob(Generic[P, R]):
             rule = f"enqueue() takes {', '.join(ENQUEUE_OPTIONS)} for itself: give the parameter another name"
             raise Invalid("parameter", taken[0], rule)
         self.module = function.__module__
-        self.spec, self.schedule_spec = _read_options(rota, function, name or function.__name__, options)
+        self.spec, self.schedule_spec = _read_options(
+            rota, function, function.__name__ if name is None else name, options
+        )
         functools.update_wrapper(self, function)
 
     @property

@@ -150,10 +150,11 @@ class Dispatch:
 
 
 class Heart:
-    """Renews a claim from a thread, every third of its lease, until the run has ended or the lease is gone."""
+    """Renews a claim from a thread, every third of its lease unless told, until the run ended or the lease is gone."""
 
-    def __init__(self, claim: Claim) -> None:
+    def __init__(self, claim: Claim, *, every_seconds: float | None = None) -> None:
         self._claim = claim
+        self._every_seconds = claim.lease_seconds / 3 if every_seconds is None else every_seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"rota-heart-{claim.run_id}", daemon=True)
 
@@ -166,7 +167,7 @@ class Heart:
         self._thread.join()
 
     def _beat(self) -> None:
-        while not self._stop.wait(self._claim.lease_seconds / 3):
+        while not self._stop.wait(self._every_seconds):
             try:
                 self._claim.heartbeat()
             except (Preempted, AlreadyFinished):

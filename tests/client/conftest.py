@@ -1,0 +1,36 @@
+"""What tests of the Python door begin with: a ``Rota`` on a database whose clock stands still."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from rota import Rota
+from rota.store.database import Database
+from tests.clock import Clock
+from tests.store.ledger import Ledger
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(database_url: str, clock: Clock) -> Iterator[Ledger]:
+    """The rows behind the door, and nodes that act on them."""
+    made = Ledger(database_url, clock)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def rota(database_url: str, clock: Clock) -> Iterator[Rota]:
+    made = Rota(database_url, actor="ann@desk")
+    # Before it connects for the first time, or SQLite's clock would be the real one.
+    database = Database(database_url, connections_max=5)
+    clock.govern(database)
+    made._database = database
+    yield made
+    made.close()

@@ -1,0 +1,129 @@
+"""Which process goes by which name."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from rota.errors import Conflict, Invalid, NotFound
+from rota.model.run import NodeIdentity
+from rota.store.database import Database
+from rota.store.nodes import leave_node, list_nodes, read_node, register_node
+from tests.store.ledger import Ledger
+
+
+def register(ledger: Ledger, holder: str, database: Database | None = None, **options: Any) -> str:
+    facts: dict[str, Any] = {
+        "host": "alpha",
+        "pid": 100,
+        "pid_started": 5000,
+        "pools": ["default"],
+        "slots": 4,
+        "version": "0.1.0",
+        "lease_seconds": 60.0,
+    }
+    identity = NodeIdentity("", holder, options.pop("boot_id", "boot"))
+    return register_node(database or ledger.database, identity, **(facts | options))
+
+
+def leave(ledger: Ledger, name: str, holder: str) -> bool:
+    return leave_node(ledger.database, NodeIdentity(name, holder, "boot"))
+
+
+def test_processes_of_one_host_get_its_name_then_the_lowest_number_that_is_free(ledger: Ledger) -> None:
+    names = [register(ledger, holder) for holder in "abc"]
+    leave(ledger, "alpha:2", "b")
+
+    again = [register(ledger, holder) for holder in "de"]
+
+    assert names == ["alpha", "alpha:2", "alpha:3"]
+    assert again == ["alpha:2", "alpha:4"]
+
+
+def test_a_name_is_free_again_once_its_lease_is_over(ledger: Ledger) -> None:
+    register(ledger, "a")
+    ledger.clock.advance(seconds=61)
+
+    assert register(ledger, "b") == "alpha"
+
+
+def test_a_name_is_free_at_once_when_its_process_is_known_to_be_dead_on_this_boot_only(ledger: Ledger) -> None:
+    register(ledger, "a", pid=100)
+    asked: list[tuple[str, int, int]] = []
+
+    def is_dead(boot_id: str, pid: int, pid_started: int) -> bool:
+        asked.append((boot_id, pid, pid_started))
+        return True
+
+    elsewhere = register(ledger, "b", boot_id="another boot", is_dead=is_dead)
+    here = register(ledger, "c", is_dead=is_dead)
+
+    assert (elsewhere, here) == ("alpha:2", "alpha")
+    assert asked == [("boot", 100, 5000)]
+
+
+def test_a_chosen_name_is_refused_while_it_is_held(ledger: Ledger) -> None:
+    register(ledger, "a", wanted="worker-1", pid=77)
+
+    with pytest.raises(Conflict, match=r"worker-1.*process 77"):
+        register(ledger, "b", wanted="worker-1")
+    assert [view["name"] for view in list_nodes(ledger.database)] == ["worker-1"]
+
+    leave(ledger, "worker-1", "a")
+    assert register(ledger, "b", wanted="worker-1") == "worker-1"
+
+
+def test_a_chosen_name_is_checked(ledger: Ledger) -> None:
+    with pytest.raises(Invalid, match="name"):
+        register(ledger, "a", wanted="two words")
+
+    assert list_nodes(ledger.database) == []
+
+
+def test_registering_again_gives_the_same_name(ledger: Ledger) -> None:
+    assert [register(ledger, "a"), register(ledger, "a")] == ["alpha", "alpha"]
+
+
+def test_only_the_process_that_has_a_name_can_give_it_up(ledger: Ledger) -> None:
+    register(ledger, "a")
+
+    assert not leave(ledger, "alpha", "somebody else")
+    assert leave(ledger, "alpha", "a")
+    assert read_node(ledger.database, "alpha")["state"] == "gone"
+
+
+def test_processes_that_start_at_the_same_moment_get_names_of_their_own(ledger: Ledger) -> None:
+    names: list[str] = []
+    databases = [ledger.connect() for _ in range(4)]
+
+    def race(number: int) -> None:
+        names.append(register(ledger, f"holder {number}", databases[number]))
+
+    threads = [threading.Thread(target=race, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(names) == ["alpha", "alpha:2", "alpha:3", "alpha:4"]
+
+
+def test_a_node_is_shown_with_what_it_runs_and_a_silent_one_as_gone(ledger: Ledger) -> None:
+    register(ledger, "a", wanted="a", pools=["default", "reports"])
+    claim = ledger.start_one("a")
+
+    alive = read_node(ledger.database, "a")
+    ledger.clock.advance(seconds=61)
+    silent = read_node(ledger.database, "a")
+
+    assert (alive["state"], alive["silent"], alive["running"]) == ("alive", False, [claim.run_id])
+    assert alive["pools"] == ["default", "reports"]
+    assert (silent["state"], silent["silent"]) == ("gone", True)
+    assert [event["to"] for event in silent["events"]] == ["alive"]
+
+
+def test_a_node_that_nobody_knows_is_not_found(ledger: Ledger) -> None:
+    with pytest.raises(NotFound, match="node 'beta'"):
+        read_node(ledger.database, "beta")
