@@ -14,7 +14,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, inspect, select, text
 
-from rota.errors import DatabaseVersion
+from rota.errors import DatabaseUnavailable, DatabaseVersion
 from rota.store import tables
 from rota.store.database import Database
 from rota.store.violations import CREATE_VIEW, DROP_VIEW
@@ -22,7 +22,16 @@ from rota.store.violations import CREATE_VIEW, DROP_VIEW
 SCHEMA_VERSION = 1  # what this program needs at least, and what `rota db upgrade` makes
 VERSION_TABLE = "rota_migration"
 
-_LOCK = {"postgresql": "select pg_advisory_xact_lock(7216151)", "mysql": "select get_lock('rota_migration', 120)"}
+# One upgrade at a time; SQLite's transaction is such a lock already. A migration may take longer than a node's
+# statements may, and so may waiting for the one of another host, yet less than MySQL's driver waits for an answer.
+_LOCK = {
+    "postgresql": (
+        "set local statement_timeout = 0",
+        "set local lock_timeout = '60s'",
+        "select 1 from pg_advisory_xact_lock(7216151)",
+    ),
+    "mysql": ("select get_lock('rota_migration', 60)",),
+}
 _UNLOCK = {"mysql": "select release_lock('rota_migration')"}
 
 
@@ -37,28 +46,39 @@ def upgrade(database: Database) -> tuple[int | None, int]:
 
     Raises:
         DatabaseVersion: the schema is newer than this program knows.
+        DatabaseUnavailable: the upgrade of another host has not ended for a minute.
     """
     database.server_version()
     with database.engine.connect() as connection:
-        dialect = database.dialect.name
-        if dialect in _LOCK:
-            connection.execute(text(_LOCK[dialect]))
-        before = schema_version(connection)
-        if before is not None and before[0] > SCHEMA_VERSION:
-            raise DatabaseVersion(
-                f"the database has schema {before[0]}, this program knows {SCHEMA_VERSION}: upgrade the program instead"
-            )
-        config = _config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        # The view is derived from the schema, so it is made anew rather than migrated.
-        connection.execute(text(DROP_VIEW))
-        connection.execute(text(CREATE_VIEW))
+        try:
+            return _upgrade(connection, database.dialect.name), SCHEMA_VERSION
+        except BaseException:
+            # Its transaction and its lock end with the connection; the pool would keep both.
+            connection.invalidate()
+            raise
+
+
+def _upgrade(connection: Connection, dialect: str) -> int | None:
+    for statement in _LOCK.get(dialect, ()):
+        result = connection.execute(text(statement))
+        if result.returns_rows and result.scalar() != 1:
+            raise DatabaseUnavailable("another upgrade of this database is at work: try again when it has ended")
+    before = schema_version(connection)
+    if before is not None and before[0] > SCHEMA_VERSION:
+        raise DatabaseVersion(
+            f"the database has schema {before[0]}, this program knows {SCHEMA_VERSION}: upgrade the program instead"
+        )
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    # The view is derived from the schema, so it is made anew rather than migrated.
+    connection.execute(text(DROP_VIEW))
+    connection.execute(text(CREATE_VIEW))
+    connection.commit()
+    if dialect in _UNLOCK:
+        connection.execute(text(_UNLOCK[dialect]))
         connection.commit()
-        if dialect in _UNLOCK:
-            connection.execute(text(_UNLOCK[dialect]))
-            connection.commit()
-    return (before[0] if before else None), SCHEMA_VERSION
+    return before[0] if before else None
 
 
 def upgrade_sql(database: Database) -> str:

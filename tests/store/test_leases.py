@@ -159,7 +159,7 @@ def test_a_claim_carries_all_that_is_needed_to_start(ledger: Ledger) -> None:
         "run_as": "nobody",
         "variables": {"A": "b"},
         "marked": True,
-            "problem": None,
+        "problem": None,
     }
 
 

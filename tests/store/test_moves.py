@@ -91,8 +91,8 @@ def test_every_move_that_is_not_in_the_table_is_refused_before_anything_is_sent(
             for because in Because:
                 if (source, target, because) in known:
                     continue
+                move = dataclasses.replace(SKIP, source=source, target=target, because=because)
                 with pytest.raises(Conflict):
-                    move = dataclasses.replace(SKIP, source=source, target=target, because=because)
                     apply_moves(no_connection, [move])
                 refused += 1
 

@@ -1,0 +1,221 @@
+"""The schema: made by migrations as ``tables.py`` says, on every database, and refused when it does not fit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, text
+
+from rota.errors import DatabaseVersion
+from rota.store.database import Database
+from rota.store.migrate import SCHEMA_VERSION, VERSION_TABLE, check_schema, schema_version, upgrade, upgrade_sql
+from rota.store.tables import metadata
+
+
+@pytest.fixture
+def empty(empty_database_url: str) -> Iterator[Database]:
+    database = Database(empty_database_url)
+    yield database
+    database.close()
+
+
+def difference(database: Database) -> list[Any]:
+    """What Alembic would change to bring the schema from the database to the one in ``tables.py``."""
+
+    def ours(_thing: Any, name: str | None, kind: str, reflected: bool, _compared: Any) -> bool:
+        return not (kind == "table" and reflected and name == VERSION_TABLE)
+
+    def compare(connection: Any) -> list[Any]:
+        options = {"include_object": ours, "version_table": VERSION_TABLE, "compare_server_default": True}
+        return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
+
+    return database.read(compare)
+
+
+def test_the_migrated_schema_is_the_one_in_tables(empty: Database) -> None:
+    upgrade(empty)
+
+    assert difference(empty) == []
+
+
+def test_the_comparison_sees_a_column_that_is_missing_and_one_too_many(empty: Database) -> None:
+    upgrade(empty)
+    with empty.engine.connect() as connection:
+        connection.execute(text("alter table rota_pool add column colour integer"))
+        connection.execute(text("drop index rota_run_job" + (" on rota_run" if empty.dialect.name == "mysql" else "")))
+        connection.commit()
+
+    assert {change[0] for change in difference(empty)} == {"remove_column", "add_index"}
+
+
+def test_constraints_are_there_on_every_database(empty: Database) -> None:
+    upgrade(empty)
+
+    def look(connection: Any) -> dict[str, set[str | None]]:
+        inspector = inspect(connection)
+        return {
+            "unique": {found["name"] for found in inspector.get_unique_constraints("rota_run")},
+            "check": {found["name"] for found in inspector.get_check_constraints("rota_run")},
+        }
+
+    found = empty.read(look)
+    assert {"rota_run_slot", "rota_run_active_key"} <= found["unique"]
+    assert {"rota_run_lease_while_running", "rota_run_state_known", "rota_run_delivery_known"} <= found["check"]
+
+
+def test_an_upgrade_says_from_where_to_where(empty: Database) -> None:
+    assert upgrade(empty) == (None, SCHEMA_VERSION)
+    assert upgrade(empty) == (SCHEMA_VERSION, SCHEMA_VERSION)
+    assert check_schema(empty) == SCHEMA_VERSION
+
+
+def test_upgrading_again_keeps_what_is_there(empty: Database) -> None:
+    upgrade(empty)
+    with empty.engine.connect() as connection:
+        connection.execute(
+            text("insert into rota_pool (name, created_at) values ('kept', '2026-11-02 12:00:00.000000')")
+        )
+        connection.commit()
+
+    upgrade(empty)
+
+    count = empty.read(lambda connection: connection.execute(text("select count(*) from rota_pool")).scalar())
+    assert count == 1
+    assert empty.read(lambda connection: connection.execute(text("select * from rota_violations")).all()) == []
+
+
+def test_two_upgrades_at_once_make_one_schema(empty_database_url: str) -> None:
+    together, answers, failures = threading.Barrier(2), [], []
+
+    def take_part() -> None:
+        database = Database(empty_database_url)
+        try:
+            together.wait(30)
+            answers.append(upgrade(database))
+        except Exception as error:  # noqa: BLE001 - raised in the test itself
+            failures.append(error)
+        finally:
+            database.close()
+
+    threads = [threading.Thread(target=take_part) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(100)
+    if failures:
+        raise failures[0]
+
+    assert sorted(answers, key=str) == [(SCHEMA_VERSION, SCHEMA_VERSION), (None, SCHEMA_VERSION)]
+
+
+def test_the_version_table_does_not_meet_the_one_of_an_application(empty: Database) -> None:
+    with empty.engine.connect() as connection:
+        connection.execute(text("create table alembic_version (version_num varchar(32) not null)"))
+        connection.execute(text("insert into alembic_version values ('theirs')"))
+        connection.commit()
+
+    upgrade(empty)
+
+    theirs = empty.read(lambda connection: connection.execute(text("select version_num from alembic_version")).scalar())
+    assert theirs == "theirs"
+
+
+def set_version(database: Database, version: int, compatible_from: int) -> None:
+    database.write(
+        lambda connection: connection.execute(
+            text(f"update rota_schema set version = {version}, compatible_from = {compatible_from}")
+        ),
+        repeatable=True,
+    )
+
+
+def test_a_database_without_a_schema_is_refused_with_the_command_that_makes_it(empty: Database) -> None:
+    assert empty.read(schema_version) is None
+    with pytest.raises(DatabaseVersion, match="no Rota schema yet: run `rota db upgrade`"):
+        check_schema(empty)
+
+
+def test_an_older_schema_is_refused_until_it_is_upgraded(empty: Database) -> None:
+    upgrade(empty)
+    set_version(empty, SCHEMA_VERSION - 1, 1)
+
+    with pytest.raises(DatabaseVersion, match=rf"has schema {SCHEMA_VERSION - 1}, this program needs {SCHEMA_VERSION}"):
+        check_schema(empty)
+
+
+def test_a_newer_schema_that_still_fits_is_worked_with(empty: Database) -> None:
+    upgrade(empty)
+    set_version(empty, SCHEMA_VERSION + 1, SCHEMA_VERSION)
+
+    assert check_schema(empty) == SCHEMA_VERSION + 1
+
+
+def test_a_newer_schema_that_does_not_fit_is_refused(empty: Database) -> None:
+    upgrade(empty)
+    set_version(empty, SCHEMA_VERSION + 2, SCHEMA_VERSION + 1)
+
+    with pytest.raises(DatabaseVersion, match=r"needs a program that knows schema 2; .*: upgrade the program"):
+        check_schema(empty)
+
+
+def test_a_newer_schema_is_not_taken_back_by_an_upgrade(empty: Database) -> None:
+    upgrade(empty)
+    set_version(empty, SCHEMA_VERSION + 1, SCHEMA_VERSION)
+
+    with pytest.raises(DatabaseVersion, match="upgrade the program instead"):
+        upgrade(empty)
+
+    assert empty.read(schema_version) == (SCHEMA_VERSION + 1, SCHEMA_VERSION)
+
+
+def test_an_upgrade_that_was_refused_lets_the_next_one_in(empty: Database, empty_database_url: str) -> None:
+    upgrade(empty)
+    set_version(empty, SCHEMA_VERSION + 1, SCHEMA_VERSION)
+    with pytest.raises(DatabaseVersion):
+        upgrade(empty)
+    set_version(empty, SCHEMA_VERSION, 1)
+
+    other = Database(empty_database_url)
+    assert upgrade(other) == (SCHEMA_VERSION, SCHEMA_VERSION)
+    other.close()
+
+
+def test_the_statements_of_an_upgrade_can_be_applied_by_hand(empty: Database) -> None:
+    script = upgrade_sql(empty)
+
+    with empty.engine.connect() as connection:
+        for statement in script.split(";\n"):
+            lines = [line for line in statement.splitlines() if line.strip() and not line.startswith("--")]
+            bare = "\n".join(lines).strip()
+            if bare and bare.upper() not in {"BEGIN", "COMMIT"}:
+                connection.exec_driver_sql(bare.replace("%", "%%") if empty.dialect.name != "sqlite" else bare)
+        connection.commit()
+
+    assert check_schema(empty) == SCHEMA_VERSION
+    assert difference(empty) == []
+    assert upgrade(empty) == (SCHEMA_VERSION, SCHEMA_VERSION)
+
+
+@pytest.mark.parametrize(
+    ("url", "telling"),
+    [
+        ("sqlite:////nowhere/rota.db", "AUTOINCREMENT"),
+        ("postgresql://nobody@nowhere/rota", "BIGSERIAL"),
+        ("mysql://nobody@nowhere/rota", "ENGINE=InnoDB"),
+        ("mariadb://nobody@nowhere/rota", "ENGINE=InnoDB"),
+    ],
+)
+def test_the_statements_can_be_printed_without_reaching_the_database(url: str, telling: str) -> None:
+    database = Database(url)
+
+    script = upgrade_sql(database)
+
+    assert telling in script
+    for table in metadata.tables:
+        assert f"CREATE TABLE {table} " in script
+    assert "create view rota_violations" in script
