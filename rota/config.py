@@ -28,11 +28,11 @@ from typing import Any, cast
 from rota.errors import ConfigError, Invalid
 from rota.model.durations import format_duration, parse_duration
 from rota.model.instants import check_zone
+from rota.model.job import LEASE_SECONDS_MIN
 from rota.model.names import check_name
 
 CONFIG_VARIABLE = "ROTA_CONFIG"
 DATABASE_FILE_VARIABLE = "ROTA_DB_FILE"
-LEASE_SECONDS_MIN = 3.0
 SLOTS_MAX = 10_000
 
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rota.errors import Invalid
-
-LEASE_SECONDS_MIN = 3.0
+from rota.model.job import LEASE_SECONDS_MIN
 
 
 def slots_default() -> int:

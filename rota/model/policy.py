@@ -129,10 +129,13 @@ class Firing:
     next_slot: datetime | None
 
 
-def decide_slots(rule: SlotRule, first: datetime, now: datetime, *, unfinished: bool, job_paused: bool) -> Firing:
+def decide_slots(
+    rule: SlotRule, first: datetime, now: datetime, *, unfinished: bool, job_paused: bool, backlog: bool = False
+) -> Firing:
     """Decide all slots from ``first``, the oldest undecided one, up to ``now``.
 
-    ``unfinished`` tells whether an earlier run of this schedule has not ended.
+    ``unfinished`` tells whether an earlier run of this schedule has not ended, ``backlog`` whether one still queues:
+    while late slots are caught up, the next ones queue behind them, or catching up would cost what it wins.
     """
     assert first <= now, "a slot is decided once it is due"
     older, slots = _split_slots(rule, first, now)
@@ -147,8 +150,9 @@ def decide_slots(rule: SlotRule, first: datetime, now: datetime, *, unfinished: 
         elif earlier is None or rule.overlap is Overlap.ALLOW:
             decision = _run(rule, slot, now)
             earlier = earlier or f"the run of the slot {_say(slot)} comes first"
-        elif rule.catch_up is CatchUp.ALL and _is_late(slot, now):
-            text = f"late, and caught up one at a time: {earlier}"
+        elif rule.catch_up is CatchUp.ALL and (backlog or _is_late(slot, now)):
+            backlog = True
+            text = f"caught up one at a time: {earlier}"
             decision = _decide(rule, slot, RunState.WAITING, Reason.QUEUED, text, queued=True)
         else:
             decision = _decide(rule, slot, RunState.SKIPPED, Reason.OVERLAP, f"{earlier}, and overlap is skip")

@@ -82,11 +82,11 @@ FIND_DUE = (
     .order_by(schedule.c.next_slot_at)
     .limit(bindparam("limit"))
 )
-# Which of these schedules have an unfinished run. Served by rota_run_open_schedule.
+# Which of these schedules have an unfinished run, and which one that queues. Served by rota_run_open_schedule.
 FIND_OPEN = (
-    select(run.c.open_schedule_id)
+    select(run.c.open_schedule_id, func.max(case((run.c.queued, 1), else_=0)).label("queued"))
     .where(run.c.open_schedule_id.in_(bindparam("schedule_ids", expanding=True)))
-    .distinct()
+    .group_by(run.c.open_schedule_id)
 )
 
 _cursors = given_rows(
@@ -217,11 +217,12 @@ def fire_schedules(database: Database, *, fired_by: str, limit: int = FIRE_BATCH
         rows = connection.execute(FIND_DUE, {"limit": limit}).all()
         if not rows:
             return Fired()
-        opened = set(connection.execute(FIND_OPEN, {"schedule_ids": [row.id for row in rows]}).scalars())
+        found = connection.execute(FIND_OPEN, {"schedule_ids": [row.id for row in rows]})
+        opened = {row.open_schedule_id: bool(row.queued) for row in found}
         cursors: list[dict[str, Any]] = []
         slots: list[dict[str, Any]] = []
         for row in rows:
-            cursor, made = _decide(row, unfinished=row.id in opened)
+            cursor, made = _decide(row, unfinished=row.id in opened, backlog=opened.get(row.id, False))
             cursors.append(cursor)
             slots.extend(made)
         given = encode_rows(cursors)
@@ -237,12 +238,14 @@ def fire_schedules(database: Database, *, fired_by: str, limit: int = FIRE_BATCH
     return write_fresh(database, fire)
 
 
-def _decide(row: AnyRow, *, unfinished: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _decide(row: AnyRow, *, unfinished: bool, backlog: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     cursor: dict[str, Any] = {"schedule_id": row.id, "cursor_version": row.cursor_version}
     try:
         rule = _read_rule(row)
         paused = row.job_state == JobState.PAUSED.value
-        firing: Firing = decide_slots(rule, row.next_slot_at, row.now, unfinished=unfinished, job_paused=paused)
+        firing: Firing = decide_slots(
+            rule, row.next_slot_at, row.now, unfinished=unfinished, job_paused=paused, backlog=backlog
+        )
     except (RotaError, ValueError, TypeError, ArithmeticError, LookupError) as error:
         # A row that was written by hand, or by a newer program: it waits for a person, and the others go on.
         log.error("schedule %s is set aside: %s", row.name, error)

@@ -194,6 +194,18 @@ def test_all_runs_late_slots_one_at_a_time_oldest_first() -> None:
     ]
 
 
+def test_all_queues_a_slot_on_time_behind_those_that_are_caught_up() -> None:
+    rule = SlotRule(HOURLY, catch_up=CatchUp.ALL)
+
+    together = decide(rule, NOON - timedelta(hours=1), NOON + timedelta(seconds=1))
+    later = decide_slots(rule, NOON, NOON, unfinished=True, job_paused=False, backlog=True)
+    without = decide_slots(rule, NOON, NOON, unfinished=True, job_paused=False)
+
+    assert reasons(together) == [Reason.DUE, Reason.OVERLAP]  # the one before it is not queued, it runs
+    assert reasons(later) == [Reason.QUEUED]
+    assert reasons(without) == [Reason.OVERLAP]
+
+
 def test_all_runs_late_slots_together_where_overlap_is_allowed() -> None:
     rule = SlotRule(HOURLY, catch_up=CatchUp.ALL, overlap=Overlap.ALLOW)
 
