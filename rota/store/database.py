@@ -60,7 +60,6 @@ class Database:
     def __init__(self, url: str | URL, *, connections_max: int = 2, sleep: Sleep = time.sleep) -> None:
         self.dialect, self.url = dialect_of(parse_url(url) if isinstance(url, str) else url)
         self.retries = 0  # transactions tried again, for the metrics
-        self.clock_offset_microseconds = 0  # moved by tests on SQLite, whose clock is a function of ours
         self._sleep = sleep
         self.engine = self._make_engine(connections_max)
 
@@ -109,7 +108,7 @@ class Database:
         cursor.close()
 
     def _sqlite_now(self, plus_microseconds: float) -> str:
-        microseconds = time.time_ns() // 1000 + int(plus_microseconds) + self.clock_offset_microseconds
+        microseconds = time.time_ns() // 1000 + int(plus_microseconds)
         seconds, rest = divmod(microseconds, 1_000_000)
         return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds)) + f".{rest:06d}"
 
@@ -235,5 +234,3 @@ def now_of(connection: Connection) -> datetime:
 def first_line(error: DBAPIError) -> str:
     """Say what the database said, on one line and without the statement."""
     return str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
-
-

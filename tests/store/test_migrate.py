@@ -16,6 +16,9 @@ from rota.store.database import Database
 from rota.store.migrate import SCHEMA_VERSION, VERSION_TABLE, check_schema, schema_version, upgrade, upgrade_sql
 from rota.store.tables import metadata
 
+# Alembic says so of every generated column that it compares.
+pytestmark = pytest.mark.filterwarnings("ignore:Computed default")
+
 
 @pytest.fixture
 def empty(empty_database_url: str) -> Iterator[Database]:
