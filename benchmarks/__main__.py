@@ -25,9 +25,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--database", choices=[*KINDS, "all"], default="postgresql")
     parser.add_argument("--runs", type=int, default=20_000, help="no-op jobs to drain")
-    parser.add_argument("--slots", type=int, default=16, help="runs at once")
+    parser.add_argument("--slots", type=int, default=32, help="runs at once")
     parser.add_argument("--idle-seconds", type=float, default=30.0, help="how long an idle worker is watched")
-    parser.add_argument("--machine", action=argparse.BooleanOptionalAction, default=True, help="also the machine itself")
+    parser.add_argument("--machine", action=argparse.BooleanOptionalAction, default=True, help="the machine too")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures go as JSON")
     given = parser.parse_args()
     kinds = list(KINDS) if given.database == "all" else [given.database]

@@ -71,7 +71,8 @@ def measure_all(
         figures.extend(pick_up(url, rota, database, slots))
         say(f"idle for {idle_seconds:g} s")
         figures.append(idle(url, slots, idle_seconds))
-        broken = database.read(lambda connection: connection.execute(text("select count(*) from rota_violations")).scalar())
+        count = text("select count(*) from rota_violations")
+        broken = database.read(lambda connection: connection.execute(count).scalar())
         assert broken == 0, f"rota_violations has {broken} rows"
         rota.close()
     finally:
