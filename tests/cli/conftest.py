@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,15 @@ def rota(url: str, state_home: dict[str, str]) -> Call:
 
 
 @pytest.fixture
-def start_rota(url: str, state_home: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def start_rota(url: str, state_home: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start real ``rota`` processes; none is left behind."""
     started: list[subprocess.Popen[str]] = []
+    state = tempfile.mkdtemp(prefix="rota-")  # sockets need a short path, which a test's own folder is not
 
     def start(*words: str, **environ: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "rota", *words],
-            env=os.environ | state_home | {"ROTA_DB": url, "ROTA_STATE_DIR": str(tmp_path / "node")} | environ,
+            env=os.environ | state_home | {"ROTA_DB": url, "ROTA_STATE_DIR": state} | environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -77,6 +79,7 @@ def start_rota(url: str, state_home: dict[str, str], tmp_path: Path) -> Iterator
         if process.poll() is None:
             process.kill()
         process.communicate(timeout=30)
+    shutil.rmtree(state)
 
 
 def read(result: Result) -> Any:
