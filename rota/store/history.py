@@ -7,7 +7,7 @@ For what has not happened yet, every condition that holds it is named, the one t
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, desc, func, or_, select
@@ -25,6 +25,7 @@ from rota.store.types import Instant, db_now
 Answer = dict[str, Any]
 
 NODES_MAX = 1000
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)  # for a moment that cannot be read
 
 _RUN = [run, job.c.state.label("job_state"), job.c.id.label("known_job_id"), db_now().label("now")]
 READ_RUN = select(*_RUN).outerjoin(job, job.c.id == run.c.job_id).where(run.c.id == bindparam("id"))
@@ -155,7 +156,7 @@ def _explain_running(row: Row[Any]) -> list[str]:
 
 def _explain_waiting(connection: Connection, row: Row[Any]) -> list[str]:
     because: list[str] = []
-    if row.run_at > row.now:
+    if row.run_at is not None and row.run_at > row.now:
         because.append(f"it may start at {_say(row.run_at)}, in {_span(row.run_at - row.now)}: {row.reason_text}")
     if row.queued:
         before = {"schedule_id": row.schedule_id, "target_node": row.target_node, "slot_at": row.slot_at}
@@ -200,7 +201,7 @@ def _explain_pool(connection: Connection, pool: str, now: datetime) -> list[str]
     if not serving:
         return [f"no node serves pool {pool}: start one with `rota worker --pool {pool}`"]
     if not alive:
-        last = max(serving, key=lambda found: found.seen_at)
+        last = max(serving, key=lambda found: found.seen_at or _LONG_AGO)
         return [f"no node of pool {pool} is alive: {last.name} was the last one, seen {_say(last.seen_at)}"]
     held = {found.node: found.number for found in connection.execute(COUNT_HELD)}
     if all(held.get(found.name, 0) >= found.slots for found in alive):

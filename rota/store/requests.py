@@ -6,10 +6,11 @@ own transaction nothing is committed or tried again here: the run exists exactly
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Generator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, bindparam, func, select, true
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -19,6 +20,9 @@ from rota.store.creation import enqueue_runs, request_ids
 from rota.store.database import Database, first_line
 from rota.store.dialects import Trouble
 from rota.store.wakeup import announce
+
+_SET_UTC = "set time zone 'UTC'"  # what our own connections do where a session has a zone that moments are read in
+RESTORE_ZONE = select(func.set_config("TimeZone", bindparam("zone"), true()))
 
 REQUESTS_PER_TRANSACTION = 1000
 TRIES_MAX = 5
@@ -72,7 +76,8 @@ def request_runs_within(database: Database, connection: Connection, wanted: Sequ
     """
     _lend_clock(database, connection)
     try:
-        made = enqueue_runs(connection, wanted, request_ids(len(wanted)))
+        with _in_utc(database, connection):
+            made = enqueue_runs(connection, wanted, request_ids(len(wanted)))
         announce(connection)
     except DBAPIError as error:
         if database.dialect.classify(error) is Trouble.TAKEN:
@@ -89,6 +94,27 @@ def _lend_clock(database: Database, connection: Connection) -> None:
     driver: Any = connection.connection.driver_connection
     if hasattr(driver, "create_function"):  # SQLite alone lets its client define functions
         driver.create_function("rota_now", 1, database._sqlite_now)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+@contextlib.contextmanager
+def _in_utc(database: Database, connection: Connection) -> Generator[None]:
+    """Let moments mean UTC on a connection that is not ours, where its session has a zone; put that back afterwards.
+
+    When a statement fails, the transaction can only be rolled back, and the zone comes back with it.
+    """
+    if _SET_UTC not in database.dialect.on_connect:
+        yield
+        return
+    zone = connection.exec_driver_sql("show time zone").scalar_one()
+    connection.exec_driver_sql(f"set local {_SET_UTC.removeprefix('set ')}")
+    try:
+        yield
+    except DBAPIError:
+        raise
+    except BaseException:
+        connection.execute(RESTORE_ZONE, {"zone": zone})
+        raise
+    connection.execute(RESTORE_ZONE, {"zone": zone})
 
 
 def connection_of(transaction: object) -> Connection:

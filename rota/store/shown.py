@@ -27,14 +27,12 @@ class ShownInstant(TypeDecorator[str]):
         return value if value is None or isinstance(value, str) else format_instant(value)
 
     def result_processor(self, dialect: Dialect, coltype: Any) -> Any:
-        # Around Instant's own reading, not after it: that one refuses what is no moment.
+        # Around Instant's own reading, not after it: that one reads nothing where no moment stands.
         read = self.impl_instance.result_processor(dialect, coltype)
 
         def show(value: Any) -> str | None:
-            try:
-                return self.process_result_value(read(value) if read else value, dialect)
-            except ValueError:
-                return str(value)
+            moment = read(value) if read else value
+            return str(value) if moment is None and value is not None else self.process_result_value(moment, dialect)
 
         return show
 

@@ -75,6 +75,10 @@ def test_a_moment_is_the_same_whatever_the_zone_of_the_callers_connection(
         elif engine.dialect.name in ("mysql", "mariadb"):
             tx.execute(text("set session time_zone = '+09:00'"))
         handle = rota.using(tx).enqueue(job, at="2027-01-01T00:00:00Z", start_within="5m")
+        with pytest.raises(NotFound):
+            rota.using(tx).enqueue("nothing")
+        if engine.dialect.name == "postgresql":
+            assert tx.execute(text("show time zone")).scalar() == "Asia/Tokyo"
 
     view = handle.show()
     assert (view["run_at"], view["start_by"]) == ("2027-01-01T00:00:00.000000Z", "2027-01-01T00:05:00.000000Z")

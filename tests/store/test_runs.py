@@ -90,6 +90,7 @@ def test_a_broken_row_is_shown_as_it_is_and_does_not_break_the_list(ledger: Ledg
     assert (shown[bad]["args"], shown[bad]["result"]) == ("{not json", "NaN")
     assert shown[bad]["reason"]["code"] == "gremlins"
     assert shown[good]["args"] == {}
+    assert shown[bad]["start_by"] == ("soon" if ledger.database.dialect.name == "sqlite" else None)
 
 
 @pytest.mark.breaks_invariants
@@ -136,14 +137,18 @@ def test_a_running_run_is_asked_to_stop_once_and_ends_cancelled(ledger: Ledger) 
 
 
 def test_a_finished_run_is_rerun_as_its_next_attempt_with_budgets_anew(ledger: Ledger) -> None:
-    claim = ledger.start_one(retries=0)
+    claim = ledger.start_one(retries=1)
     with pytest.raises(Conflict, match=r"running.*run cancel"):
         interventions.rerun_run(ledger.database, claim.run_id, actor=ANN)
+    ledger.set_run(claim.run_id, retries_used=1, start_by=ledger.clock.after(5))
     ledger.end(claim, "exited", exit_code=1)
+    ledger.clock.advance(minutes=5)
 
     interventions.rerun_run(ledger.database, claim.run_id, actor=ANN)
+    row = ledger.run(claim.run_id)
     again = ledger.claim_one()
 
+    assert (row.retries_used, row.start_by, row.run_at) == (0, None, ledger.clock.now)
     assert (again.run_id, again.attempt, again.fence) == (claim.run_id, 2, 2)
     assert ledger.history(claim.run_id)[-2] == ("failed", "ready", "rerun")
     ledger.end(again)
