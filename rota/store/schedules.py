@@ -378,7 +378,7 @@ def show_schedule(row: Row[Any]) -> dict[str, Any]:
         "job": row.job_name,
         "state": row.state,
         "cron": row.expression if row.kind == TimingKind.CRON.value else None,
-        "every": _number(row.expression) if row.kind == TimingKind.EVERY.value else None,
+        "every": show_document(row.expression) if row.kind == TimingKind.EVERY.value else None,
         "at": row.expression if row.kind == TimingKind.AT.value else None,
         "tz": row.zone,
         "anchor": row.anchor_at,
@@ -397,10 +397,3 @@ def show_schedule(row: Row[Any]) -> dict[str, Any]:
         "created_at": row.created_at,
         "updated_at": row.updated_at,
     }
-
-
-def _number(text: str) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        return text
