@@ -288,6 +288,10 @@ class Bookkeeper(threading.Thread):
                 self._ends.append(End(claim.claim_id, claim.run_id, "released", error_message="not allowed to start"))
 
     def _start(self, claims: list[Claim], before: float) -> None:
-        if claims:
-            self._held.update(claim.claim_id for claim in claims)
+        # Held first, then asked whether we still may: whoever stops us looks in the other order, and misses nothing.
+        self._held.update(claim.claim_id for claim in claims)
+        if not self._accepting:
+            for claim in claims:
+                self._ends.append(End(claim.claim_id, claim.run_id, "released", error_message="the worker is leaving"))
+        elif claims:
             self._tell(Start(tuple(claims), before))

@@ -43,6 +43,7 @@ class Watch:
         self._outbox: Mailbox[BookkeeperMessage | Renewed] = Mailbox()
         self._asked_at = 0.0  # when the guardians were last asked for a sign of life
         self._renew_at = 0.0
+        self._is_closed = False  # what was claimed and comes only now is given back unstarted
         self.node_state: NodeState | None = NodeState.ALIVE
         self.on_name_lost: Callable[[], None] = lambda: None
 
@@ -68,7 +69,8 @@ class Watch:
                 bookkeeper.hear_end(end_of(outcome))
 
     def stop_all(self, why: StopWhy, grace_seconds: float) -> None:
-        """Stop every job; each tells its end as usual."""
+        """Stop every job, and start no more; each tells its end as usual."""
+        self._is_closed = True
         for claim_id in self._claims:
             self._crew.stop(claim_id, why, grace_seconds)
 
@@ -112,6 +114,9 @@ class Watch:
                 self._hear_renewed(message)
 
     def _start(self, claim: Claim, deadline: float, bookkeeper: Bookkeeper) -> None:
+        if self._is_closed:
+            bookkeeper.hear_end(End(claim.claim_id, claim.run_id, "released", error_message="the worker is leaving"))
+            return
         try:
             order = make_order(claim, self._settings, self._node, deadline)
         except (RotaError, ValueError) as error:

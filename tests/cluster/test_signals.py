@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, NullPool, create_engine
 
 from rota.execution.linux import boottime
 from rota.store.dialects import WakeUp
@@ -100,6 +104,62 @@ def test_nothing_starts_any_more_once_the_runs_have_been_given_back(cluster: Clu
     run_ids = range(1, 41)
     assert cluster.states(run_ids) == {"ready"}
     assert {a.state for run_id in run_ids for a in cluster.attempts(run_id)} <= {"released"}
+
+
+def seen(connection: Connection, statement: str) -> bool:
+    found = connection.exec_driver_sql(statement).first()
+    connection.commit()
+    return found is not None
+
+
+@contextlib.contextmanager
+def no_claim_can_end(cluster: Cluster, worker: Worker) -> Iterator[None]:
+    """Have one run asked for that the worker is about to claim, and cannot before the block ends."""
+    url = cluster.database.url
+    match url.get_backend_name():
+        case "sqlite":
+            holder = sqlite3.connect(str(url.database), isolation_level=None)
+            cluster.enqueue("stays")
+            holder.execute("begin immediate")  # the worker hears of the run some milliseconds later
+            statements = Path(worker.values["statements"])
+            cluster.wait(lambda: statements.read_text().endswith("begin immediate\n"), "it wants to write")
+            yield
+            holder.execute("rollback")
+            holder.close()
+        case backend:
+            engine = create_engine(url, poolclass=NullPool)
+            with engine.begin() as holder, engine.connect() as watcher:
+                watcher.exec_driver_sql("update rota_job set state = 'paused'")
+                watcher.commit()
+                cluster.enqueue("stays")
+                if backend == "postgresql":
+                    holder.exec_driver_sql("lock table rota_event in exclusive mode")
+                    waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like 'INSERT%%'"
+                else:
+                    holder.exec_driver_sql("lock tables rota_event write")
+                    waiting = "select 1 from information_schema.processlist where state like 'Waiting for table%%'"
+                watcher.exec_driver_sql("update rota_job set state = 'active'")
+                watcher.commit()
+                cluster.wait(lambda: seen(watcher, waiting), "it waits for the lock")
+                yield
+                if backend != "postgresql":
+                    holder.exec_driver_sql("unlock tables")
+
+
+def test_what_was_being_claimed_when_the_worker_was_told_to_leave_is_given_back_unstarted(cluster: Cluster) -> None:
+    cluster.add_shell("stays", "note start; sleep 300")
+    worker = cluster.start("a", statements=str(cluster.folder / "statements"))
+
+    with no_claim_can_end(cluster, worker):
+        worker.signal(signal.SIGTERM)
+        cluster.wait_for_log(worker, "draining")
+    status = worker.exit_status()
+
+    assert status == 0
+    assert cluster.ledger.entries("start") == []
+    assert cluster.run(1).state == "ready"
+    assert {a.state for a in cluster.attempts(1)} <= {"released"}
+    assert worker.trouble() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1], ids=lambda number: number.name)

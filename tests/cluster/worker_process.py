@@ -1,7 +1,7 @@
 """A worker in a process of its own, to be stopped and killed: ``python -m tests.cluster.worker_process FILE``.
 
 FILE is a JSON object: the values of ``NodeSettings``, and beside them ``until`` (stopped, idle), ``log`` (a path) and
-``statements`` (a path, one byte appended for each statement sent to SQLite). HUP reads it again. The name that the
+``statements`` (a path, to which the statements sent to SQLite are appended). HUP reads it again. The name that the
 node goes by is printed once it works.
 """
 
@@ -37,19 +37,19 @@ def settings_of(values: dict[str, Any]) -> NodeSettings:
 
 
 def count_statements(path: str) -> None:
-    """Append a byte for each statement that SQLite is given, BEGIN and COMMIT included, looks at data_version not."""
+    """Append the first words of each statement that SQLite is given, BEGIN and COMMIT included, data_version not."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def trace(statement: str) -> None:
         if "data_version" not in statement:
-            os.write(fd, b".")
+            os.write(fd, b"%s\n" % " ".join(statement.split()[:3]).encode())
 
     event.listen(Engine, "connect", lambda connection, _: connection.set_trace_callback(trace))
 
 
 def main(path: Path) -> int:
     values = read_values(path)
-    if "statements" in values:
+    if "statements" in values and values["database_url"].startswith("sqlite"):
         count_statements(values["statements"])
     handler = logging.FileHandler(values["log"])
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
