@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from rota import __version__
+from rota.cli.screen import clean
 from rota.errors import RotaError
 
 INTERRUPTED = 130  # as a shell says it of a command ended by SIGINT
@@ -88,7 +89,7 @@ def tell_error(error: RotaError | click.ClickException, words: Sequence[str]) ->
     if wants_json or os.environ.get("ROTA_JSON") == "1":
         click.echo(json.dumps({"error": facts}, ensure_ascii=False, default=str), err=True)
     else:
-        click.echo(f"error: {facts['message']}", err=True)
+        click.echo(clean(f"error: {facts['message']}"), err=True)
     return error.exit_status if isinstance(error, RotaError) else error.exit_code
 
 

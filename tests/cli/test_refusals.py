@@ -174,9 +174,11 @@ def test_a_flag_of_a_later_version_is_unknown(rota):
 
 
 def test_control_characters_of_what_was_refused_never_reach_the_terminal(rota):
-    result = rota("job", "show", "a\x1b[31mred")
+    for words in (["job", "show", "a\x1b[31mred"], ["job", "list", "--a\x1b[31mred"], ["a\x1b[31mred"]):
+        result = rota(*words)
 
-    assert "\x1b" not in result.stderr
+        assert result.exit_code == 2
+        assert "\x1b" not in result.stderr
 
 
 def test_an_error_of_a_file_of_settings_names_it(rota, tmp_path):
