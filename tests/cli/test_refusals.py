@@ -173,12 +173,16 @@ def test_a_flag_of_a_later_version_is_unknown(rota):
     assert "--sql" in result.stderr
 
 
-def test_control_characters_of_what_was_refused_never_reach_the_terminal(rota):
-    for words in (["job", "show", "a\abell"], ["job", "list", "--a\abell"], ["a\abell"]):
+def test_control_characters_of_what_was_refused_never_reach_the_terminal(rota, tmp_path):
+    file = tmp_path / "rota.toml"
+    file.write_text('"a\\u0007bell" = 1')
+
+    for words in (["job", "show", "a\abell"], ["job", "list", "--a\abell"], ["job", "list", "--config", str(file)]):
         result = rota(*words)
 
         assert result.exit_code != 0
         assert "\a" not in result.stderr
+        assert "x07bell" in result.stderr
 
 
 def test_an_error_of_a_file_of_settings_names_it(rota, tmp_path):
