@@ -148,9 +148,11 @@ class Database:
                     try:
                         connection.execution_options(rota_read=read)
                         answer = work(connection)
-                        if not read:
+                        if read:
+                            connection.rollback()  # sends nothing; PyMySQL would send a COMMIT
+                        else:
                             committing = True
-                        connection.commit()
+                            connection.commit()
                         return answer
                     except BaseException:
                         self._roll_back(connection)
