@@ -36,7 +36,7 @@ class Clock:
     def govern(self, database: Database) -> None:
         """Let ``database`` ask this clock from now on."""
         if database.dialect.name == "sqlite":
-            database._sqlite_now = self._sqlite_now
+            database.sqlite_now = self._sqlite_now
         else:
             event.listen(database.engine, "before_cursor_execute", self._rewrite, retval=True)
 

@@ -173,8 +173,7 @@ class Claim:
             DatabaseUnavailable: nothing is known to be renewed; try again before the lease ends.
         """
         self._refuse_ended()
-        writer: Any = self._rota.database  # which writes as well as a node's own connection for renewals
-        renewal = renew_claims(writer, self._identity, [self._held.claim_id], self.lease_seconds)
+        renewal = renew_claims(self._rota.database, self._identity, [self._held.claim_id], self.lease_seconds)
         if self._held.claim_id not in renewal.kept:
             raise Preempted(self.run_id, self.fence)
         self._cancelled_by = renewal.cancelled.get(self._held.claim_id)

@@ -48,14 +48,14 @@ class Scheduler:
     def round(self, outlook: Outlook) -> Done:
         """Do what ``outlook`` says is due: one batch of each kind."""
         done = Done()
-        if _has_come(outlook.seconds_until(outlook.next_slot_at)):
+        if outlook.slot_has_come:
             fired = fire_schedules(self._database, fired_by=self.identity.name, limit=FIRE_BATCH_MAX)
             done.slots, done.ready, done.set_aside = fired.runs, fired.ready, fired.set_aside
-        if _has_come(outlook.seconds_until(outlook.next_due_at)):
+        if outlook.due_has_come:
             advanced = advance_runs(self._database)
             done.ready += advanced.ready
             done.missed = advanced.missed
-        if _has_come(outlook.seconds_until(outlook.next_lease_end_at)):
+        if outlook.lease_has_ended:
             done.rescued = rescue_runs(self._database, rescuer=self.identity.name)
             if done.rescued:
                 log.warning("took %d runs away from nodes whose lease was over", done.rescued)
@@ -70,7 +70,3 @@ class Scheduler:
             if (seconds := outlook.seconds_until(moment)) is not None
         ]
         return max(0.0, min(ahead)) if ahead else None
-
-
-def _has_come(seconds: float | None) -> bool:
-    return seconds is not None and seconds <= 0

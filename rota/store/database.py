@@ -101,13 +101,16 @@ class Database:
     def _set_up(self, connection: Any, _record: Any) -> None:
         if self.dialect.name == "sqlite":
             connection.isolation_level = None  # the driver must not open transactions of its own
-            connection.create_function("rota_now", 1, self._sqlite_now)
+            connection.create_function("rota_now", 1, self.sqlite_now)
+        if self.dialect.set_up is not None:
+            self.dialect.set_up(connection)
         cursor = connection.cursor()
         for statement in self.dialect.on_connect:
             cursor.execute(statement)
         cursor.close()
 
-    def _sqlite_now(self, plus_microseconds: float) -> str:
+    def sqlite_now(self, plus_microseconds: float) -> str:
+        """Answer ``rota_now`` in SQL, on SQLite, which has no clock of microseconds."""
         microseconds = time.time_ns() // 1000 + int(plus_microseconds)
         seconds, rest = divmod(microseconds, 1_000_000)
         return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds)) + f".{rest:06d}"

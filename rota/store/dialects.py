@@ -6,6 +6,7 @@ correct, so a wrong record costs speed and not a run.
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class Dialect:
     classify: Callable[[DBAPIError], Trouble]
     connect_args: dict[str, Any] = field(default_factory=dict[str, Any])
     on_connect: tuple[str, ...] = ()
+    set_up: Callable[[Any], None] | None = None  # of the driver's connection, before these
     # Drivers are set to commit each statement, so that a read costs one; this opens a writing transaction.
     begin_write: str = "begin"
     announce: str | None = None  # sent in a transaction to wake waiting nodes when it commits
@@ -54,6 +56,32 @@ class Dialect:
     poll_seconds: float = 5.0  # how long an idle node may wait before it looks
     server_version_min: tuple[int, ...] = ()
     server_version_min_mariadb: tuple[int, ...] = ()
+
+
+@functools.cache
+def _moment_loader(inner: Any) -> Any:
+    import psycopg
+    from psycopg.adapt import Loader
+
+    class MomentLoader(Loader):
+        """Reads a moment that Python has no word for, as infinity, as none, like SQLite's text that is no moment."""
+
+        def __init__(self, oid: int, context: Any = None) -> None:
+            super().__init__(oid, context)
+            self._load = inner(oid, context).load
+
+        def load(self, data: Any) -> Any:
+            try:
+                return self._load(data)
+            except psycopg.DataError:
+                return None
+
+    return MomentLoader
+
+
+def _set_up_postgresql(connection: Any) -> None:
+    adapters = connection.adapters
+    adapters.register_loader("timestamptz", _moment_loader(adapters.get_loader(adapters.types["timestamptz"].oid, 0)))
 
 
 _POSTGRESQL_AGAIN = {"40001", "40P01", "55P03"}
@@ -119,6 +147,7 @@ POSTGRESQL = Dialect(
         # A pooler in transaction mode hands statements prepared by one client to another.
         "prepare_threshold": None,
     },
+    set_up=_set_up_postgresql,
     on_connect=("set time zone 'UTC'", "set lock_timeout = '10s'", "set statement_timeout = '60s'"),
     begin_write="begin isolation level read committed read write",
     announce="notify rota",

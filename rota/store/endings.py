@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
+from rota.model.durations import DURATION_SECONDS_MAX
 from rota.model.ending import (
     Backoff,
     Ending,
@@ -127,8 +128,9 @@ def end_runs(database: Database, ends: Sequence[End]) -> Delivered:
         for row in rows:
             end = by_claim[row.claim_id]
             state = RunState(row.state)
+            kept = attempts.get(row.claim_id)  # None: deleted by hand
             if state is RunState.RUNNING or (
-                state is RunState.LOST and attempts[row.claim_id].state == AttemptState.LOST
+                state is RunState.LOST and kept is not None and kept.state == AttemptState.LOST
             ):
                 ending = decide_end(end, _facts_of(row), rules.get(row.job_id, RULES_DEFAULT))
                 moves.append(_move(row, ending, end))
@@ -140,7 +142,7 @@ def end_runs(database: Database, ends: Sequence[End]) -> Delivered:
         }
         applied |= set(claim_ids) - orphaned  # the rest was delivered before
         apply_moves(connection, moves)
-        keep_output(connection, {attempts[m.claim_id].id: m.end for m in moves if m.claim_id and m.end})
+        keep_output(connection, {attempts[m.claim_id].id: m.end for m in moves if m.claim_id in attempts and m.end})
         if orphaned:
             rows_of_orphans = encode_rows({"claim_id": c, "orphan": _as_json(by_claim[c])} for c in sorted(orphaned))
             connection.execute(KEEP_ORPHANS, {"orphans": rows_of_orphans})
@@ -162,7 +164,8 @@ def rescue_runs(database: Database, *, rescuer: str, limit: int = 100) -> int:
         rules = _read_rules(connection, rows)
         moves: list[Move] = []
         for row in rows:
-            over_seconds = (row.now - row.lease_ends_at).total_seconds()
+            # None: what was written there by hand is no moment
+            over_seconds = (row.now - row.lease_ends_at).total_seconds() if row.lease_ends_at is not None else 0.0
             rule = rules.get(row.job_id, RULES_DEFAULT)
             facts = _facts_of(row)
             ending = decide_rescue(facts, rule, say_silent(facts, over_seconds))
@@ -225,10 +228,14 @@ def _rule_of(row: AnyRow) -> RetryRule:
     return RetryRule(
         retries=row.retries,
         lost_max=row.lost_max,
-        retry_delay_seconds=max(0.0, row.retry_delay_seconds),
+        retry_delay_seconds=_within(row.retry_delay_seconds),
         backoff=backoff,
-        retry_delay_max_seconds=max(0.0, row.retry_delay_max_seconds),
+        retry_delay_max_seconds=_within(row.retry_delay_max_seconds),
     )
+
+
+def _within(seconds: float) -> float:
+    return max(0.0, min(seconds, DURATION_SECONDS_MAX))  # the doors hold it; a hand may not have
 
 
 def _move(row: AnyRow, ending: Ending, end: End | None, actor: str | None = None) -> Move:
@@ -285,6 +292,3 @@ def _as_json(end: End) -> str:
     facts["stdout"] = end.stdout.bytes_total
     facts["stderr"] = end.stderr.bytes_total
     return json.dumps({name: value for name, value in facts.items() if value is not None})
-
-
-retry_stale = write_fresh

@@ -28,16 +28,28 @@ from sqlalchemy import (
 )
 
 from rota.errors import DatabaseUnavailable
+from rota.model.job import LEASE_SECONDS_MAX, LEASE_SECONDS_MIN
 from rota.model.reasons import Reason
 from rota.model.run import Claim, NodeIdentity
 from rota.model.states import AttemptState, Delivery, JobState, NodeState, RunState
 from rota.store.database import Database
-from rota.store.moves import Stale, write_fresh
+from rota.store.moves import Stale, Writer, write_fresh
 from rota.store.tables import attempt, event, job, node, run
 from rota.store.types import AnyRow, db_now, db_now_plus
-from rota.store.wakeup import Pulse
 
-_lease_end = db_now_plus(func.coalesce(run.c.lease_seconds, bindparam("node_lease", type_=run.c.lease_seconds.type)))
+# The job's lease, unless no door would have accepted it: one row with a lease of a million years must not stop a batch.
+_lease = case(
+    (run.c.lease_seconds.between(LEASE_SECONDS_MIN, LEASE_SECONDS_MAX), run.c.lease_seconds),
+    else_=bindparam("node_lease", type_=run.c.lease_seconds.type),
+)
+_lease_end = db_now_plus(_lease)
+# One after the last that is kept: an attempt number that was reset by hand must not be given twice.
+_attempts = attempt.alias("earlier")
+_next_attempt = (
+    select(func.coalesce(func.max(_attempts.c.attempt), 0) + 1)
+    .where(_attempts.c.run_id == run.c.id)
+    .scalar_subquery()
+)
 
 # Runs of one pool that this node may take, best priority first, then oldest. Served by rota_run_claim in its own order,
 # so that no more rows are locked than are taken.
@@ -67,7 +79,7 @@ CLAIM = (
         reason_text=bindparam("why"),
         claim_id=bindparam("batch", type_=String) + "-" + cast(run.c.id, String),
         fence=run.c.fence + 1,
-        attempt=run.c.attempt + 1,
+        attempt=case((_next_attempt > run.c.attempt + 1, _next_attempt), else_=run.c.attempt + 1),
         node=bindparam("by_node"),
         holder=bindparam("by_holder"),
         due_at=null(),
@@ -131,7 +143,7 @@ READ_CLAIMS = (
         run.c.pool,
         run.c.delivery,
         run.c.marked_at,
-        func.coalesce(run.c.lease_seconds, bindparam("node_lease", type_=run.c.lease_seconds.type)).label("lease"),
+        _lease.label("lease"),
         job.c.kind,
         job.c.target,
         job.c.timeout_seconds,
@@ -141,7 +153,7 @@ READ_CLAIMS = (
         job.c.run_as,
         job.c.variables,
     )
-    .join(job, job.c.id == run.c.job_id)
+    .outerjoin(job, job.c.id == run.c.job_id)
     .where(_of_claims, run.c.state == RunState.RUNNING.value)
     .order_by(run.c.urgency, run.c.run_at, run.c.id)
 )
@@ -261,15 +273,18 @@ def read_claims(connection: Connection, claim_ids: Sequence[str], lease_seconds:
 
 
 def _claim_of(row: AnyRow) -> Claim:
-    variables, problem = _read_variables(row.variables)
+    if row.kind is None:  # claimed all the same, so that the run ends and says why
+        variables, problem = {}, "it was deleted meanwhile, so there is nothing to start"
+    else:
+        variables, problem = _read_variables(row.variables)
     return Claim(
         run_id=row.id,
         claim_id=row.claim_id,
         fence=row.fence,
         attempt=row.attempt,
         job=row.job,
-        kind=row.kind,
-        target=row.target,
+        kind=row.kind or "",
+        target=row.target or "",
         args=row.args,
         schedule=row.schedule,
         slot_at=row.slot_at,
@@ -279,7 +294,7 @@ def _claim_of(row: AnyRow) -> Claim:
         delivery=Delivery(row.delivery),
         lease_seconds=row.lease,
         timeout_seconds=row.timeout_seconds,
-        retries=row.retries,
+        retries=row.retries or 0,
         stdin=row.stdin,
         cwd=row.cwd,
         run_as=row.run_as,
@@ -323,7 +338,7 @@ class Renewal:
     node_state: NodeState | None  # None: the node's name belongs to another process now
 
 
-def renew_claims(pulse: Pulse, identity: NodeIdentity, claim_ids: Iterable[str], lease_seconds: float) -> Renewal:
+def renew_claims(writer: Writer, identity: NodeIdentity, claim_ids: Iterable[str], lease_seconds: float) -> Renewal:
     """Prolong the leases of ``claim_ids`` and the node's own, and return which are left.
 
     What is not in the answer is lost: its guardian stops its job and reports nothing. The caller counts the new local
@@ -353,4 +368,4 @@ def renew_claims(pulse: Pulse, identity: NodeIdentity, claim_ids: Iterable[str],
             node_state=NodeState(state) if state is not None else None,
         )
 
-    return write_fresh(pulse, renew)
+    return write_fresh(writer, renew)

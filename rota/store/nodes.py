@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, null, select, update
+from sqlalchemy import Connection, Row, bindparam, exists, insert, null, select, update
 from sqlalchemy.exc import DBAPIError
 
 from rota.errors import Conflict, DatabaseUnavailable, NotFound
@@ -22,8 +22,8 @@ from rota.store.dialects import Trouble
 from rota.store.events import read_events, tell_change
 from rota.store.moves import Stale
 from rota.store.shown import show_document, shown
-from rota.store.tables import node, run
-from rota.store.types import Number, db_now, db_now_plus
+from rota.store.tables import node, pool, run
+from rota.store.types import Name, Number, db_now, db_now_plus
 from rota.store.wakeup import announce
 
 NODES_MAX = 1000
@@ -42,6 +42,11 @@ ADD_NODE = insert(node).values(**_FACTS)
 # Take a name over from the process that had it. Served by the unique name.
 TAKE_NODE = (
     update(node).where(node.c.name == bindparam("of_name"), node.c.holder == bindparam("of_holder")).values(**_FACTS)
+)
+# A pool is known as soon as a node works for it.
+ADD_POOL = insert(pool).from_select(
+    ["name", "created_at"],
+    select(bindparam("pool_name", type_=Name), db_now()).where(~exists().where(pool.c.name == bindparam("pool_name"))),
 )
 LEAVE_NODE = (
     update(node)
@@ -116,6 +121,8 @@ def register_node(
             if row is None or row.holder != identity.holder:
                 text = f"process {pid} on {host} goes by the name {name} now"
                 tell_change(connection, "node", NodeState.ALIVE.value, text, node=name)
+            for pool_name in pools:
+                connection.execute(ADD_POOL, {"pool_name": pool_name})
             announce(connection)
             return name
         if wanted is not None:

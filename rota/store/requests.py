@@ -6,8 +6,7 @@ own transaction nothing is committed or tried again here: the run exists exactly
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select, true
@@ -76,8 +75,7 @@ def request_runs_within(database: Database, connection: Connection, wanted: Sequ
     """
     _lend_clock(database, connection)
     try:
-        with _in_utc(database, connection):
-            made = enqueue_runs(connection, wanted, request_ids(len(wanted)))
+        made = enqueue_runs(connection, wanted, request_ids(len(wanted)))
         announce(connection)
     except DBAPIError as error:
         if database.dialect.classify(error) is Trouble.TAKEN:
@@ -93,28 +91,7 @@ def _lend_clock(database: Database, connection: Connection) -> None:
     """Give a connection that is not ours the clock that our statements ask, where the database has it from us."""
     driver: Any = connection.connection.driver_connection
     if hasattr(driver, "create_function"):  # SQLite alone lets its client define functions
-        driver.create_function("rota_now", 1, database._sqlite_now)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-
-
-@contextlib.contextmanager
-def _in_utc(database: Database, connection: Connection) -> Generator[None]:
-    """Let moments mean UTC on a connection that is not ours, where its session has a zone; put that back afterwards.
-
-    When a statement fails, the transaction can only be rolled back, and the zone comes back with it.
-    """
-    if _SET_UTC not in database.dialect.on_connect:
-        yield
-        return
-    zone = connection.exec_driver_sql("show time zone").scalar_one()
-    connection.exec_driver_sql(f"set local {_SET_UTC.removeprefix('set ')}")
-    try:
-        yield
-    except DBAPIError:
-        raise
-    except BaseException:
-        connection.execute(RESTORE_ZONE, {"zone": zone})
-        raise
-    connection.execute(RESTORE_ZONE, {"zone": zone})
+        driver.create_function("rota_now", 1, database.sqlite_now)
 
 
 def connection_of(transaction: object) -> Connection:

@@ -12,9 +12,26 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, String, and_, bindparam, case, exists, func, insert, literal, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    String,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    insert,
+    literal,
+    null,
+    or_,
+    select,
+    update,
+)
 
 from rota.errors import Invalid, RotaError
 from rota.model.job import check_start_within
@@ -36,33 +53,65 @@ FIRE_BATCH_MAX = 100
 ADVANCE_BATCH_MAX = 500
 QUEUE_RECHECK_SECONDS = 5.0
 
+_MOVED_ON = {RunState.WAITING.value, RunState.READY.value}
+
 _is_due_schedule = and_(schedule.c.state == JobState.ACTIVE.value, schedule.c.problem.is_(None))
 _may_start_in_time = or_(run.c.start_by.is_(None), run.c.started_at.is_not(None), run.c.start_by >= db_now())
 
-# All that a waiting node has to know, in one statement. Each part is one look into an index: rota_schedule_due,
-# rota_run_due, rota_run_lease, rota_run_claim.
-LOOK = select(
-    db_now().label("now"),
-    select(func.min(schedule.c.next_slot_at)).where(_is_due_schedule).scalar_subquery().label("next_slot_at"),
-    select(func.min(run.c.due_at)).scalar_subquery().label("next_due_at"),
-    select(func.min(run.c.lease_ends_at)).scalar_subquery().label("next_lease_end_at"),
-    exists()
-    .where(
-        run.c.state == RunState.READY.value,
-        run.c.pool.in_(bindparam("pools", expanding=True)),
-        run.c.target_node.in_(["", bindparam("node")]),
-        _may_start_in_time,
-        run.c.job_id.not_in(select(job.c.id).where(job.c.state == JobState.PAUSED.value)),
-    )
-    .label("has_ready"),
-    exists()
-    .where(
-        run.c.lease_ends_at.is_not(None),
-        run.c.holder == bindparam("holder"),
-        run.c.cancel_asked_at.is_not(None),
-    )
-    .label("has_cancelled"),
+_next_slot_at = (
+    select(schedule.c.next_slot_at)
+    .where(_is_due_schedule, schedule.c.next_slot_at.is_not(None))
+    .order_by(schedule.c.next_slot_at)
+    .limit(1)
+    .scalar_subquery()
 )
+_next_due_at = select(func.min(run.c.due_at)).where(run.c.due_at.is_not(None)).scalar_subquery()
+_next_lease_end_at = select(func.min(run.c.lease_ends_at)).where(run.c.lease_ends_at.is_not(None)).scalar_subquery()
+
+
+def _has_ready(pool: str) -> ColumnElement[bool]:
+    return (
+        select(run.c.id)
+        .where(
+            run.c.state == RunState.READY.value,
+            run.c.pool == bindparam(pool),
+            run.c.target_node.in_(["", bindparam("node")]),
+            _may_start_in_time,
+            run.c.job_id.not_in(select(job.c.id).where(job.c.state == JobState.PAUSED.value)),
+        )
+        .order_by(run.c.urgency, run.c.run_at, run.c.id)
+        .limit(1)
+        .scalar_subquery()
+        .is_not(None)
+    )
+
+
+# All that a waiting node has to know, in one statement, built once for each number of pools. Each part is one look into
+# an index: rota_schedule_due, rota_run_due, rota_run_lease, and rota_run_claim for each pool. The spelling is for the
+# planners: SQLite serves the least of a column from a partial index only if the query repeats its condition; MariaDB
+# would read every schedule for the least one without a problem; and PostgreSQL, asked whether a ready run exists rather
+# than for the first, would read the whole ledger up to it.
+@cache
+def look_statement(pool_count: int) -> Select[Any]:
+    """Return the look of a node of ``pool_count`` pools; its parameters are pool_0, pool_1 and so on, node, holder."""
+    return select(
+        db_now().label("now"),
+        _next_slot_at.label("next_slot_at"),
+        _next_due_at.label("next_due_at"),
+        _next_lease_end_at.label("next_lease_end_at"),
+        (_next_slot_at <= db_now()).label("slot_has_come"),
+        (_next_due_at <= db_now()).label("due_has_come"),
+        (_next_lease_end_at < db_now()).label("lease_has_ended"),
+        or_(*(_has_ready(f"pool_{number}") for number in range(pool_count))).label("has_ready"),
+        exists()
+        .where(
+            run.c.lease_ends_at.is_not(None),
+            run.c.holder == bindparam("holder"),
+            run.c.cancel_asked_at.is_not(None),
+        )
+        .label("has_cancelled"),
+    )
+
 
 # Schedules whose cursor has come, with all that deciding takes. Read without a lock: the compare-and-set decides.
 FIND_DUE = (
@@ -77,7 +126,8 @@ FIND_DUE = (
         job.c.start_within_seconds.label("job_start_within_seconds"),
         db_now().label("now"),
     )
-    .join(job, job.c.id == schedule.c.job_id)
+    # Without its job a schedule is set aside; left out here, it would be due for ever.
+    .outerjoin(job, job.c.id == schedule.c.job_id)
     .where(_is_due_schedule, schedule.c.next_slot_at <= db_now())
     .order_by(schedule.c.next_slot_at)
     .limit(bindparam("limit"))
@@ -169,6 +219,16 @@ POSTPONE = (
         ),
     )
 )
+# Neither to be moved nor blocked: somebody changed the row by hand. Look at it when its window closes, or never.
+LOOK_AWAY = (
+    update(run)
+    .where(run.c.id.in_(bindparam("ids", expanding=True)), run.c.due_at <= db_now())
+    .values(
+        due_at=case(
+            (and_(run.c.state == RunState.READY.value, run.c.started_at.is_(None)), run.c.start_by), else_=null()
+        )
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +239,9 @@ class Outlook:
     next_slot_at: datetime | None
     next_due_at: datetime | None
     next_lease_end_at: datetime | None
+    slot_has_come: bool
+    due_has_come: bool
+    lease_has_ended: bool
     has_ready: bool
     has_cancelled: bool
 
@@ -189,10 +252,20 @@ class Outlook:
 
 def look(database: Database, identity: NodeIdentity, pools: Sequence[str]) -> Outlook:
     """Ask, in one statement, what there is to do and when the next thing will be."""
-    parameters = {"pools": list(pools), "node": identity.name, "holder": identity.holder}
-    row = database.read(lambda connection: connection.execute(LOOK, parameters).one())
+    statement = look_statement(len(pools))
+    parameters = {"node": identity.name, "holder": identity.holder}
+    parameters |= {f"pool_{number}": pool for number, pool in enumerate(pools)}
+    row = database.read(lambda connection: connection.execute(statement, parameters).one())
     return Outlook(
-        row.now, row.next_slot_at, row.next_due_at, row.next_lease_end_at, bool(row.has_ready), bool(row.has_cancelled)
+        row.now,
+        row.next_slot_at,
+        row.next_due_at,
+        row.next_lease_end_at,
+        bool(row.slot_has_come),
+        bool(row.due_has_come),
+        bool(row.lease_has_ended),
+        bool(row.has_ready),
+        bool(row.has_cancelled),
     )
 
 
@@ -312,14 +385,20 @@ def advance_runs(database: Database, *, limit: int = ADVANCE_BATCH_MAX) -> Advan
         if queued:
             blocked = {row.id: row.earlier_id for row in connection.execute(FIND_BLOCKED, {"ids": queued})}
         moves: list[Move] = []
+        strays: list[int] = []
         for row in rows:
-            if _window_is_over(row):
+            if row.state in _MOVED_ON and _window_is_over(row):
                 moves.append(_miss(row))
-            elif row.state == RunState.WAITING.value and row.id not in blocked:
-                moves.append(_ready(row))
+            elif row.state == RunState.WAITING.value:
+                if row.id not in blocked:
+                    moves.append(_ready(row))
+            else:
+                strays.append(row.id)
         apply_moves(connection, moves)
         if blocked:
             connection.execute(POSTPONE, {"ids": sorted(blocked)})
+        if strays:
+            connection.execute(LOOK_AWAY, {"ids": sorted(strays)})
         missed = sum(1 for move in moves if move.target is RunState.MISSED)
         return Advanced(len(moves) - missed, missed, len(blocked))
 

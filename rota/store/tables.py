@@ -312,3 +312,11 @@ event = Table(
     **_MYSQL,
 )
 Index("rota_event_run", event.c.run_id, event.c.id)
+# Serves the history of one job, schedule or node: few rows, among the many of runs.
+Index(
+    "rota_event_kind",
+    event.c.kind,
+    event.c.id,
+    postgresql_where=event.c.kind != text("'run'"),
+    sqlite_where=event.c.kind != text("'run'"),
+)

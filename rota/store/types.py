@@ -132,7 +132,7 @@ _GIVEN_TYPES: dict[str, tuple[TypeEngine[Any], str, str]] = {
     "token": (Token, "text", "varchar(64) character set ascii collate ascii_bin"),
     "name": (Name, "text", "varchar(200) character set utf8mb4 collate utf8mb4_bin"),
     "text": (LongText, "text", "longtext character set utf8mb4 collate utf8mb4_bin"),
-    "instant": (Instant(), "timestamptz", "datetime(6)"),
+    "instant": (Instant(), "timestamp", "datetime(6)"),
 }
 
 
@@ -180,10 +180,13 @@ def encode_rows(rows: Iterable[Mapping[str, Any]]) -> str:
 
 @compiles(_GivenRows, "postgresql")
 def _given_postgresql(element: _GivenRows, compiler: SQLCompiler, **options: Any) -> str:
-    # Moments are written without an offset; the session's zone is set to UTC on connect.
-    names = ", ".join(f"{name} {_GIVEN_TYPES[kind][1]}" for name, kind in element.columns_given)
+    # Moments come without an offset, and are in UTC whatever the session's zone: a caller's connection has its own.
+    fields = ", ".join(f"{name} {_GIVEN_TYPES[kind][1]}" for name, kind in element.columns_given)
+    names = ", ".join(
+        f"{name} at time zone 'UTC' as {name}" if kind == "instant" else name for name, kind in element.columns_given
+    )
     parameter = compiler.process(element.clauses, **options)
-    return f"(select * from jsonb_to_recordset(cast({parameter} as jsonb)) as fields ({names}))"
+    return f"(select {names} from jsonb_to_recordset(cast({parameter} as jsonb)) as fields ({fields}))"
 
 
 @compiles(_GivenRows, "mysql")

@@ -298,5 +298,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("rota_event_pkey")),
         **OPTIONS,
     )
+    op.create_index(
+        "rota_event_kind",
+        "rota_event",
+        ["kind", "id"],
+        unique=False,
+        postgresql_where=sa.text("kind != 'run'"),
+        sqlite_where=sa.text("kind != 'run'"),
+    )
     op.create_index("rota_event_run", "rota_event", ["run_id", "id"], unique=False)
     op.execute("insert into rota_schema (id, version, compatible_from) values (1, 1, 1)")
