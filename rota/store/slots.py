@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Select,
+    Executable,
     String,
     and_,
     bindparam,
@@ -92,7 +92,7 @@ def _has_ready(pool: str) -> ColumnElement[bool]:
 # would read every schedule for the least one without a problem; and PostgreSQL, asked whether a ready run exists rather
 # than for the first, would read the whole ledger up to it.
 @cache
-def look_statement(pool_count: int) -> Select[Any]:
+def look_statement(pool_count: int) -> Executable:
     """Return the look of a node of ``pool_count`` pools; its parameters are pool_0, pool_1 and so on, node, holder."""
     return select(
         db_now().label("now"),

@@ -1,0 +1,207 @@
+"""The hot statements are served by their index, also when the ledger is long.
+
+What is explained is what the program sends, word for word and with its parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event, insert
+
+from rota.store.endings import FIND_ENDING, FIND_EXPIRED
+from rota.store.leases import FIND_CLAIMABLE, FIND_CLAIMABLE_LOCKED, RENEW_CLAIMS
+from rota.store.slots import FIND_DUE, FIND_OPEN, FIND_WAITED, look_statement
+from rota.store.tables import job, run, schedule
+from tests.store.ledger import _JOB, _SCHEDULE, Ledger
+
+FINISHED, READY, RUNNING, WAITING, SCHEDULES = 20_000, 1_000, 50, 50, 2_000
+
+# Rows are put there in bulk, without attempts and events.
+pytestmark = pytest.mark.breaks_invariants
+
+CLAIMS = [f"claim-{number}" for number in range(10)]
+
+LOOKED_INTO = {"rota_schedule_due", "rota_run_due", "rota_run_lease", "rota_run_claim"}
+
+# statement: its parameters, and the index that is named above it in the store
+HOT: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
+    "FIND_CLAIMABLE": (FIND_CLAIMABLE, {"pool": "default", "node": "a", "limit": 10}, {"rota_run_claim"}),
+    "LOOK": (look_statement(1), {"pool_0": "default", "node": "a", "holder": "h"}, LOOKED_INTO),
+    "LOOK at two pools": (
+        look_statement(2),
+        {"pool_0": "empty", "pool_1": "default", "node": "a", "holder": "h"},
+        LOOKED_INTO,
+    ),
+    "LOOK at an empty pool": (look_statement(1), {"pool_0": "empty", "node": "a", "holder": "h"}, LOOKED_INTO),
+    "FIND_DUE": (FIND_DUE, {"limit": 100}, {"rota_schedule_due"}),
+    "FIND_OPEN": (FIND_OPEN, {"schedule_ids": [1, 2, 3]}, {"rota_run_open_schedule"}),
+    "FIND_WAITED": (FIND_WAITED, {"limit": 100}, {"rota_run_due"}),
+    "FIND_EXPIRED": (FIND_EXPIRED, {"limit": 100}, {"rota_run_lease"}),
+    "FIND_ENDING": (FIND_ENDING, {"claim_ids": CLAIMS}, {"rota_run_claim_id_key"}),
+    "RENEW_CLAIMS": (RENEW_CLAIMS, {"claim_ids": CLAIMS, "node_lease": 60.0}, {"rota_run_claim_id_key"}),
+}
+
+# They lock what they found by key in one order; there is no more to sort than was asked for.
+SORT_FEW = {"FIND_ENDING", "RENEW_CLAIMS"}
+
+
+def _rows(ledger: Ledger) -> Iterator[dict[str, Any]]:
+    common = {
+        "job_id": 1,
+        "job": "job",
+        "slot_count": 1,
+        "target_node": "",
+        "reason": "asked",
+        "reason_text": "",
+        "args": "{}",
+        "pool": "default",
+        "priority": 0,
+        "delivery": "at_least_once",
+        "requested_by": "",
+        "queued": False,
+        "attempt": 0,
+        "retries_used": 0,
+        "losses": 0,
+        "fence": 0,
+        "schedule_id": None,
+        "claim_id": None,
+        "finished_at": None,
+        "due_at": None,
+        "lease_ends_at": None,
+    }
+    for number in range(FINISHED + READY + RUNNING + WAITING):
+        moment = ledger.clock.after(number - FINISHED - READY)
+        row = common | {"run_at": moment, "enqueued_at": moment, "slot_at": moment}
+        if number < FINISHED:
+            row |= {"state": "succeeded", "finished_at": moment, "claim_id": f"claim-{number}"}
+            row["schedule_id"] = 1 + number % SCHEDULES
+        elif number < FINISHED + READY:
+            row |= {"state": "ready", "priority": number % 3}
+        elif number < FINISHED + READY + RUNNING:
+            row |= {"state": "running", "lease_ends_at": moment, "claim_id": f"claim-{number}"}
+        else:
+            row |= {"state": "waiting", "due_at": moment, "schedule_id": number % SCHEDULES}
+        yield row
+
+
+@pytest.fixture
+def long_ledger(ledger: Ledger) -> Ledger:
+    made = {"created_at": ledger.clock.now, "updated_at": ledger.clock.now}
+
+    def fill(connection: Connection) -> None:
+        connection.execute(insert(job), [_JOB | made | {"name": name} for name in ("job", "other")])
+        connection.execute(
+            insert(schedule),
+            [
+                _SCHEDULE | made | {"name": f"s{n}", "job_id": 1, "next_slot_at": ledger.clock.after(n * 60)}
+                for n in range(SCHEDULES)
+            ],
+        )
+        connection.execute(insert(run), list(_rows(ledger)))
+
+    ledger.database.write(fill, repeatable=False)
+    analyze = {
+        "sqlite": ("analyze",),
+        "postgresql": ("analyze",),
+        "mysql": ("analyze table rota_run", "analyze table rota_schedule", "analyze table rota_job"),
+    }
+    for statement in analyze[ledger.database.dialect.name]:
+        ledger.execute(statement)
+    return ledger
+
+
+def explain(ledger: Ledger, statement: Any, parameters: dict[str, Any]) -> tuple[set[str], list[str]]:
+    """Return the indexes that the database uses for a statement, and the whole plan for people."""
+    prefix = "explain query plan " if ledger.database.dialect.name == "sqlite" else "explain "
+
+    def ask(given: Any, _c: Any, text: str, values: Any, _context: Any, _many: bool) -> tuple[str, Any]:
+        return prefix + text, values
+
+    def plan(connection: Connection) -> list[Any]:
+        rows: list[Any] = []
+        event.listen(connection, "before_cursor_execute", ask, retval=True)
+        # From the driver itself: of an update, SQLAlchemy would not expect rows.
+        event.listen(connection, "after_cursor_execute", lambda _c, cursor, *_: rows.extend(cursor.fetchall()))
+        connection.execute(statement, parameters)
+        return rows
+
+    return READERS[ledger.database.dialect.name](ledger.database.read(plan))
+
+
+def _read_sqlite(rows: list[Any]) -> tuple[set[str], list[str]]:
+    lines = [row[3] for row in rows]
+    used: set[str] = set()
+    for line in lines:
+        words = line.split()
+        if "USE TEMP B-TREE" in line:
+            used.add("SORTS")
+        elif "INDEX" in words:
+            name = words[words.index("INDEX") + 1]
+            used.add("rota_run_claim_id_key" if "sqlite_autoindex" in name and "claim_id=?" in line else name)
+        elif words[0] == "SCAN":
+            used.add(f"SCANS {words[1]}")
+    return used, lines
+
+
+def _read_postgresql(rows: list[Any]) -> tuple[set[str], list[str]]:
+    lines = [row[0].strip() for row in rows]
+    used: set[str] = set()
+    for line in lines:
+        words = line.removeprefix("->").split()
+        if "Index" in words[:4] and "Scan" in words[:5]:
+            used.add(words[words.index("using" if "using" in words else "on") + 1])
+        if words[0] == "Seq" and "rota_job" not in words:  # a table of two rows
+            used.add("SCANS " + words[3])
+        if words[0] == "Sort":
+            used.add("SORTS")
+    return used, lines
+
+
+def _read_mysql(rows: list[Any]) -> tuple[set[str], list[str]]:
+    used: set[str] = set()
+    for row in rows:
+        table, kind, key, extra = row[2], row[3], row[5], row[-1] or ""
+        if table is None or "job" in table:  # a table of two rows
+            continue
+        used.add({"claim_id": "rota_run_claim_id_key"}.get(key, key) if key else f"SCANS {table}")
+        if kind == "ALL":
+            used.add(f"SCANS {table}")
+        if "filesort" in extra:
+            used.add("SORTS")
+    return used, [str(row) for row in rows]
+
+
+READERS: dict[str, Callable[[list[Any]], tuple[set[str], list[str]]]] = {
+    "sqlite": _read_sqlite,
+    "postgresql": _read_postgresql,
+    "mysql": _read_mysql,
+}
+
+
+def test_the_hot_statements_are_served_by_their_index_and_none_scans_or_sorts(long_ledger: Ledger) -> None:
+    wrong: dict[str, list[str]] = {}
+
+    for name, (statement, parameters, expected) in HOT.items():
+        if name == "FIND_CLAIMABLE" and long_ledger.database.dialect.skip_locked:
+            statement = FIND_CLAIMABLE_LOCKED
+        used, plan = explain(long_ledger, statement, parameters)
+        bad = {found for found in used if found.startswith(("SCANS rota_run", "SCANS rota_schedule"))}
+        if name not in SORT_FEW:
+            bad |= used & {"SORTS"}
+        # MariaDB reads the least of an indexed column while it plans, and names no index then.
+        optimized = sum("optimized away" in line for line in plan)
+        # Where few runs have a lease, the database may rather look through those than up the claims.
+        missing = expected - used if name != "RENEW_CLAIMS" or "rota_run_lease" not in used else set()
+        if len(missing) > optimized or bad:
+            wrong[name] = [f"uses {sorted(used)}, expected {sorted(expected)}", *plan]
+
+    assert not wrong, "\n".join(f"{name}: {line}" for name, lines in wrong.items() for line in lines)
+
+
+def test_explaining_sees_a_scan_and_a_sort(long_ledger: Ledger) -> None:
+    used, _ = explain(long_ledger, run.select().order_by(run.c.requested_by), {})
+
+    assert {"SCANS rota_run", "SORTS"} <= used
