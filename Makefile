@@ -12,7 +12,7 @@ SHELL = /bin/sh
 
 DATABASES ?= $(ROTA_TEST_DATABASES)
 DATABASE ?= sqlite
-PYTEST_OPTIONS ?=
+PYTEST_OPTIONS ?= -n 2
 BENCH_OPTIONS ?=
 # The first of these that is new enough.
 ifndef PYTHON

@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import func, select, text
 
-from benchmarks.machine import fork_rate, posix_spawn_rate
+from benchmarks.machine import fork_rate, measure_guarding, posix_spawn_rate
 from rota import Rota
 from rota.store.database import Database
 from rota.store.migrate import upgrade
@@ -58,6 +58,7 @@ def measure_all(
             say("the machine")
             figures.append(Figure("fork and exit", fork_rate(), "/s", "from a small Python process"))
             figures.append(Figure("posix_spawn of /bin/true", posix_spawn_rate(), "/s", "spawned and waited for"))
+            figures.extend(guarding_figures())
         say("enqueue one by one")
         figures.append(enqueue_one_by_one(rota, database, 500))
         say(f"enqueue {runs} in bulk")
@@ -78,6 +79,19 @@ def measure_all(
     finally:
         database.close()
     return figures
+
+
+def guarding_figures() -> list[Figure]:
+    """What guarding costs, without a database."""
+    guarding = measure_guarding()
+    killed = "SIGKILL of the guardian until the job's process has ended, 20 times"
+    return [
+        Figure("memory of the nursery", guarding.nursery_bytes / 1e6, "MB", "resident, with 20 guardians"),
+        Figure(
+            "memory of a guardian", guarding.guardian_bytes / 1e6, "MB", "private, waiting for its job; worst of 20"
+        ),
+        Figure("job of a killed guardian gone, worst", guarding.gone_seconds_worst * 1000, "ms", killed),
+    ]
 
 
 def enqueue_one_by_one(rota: Rota, database: Database, count: int) -> Figure:

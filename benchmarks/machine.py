@@ -7,15 +7,18 @@ Printed beside the figures of Rota, so that those of two machines can be compare
 from __future__ import annotations
 
 import os
+import select
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
-from rota.execution.crew import Crew
+from rota.execution.crew import Crew, GuardianLost, Started
 from rota.execution.linux import boottime
 from rota.execution.order import Ended, Order
 
@@ -76,13 +79,68 @@ def crew_rate(count: int = 2000, *, slots: int = 16, reuse: int = 1000) -> float
             crew.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Guarding:
+    """What guarding costs a machine, and how soon the job of a killed guardian is gone."""
+
+    nursery_bytes: int  # resident
+    guardian_bytes: int  # private to one that waits for its job
+    gone_seconds_median: float
+    gone_seconds_worst: float
+
+
+def measure_guarding(count: int = 20) -> Guarding:
+    """Start ``count`` sleeping jobs, look at the memory, and kill their guardians one after the other."""
+    gone: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="rota-", dir="/tmp") as folder:
+        crew = Crew(Path(folder) / "crew")
+        crew.open()
+        try:
+            for number in range(count):
+                crew.start(_order(number, "/bin/sleep", "60"))
+            started: list[Started] = []
+            while len(started) < count:
+                started += [event for event in crew.poll(5) if isinstance(event, Started)]
+            nursery = _memory(crew.nursery_pid, "status", "VmRSS")
+            guardians = [
+                _memory(event.guardian_pid, "smaps_rollup", "Private_Dirty")
+                + _memory(event.guardian_pid, "smaps_rollup", "Private_Clean")
+                for event in started
+            ]
+            for event in started:
+                job = os.pidfd_open(event.pid)
+                begun = time.perf_counter()
+                os.kill(event.guardian_pid, signal.SIGKILL)
+                if not select.select([job], [], [], 10)[0]:
+                    raise RuntimeError(f"the job {event.pid} of a killed guardian is still there after 10 s")
+                gone.append(time.perf_counter() - begun)
+                os.close(job)
+            lost = 0
+            while lost < count:
+                lost += sum(isinstance(event, GuardianLost) for event in crew.poll(5))
+        finally:
+            crew.close()
+    return Guarding(nursery, max(guardians), statistics.median(gone), max(gone))
+
+
+def _memory(pid: int, file: str, name: str) -> int:
+    for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/{pid}/{file} has no {name}")
+
+
 def _noop_order(number: int) -> Order:
+    return _order(number, NOOP)
+
+
+def _order(number: int, *argv: str) -> Order:
     return Order(
         claim_id=uuid.uuid4().hex,
         run_id=number,
         attempt=1,
         fence=1,
-        argv=(NOOP,),
+        argv=argv,
         environment={"PATH": os.defpath},
         deadline=boottime() + LEASE_SECONDS,
         lease_seconds=LEASE_SECONDS,
@@ -100,6 +158,10 @@ def main() -> None:
     )
     for name, rate in figures:
         print(f"{name:<44} {rate:>7.0f} /s")
+    guarding = measure_guarding()
+    print(f"{'memory of the nursery, resident':<44} {guarding.nursery_bytes / 1e6:>7.1f} MB")
+    print(f"{'memory of a waiting guardian, private':<44} {guarding.guardian_bytes / 1e6:>7.1f} MB")
+    print(f"{'job of a killed guardian gone, worst of 20':<44} {guarding.gone_seconds_worst * 1000:>7.1f} ms")
 
 
 if __name__ == "__main__":
