@@ -88,7 +88,7 @@ def guarding_figures() -> list[Figure]:
     return [
         Figure("memory of the nursery", guarding.nursery_bytes / 1e6, "MB", "resident, with 20 guardians"),
         Figure(
-            "memory of a guardian", guarding.guardian_bytes / 1e6, "MB", "private, waiting for its job; worst of 20"
+            "memory of a guardian", guarding.guardian_bytes / 1e6, "MB", "private, while its job runs; worst of 20"
         ),
         Figure("job of a killed guardian gone, worst", guarding.gone_seconds_worst * 1000, "ms", killed),
     ]
