@@ -1,0 +1,28 @@
+"""What tests of the engine begin with: a database, a clock that stands still, and a node stepped by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.clock import Clock
+from tests.engine.node import Node
+from tests.store.ledger import Ledger
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(database_url: str, clock: Clock) -> Iterator[Ledger]:
+    made = Ledger(database_url, clock)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def node(ledger: Ledger) -> Node:
+    return Node(ledger)

@@ -1,0 +1,261 @@
+"""The bookkeeper's rounds, stepped by hand: what it tells the watch, and what it keeps when the database is gone."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+import pytest
+
+from rota.engine import bookkeeper as bookkeeper_module
+from rota.engine.bookkeeper import Acknowledge, Idle
+from rota.errors import DatabaseRefused, DatabaseUnavailable
+from rota.model.run import End, NewRun, Written
+from rota.model.states import RunState
+from rota.store.interventions import cancel_run
+from tests.clock import BEGINNING
+from tests.engine.node import Node
+from tests.store.ledger import LEASE_SECONDS, Ledger, statements_of
+from tests.store.trouble import commit_breaks
+
+
+@pytest.fixture
+def job(ledger: Ledger) -> int:
+    return ledger.add_job()
+
+
+def test_a_due_slot_is_fired_and_started_within_one_round(node: Node, job: int) -> None:
+    node.ledger.add_schedule(next_slot_at=BEGINNING)
+
+    node.round()
+
+    assert [claim.slot_at for claim in node.started] == [BEGINNING]
+    assert node.ledger.states() == [RunState.RUNNING]
+
+
+def test_what_is_started_has_its_start_mark(node: Node) -> None:
+    node.ledger.add_job("once", delivery="at_most_once")
+    node.ledger.add_job("least")
+    node.ledger.enqueue("once")
+    node.ledger.enqueue("least")
+
+    node.round()
+
+    assert len(node.started) == 2
+    assert all(node.ledger.run(claim.run_id).marked_at is not None for claim in node.started)
+
+
+def test_no_more_is_claimed_than_there_are_free_slots(ledger: Ledger, job: int) -> None:
+    node = Node(ledger, slots=2)
+    ledger.enqueue_many([NewRun("job")] * 5)
+
+    node.round()
+    node.round()
+    assert len(node.started) == 2
+
+    node.end(node.started[0])
+    assert len(node.started) == 3
+
+
+def test_an_end_is_acknowledged_once_it_is_committed(node: Node, job: int) -> None:
+    node.ledger.enqueue()
+    claim = node.start_one()
+    assert node.bookkeeper.held_count == 1
+
+    node.end(claim)
+
+    assert node.acknowledged == [claim.claim_id]
+    assert node.bookkeeper.held_count == 0
+    assert node.ledger.run(claim.run_id).state == "succeeded"
+
+
+def test_an_end_is_kept_while_the_database_is_away(node: Node, job: int) -> None:
+    node.ledger.enqueue()
+    claim = node.start_one()
+    node.bookkeeper.hear_end(End(claim.claim_id, claim.run_id, "succeeded"))
+
+    with commit_breaks(node.database, "before", times=100), pytest.raises(DatabaseUnavailable):
+        node.bookkeeper.round()
+    assert (node.acknowledged, node.bookkeeper.held_count) == ([], 1)
+
+    node.bookkeeper.round()
+    assert node.acknowledged == [claim.claim_id]
+    assert node.ledger.run(claim.run_id).state == "succeeded"
+
+
+def test_a_mark_that_is_not_known_to_be_committed_starts_nothing(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.ledger.add_job(delivery="at_most_once")
+    run_id = node.ledger.enqueue()
+
+    def mark_badly(*_given: object) -> None:
+        raise DatabaseUnavailable("gone", outcome_unknown=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bookkeeper_module, "mark_started", mark_badly)
+        with pytest.raises(DatabaseUnavailable):
+            node.round()
+
+    assert (node.started, node.bookkeeper.held_count) == ([], 0)
+    node.ledger.clock.advance(seconds=LEASE_SECONDS + 1)
+    node.settle()
+    assert [attempt.state for attempt in node.ledger.attempts(run_id)] == ["lost", "running"]
+
+
+def test_a_run_that_is_cancelled_before_its_start_mark_is_not_started(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.ledger.add_job(delivery="at_most_once")
+    run_id = node.ledger.enqueue()
+    mark = bookkeeper_module.mark_started
+
+    def cancel_first(database: object, claim_ids: list[str]) -> frozenset[str]:
+        cancel_run(node.ledger.database, run_id, actor="ann")
+        return mark(database, claim_ids)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bookkeeper_module, "mark_started", cancel_first)
+    node.round()
+    node.bookkeeper.round()
+
+    assert node.started == []
+    assert (node.ledger.run(run_id).state, node.bookkeeper.held_count) == ("cancelled", 0)
+
+
+def test_one_end_that_the_database_refuses_keeps_no_other_from_it(node: Node, job: int) -> None:
+    node.ledger.enqueue_many([NewRun("job")] * 3)
+    node.round()
+    claims = node.started
+    for number, claim in enumerate(claims):
+        # A number that no column of 64 bits holds.
+        bytes_total = 2**70 if number == 1 else 0
+        node.bookkeeper.hear_end(End(claim.claim_id, claim.run_id, "succeeded", stdout=Written(b"", b"", bytes_total)))
+
+    node.bookkeeper.round()
+
+    assert [node.ledger.run(claim.run_id).state for claim in claims] in (
+        ["succeeded", "failed", "succeeded"],
+        ["succeeded", "succeeded", "succeeded"],  # SQLite keeps what does not fit
+    )
+    assert sorted(node.acknowledged) == sorted(claim.claim_id for claim in claims)
+    assert node.bookkeeper.held_count == 0
+
+
+def test_a_run_whose_guardian_died_is_ready_again_at_once(node: Node, job: int) -> None:
+    node.ledger.enqueue()
+    claim = node.start_one()
+
+    node.bookkeeper.hear_dead_guardian(claim.claim_id)
+    node.bookkeeper.round()
+
+    assert [attempt.state for attempt in node.ledger.attempts(claim.run_id)] == ["lost", "running"]
+    assert node.started[-1].attempt == 2
+    assert node.bookkeeper.held_count == 1
+
+
+def test_a_node_that_leaves_claims_nothing_but_still_fires_and_ends(node: Node, job: int) -> None:
+    node.ledger.enqueue()
+    claim = node.start_one()
+    node.bookkeeper.stop_claiming()
+    node.ledger.add_schedule(next_slot_at=BEGINNING)
+
+    node.round()
+    node.end(claim)
+
+    assert len(node.started) == 1
+    assert node.ledger.states().count(RunState.READY) == 1
+    assert node.ledger.run(claim.run_id).state == "succeeded"
+
+
+def test_a_round_with_nothing_to_do_says_so_in_one_statement(node: Node, job: int) -> None:
+    node.round()
+
+    with statements_of(node.database) as sent:
+        told = node.round()
+
+    assert told == [Idle()]
+    assert len(sent) == 1
+
+
+def test_the_next_look_is_no_later_than_the_next_thing_that_is_due(node: Node, job: int) -> None:
+    node.ledger.add_schedule(next_slot_at=BEGINNING + timedelta(seconds=0.2))
+
+    before = time.monotonic()
+    node.round()
+
+    assert node.bookkeeper._look_at <= time.monotonic() + 0.2
+    assert node.bookkeeper._look_at >= before
+
+
+def test_a_cancellation_reaches_the_watch(node: Node, job: int) -> None:
+    node.ledger.enqueue()
+    claim = node.start_one()
+    cancel_run(node.ledger.database, claim.run_id, actor="ann")
+
+    node.round()
+
+    assert node.was_told_of_cancellation
+
+
+def test_two_nodes_share_the_work_and_each_run_is_started_once(ledger: Ledger, job: int) -> None:
+    first, second = Node(ledger, "a", slots=3), Node(ledger, "b", slots=3)
+    run_ids = ledger.enqueue_many([NewRun("job")] * 6)
+
+    first.round()
+    second.round()
+
+    started = [claim.run_id for claim in first.started + second.started]
+    assert sorted(started) == sorted(run_ids)
+    assert (len(first.started), len(second.started)) == (3, 3)
+
+
+def test_a_node_rescues_the_runs_of_one_that_fell_silent(ledger: Ledger, job: int) -> None:
+    silent, healthy = Node(ledger, "a"), Node(ledger, "b")
+    run_id = ledger.enqueue()
+    silent.round()
+    ledger.clock.advance(seconds=LEASE_SECONDS + 1)
+
+    healthy.settle()
+
+    (claim,) = healthy.started
+    assert (claim.run_id, claim.attempt, claim.fence) == (run_id, 2, 2)
+    silent.end(silent.started[0])
+    assert ledger.run(run_id).state == "running"
+    assert ledger.attempts(run_id)[0].orphan_at is not None
+
+
+def test_a_broken_schedule_is_set_aside_and_the_node_comes_to_rest(node: Node, job: int) -> None:
+    node.ledger.add_schedule("broken", next_slot_at=BEGINNING, zone="JST-9")
+    node.ledger.add_schedule("good", next_slot_at=BEGINNING)
+
+    node.settle()
+
+    assert [claim.schedule for claim in node.started] == ["good"]
+
+
+def test_slots_of_an_hour_are_all_accounted_for_when_nobody_looked(node: Node, job: int) -> None:
+    node.ledger.add_schedule(next_slot_at=BEGINNING, catch_up="all")
+    node.ledger.clock.advance(hours=1)
+
+    for _ in range(61):
+        node.settle()
+        node.end(node.started[-1])
+        node.ledger.clock.advance(seconds=0.5)
+
+    assert [claim.slot_at for claim in node.started] == [BEGINNING + timedelta(minutes=n) for n in range(61)]
+    assert set(node.ledger.states()) == {RunState.SUCCEEDED}
+
+
+def test_a_refused_statement_does_not_acknowledge_anything(
+    node: Node, job: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.ledger.enqueue()
+    claim = node.start_one()
+
+    def refuse(*_given: object) -> None:
+        raise DatabaseRefused("the disk is full")
+
+    monkeypatch.setattr(bookkeeper_module, "end_runs", refuse)
+    with pytest.raises(DatabaseRefused):
+        node.end(claim)
+
+    assert not any(isinstance(message, Acknowledge) for message in node.told)
+    assert node.bookkeeper.held_count == 1
