@@ -87,9 +87,7 @@ def guarding_figures() -> list[Figure]:
     killed = "SIGKILL of the guardian until the job's process has ended, 20 times"
     return [
         Figure("memory of the nursery", guarding.nursery_bytes / 1e6, "MB", "resident, with 20 guardians"),
-        Figure(
-            "memory of a guardian", guarding.guardian_bytes / 1e6, "MB", "private, while its job runs; worst of 20"
-        ),
+        Figure("memory of a guardian", guarding.guardian_bytes / 1e6, "MB", "private, while its job runs; worst of 20"),
         Figure("job of a killed guardian gone, worst", guarding.gone_seconds_worst * 1000, "ms", killed),
     ]
 

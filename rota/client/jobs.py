@@ -44,9 +44,7 @@ class Jobs:
         """
         check_name("name", name)
         changes = check_job_options(options, new=False)
-        return jobs.edit_job(
-            self._rota.database, name, lambda spec: spec.edited(**changes), actor=self._rota.actor
-        )
+        return jobs.edit_job(self._rota.database, name, lambda spec: spec.edited(**changes), actor=self._rota.actor)
 
     def list(self) -> list[dict[str, Any]]:
         """Return all jobs, in the order of their names."""

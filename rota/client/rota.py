@@ -198,9 +198,7 @@ class Rota:
             Invalid: a value breaks its rule; nothing was stored.
             NotFound: there is no such job.
         """
-        new = self.check_request(
-            job, args, key=key, at=at, delay=delay, start_within=start_within, priority=priority
-        )
+        new = self.check_request(job, args, key=key, at=at, delay=delay, start_within=start_within, priority=priority)
         from rota.client.runs import RunHandle
         from rota.store.requests import request_runs
 

@@ -63,10 +63,7 @@ COUNT_BEFORE = select(func.count()).where(
 READ_JOB = select(job, db_now().label("now")).where(job.c.name == bindparam("name"))
 _NEXT = [schedule.c.name, schedule.c.state, schedule.c.problem, schedule.c.next_slot_at]
 READ_SCHEDULES_OF = (
-    select(*_NEXT)
-    .where(schedule.c.job_id == bindparam("job_id"))
-    .order_by(schedule.c.next_slot_at)
-    .limit(20)
+    select(*_NEXT).where(schedule.c.job_id == bindparam("job_id")).order_by(schedule.c.next_slot_at).limit(20)
 )
 # Served by rota_run_job.
 FIND_LATEST_OF_JOB = (
@@ -76,10 +73,7 @@ FIND_LATEST_OF_JOB = (
     .limit(1)
 )
 FIND_OPEN_OF_JOB = (
-    select(run.c.id)
-    .where(run.c.job_id == bindparam("job_id"), run.c.finished_at.is_(None))
-    .order_by(run.c.id)
-    .limit(1)
+    select(run.c.id).where(run.c.job_id == bindparam("job_id"), run.c.finished_at.is_(None)).order_by(run.c.id).limit(1)
 )
 _SLOT = [run.c.id, run.c.state, run.c.slot_at, run.c.slot_last_at, run.c.slot_count, run.c.reason_text]
 # The latest slot up to a moment that has its row. Served by rota_run_slot.

@@ -124,9 +124,7 @@ def add_job(
         raise
 
 
-def edit_job(
-    database: Database, name: str, change: Callable[[JobSpec], JobSpec], *, actor: str
-) -> dict[str, Any]:
+def edit_job(database: Database, name: str, change: Callable[[JobSpec], JobSpec], *, actor: str) -> dict[str, Any]:
     """Replace a job's definition by what ``change`` makes of it, and return how it is shown. Runs keep their arguments.
 
     Raises:

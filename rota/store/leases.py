@@ -46,9 +46,7 @@ _lease_end = db_now_plus(_lease)
 # One after the last that is kept: an attempt number that was reset by hand must not be given twice.
 _attempts = attempt.alias("earlier")
 _next_attempt = (
-    select(func.coalesce(func.max(_attempts.c.attempt), 0) + 1)
-    .where(_attempts.c.run_id == run.c.id)
-    .scalar_subquery()
+    select(func.coalesce(func.max(_attempts.c.attempt), 0) + 1).where(_attempts.c.run_id == run.c.id).scalar_subquery()
 )
 
 # Runs of one pool that this node may take, best priority first, then oldest. Served by rota_run_claim in its own order,

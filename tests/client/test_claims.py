@@ -90,9 +90,7 @@ def test_a_heartbeat_keeps_the_lease_and_without_one_it_ends(
         claim.heartbeat()
 
 
-def test_a_claim_whose_run_went_to_another_changes_nothing(
-    rota: Rota, job: str, ledger: Ledger, clock: Clock
-) -> None:
+def test_a_claim_whose_run_went_to_another_changes_nothing(rota: Rota, job: str, ledger: Ledger, clock: Clock) -> None:
     handle = rota.enqueue(job)
     stale = poll(rota)
     clock.advance(seconds=61)
@@ -108,9 +106,7 @@ def test_a_claim_whose_run_went_to_another_changes_nothing(
     assert (first["state"], first["orphan"]["result"], second["state"]) == ("lost", '"stale"', "succeeded")
 
 
-def test_a_retry_waits_as_long_as_asked_and_spends_one_of_the_retries(
-    rota: Rota, job: str, clock: Clock
-) -> None:
+def test_a_retry_waits_as_long_as_asked_and_spends_one_of_the_retries(rota: Rota, job: str, clock: Clock) -> None:
     handle = rota.enqueue(job)
 
     poll(rota).retry(after="5m", reason="the supplier is closed")
