@@ -24,9 +24,9 @@ class Trouble(Enum):
     """What a failed statement means for the transaction it was in."""
 
     AGAIN = "again"  # deadlock, serialization failure, busy: the whole transaction may be tried again
-    GONE = "gone"  # the connection, or the server's readiness to write, is lost
+    GONE = "gone"  # the connection, or the server's readiness to write, is lost: full disk, no memory, cancelled
     TAKEN = "taken"  # a unique key is held by another row
-    OURS = "ours"  # anything else: a mistake, or a full disk; trying again at once will not help
+    OURS = "ours"  # anything else: a mistake in a statement or in its values, which the server will never take
 
 
 class WakeUp(Enum):
@@ -85,7 +85,8 @@ def _set_up_postgresql(connection: Any) -> None:
 
 
 _POSTGRESQL_AGAIN = {"40001", "40P01", "55P03"}
-_POSTGRESQL_GONE_CLASSES = ("08", "57P", "53300", "25006")
+# Besides lost connections: too few resources (53), a cancelled or timed out statement, trouble outside the server (58).
+_POSTGRESQL_GONE_CLASSES = ("08", "57", "53", "58", "25006", "40003")
 
 
 def _classify_postgresql(error: DBAPIError) -> Trouble:
@@ -104,6 +105,8 @@ def _classify_postgresql(error: DBAPIError) -> Trouble:
 
 _MYSQL_AGAIN = {1213, 1205, 1020, 4031}
 _MYSQL_GONE = {1040, 1042, 1043, 1047, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1180, 1203, 1290, 1836}
+# No room, no memory; a cancelled or timed out statement.
+_MYSQL_GONE |= {1021, 1114, 1037, 1038, 1041, 1206, 1317, 1927, 1969, 3024}
 
 
 def _classify_mysql(error: DBAPIError) -> Trouble:
@@ -120,13 +123,24 @@ def _classify_mysql(error: DBAPIError) -> Trouble:
     return Trouble.OURS
 
 
+_SQLITE_GONE = {
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_INTERRUPT,
+}
+
+
 def _classify_sqlite(error: DBAPIError) -> Trouble:
     origin = error.orig
     # Only the primary code: SQLITE_BUSY_SNAPSHOT and its kind carry it in the low byte.
     code = getattr(origin, "sqlite_errorcode", 0) & 0xFF
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return Trouble.AGAIN
-    if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY}:
+    if code in _SQLITE_GONE:
         return Trouble.GONE
     extended = getattr(origin, "sqlite_errorcode", 0)
     if extended in {sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY}:

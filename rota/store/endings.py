@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, insert, select, update
@@ -97,6 +97,8 @@ WAKE_QUEUED = (
 )
 
 RULES_DEFAULT = RetryRule()
+# MariaDB takes statements of 16 MiB, and escaping can make four bytes of one.
+PORTION_BYTES_MAX = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +111,44 @@ class Delivered:
 
 
 def end_runs(database: Database, ends: Sequence[End]) -> Delivered:
-    """Record how attempts ended: run, attempt, output, retry and events in one transaction, all of the batch or none.
+    """Record how attempts ended: run, attempt, output, retry and events of each in one transaction.
 
+    All of them share a transaction, unless they are so large together that a server would not take the statements.
     Delivering an end again changes nothing, so the whole is tried again after a lost COMMIT.
 
     Raises:
         DatabaseUnavailable: keep the ends and deliver them later.
     """
+    portions = [_deliver(database, portion) for portion in _portions(ends)]
+    waits = [part.waiting_seconds_min for part in portions if part.waiting_seconds_min is not None]
+    return Delivered(
+        frozenset(claim_id for part in portions for claim_id in part.applied),
+        frozenset(claim_id for part in portions for claim_id in part.orphaned),
+        min(waits, default=None),
+    )
+
+
+def _portions(ends: Sequence[End]) -> Iterator[list[End]]:
+    portion: list[End] = []
+    size = 0
+    for end in ends:
+        of_end = _size_of(end)
+        if portion and size + of_end > PORTION_BYTES_MAX:
+            yield portion
+            portion, size = [], 0
+        portion.append(end)
+        size += of_end
+    if portion:
+        yield portion
+
+
+def _size_of(end: End) -> int:
+    texts = (end.result, end.error_message, end.traceback)
+    written = (end.stdout, end.stderr)
+    return sum(len(text or "") for text in texts) + sum(len(one.head) + len(one.tail) for one in written)
+
+
+def _deliver(database: Database, ends: Sequence[End]) -> Delivered:
     by_claim = {end.claim_id: end for end in ends}
     claim_ids = sorted(by_claim)
 
@@ -150,7 +183,7 @@ def end_runs(database: Database, ends: Sequence[End]) -> Delivered:
         waits = [move.wait_seconds for move in moves if move.wait_seconds is not None]
         return Delivered(frozenset(applied), frozenset(orphaned), min(waits, default=None))
 
-    return write_fresh(database, deliver) if ends else Delivered(frozenset(), frozenset(), None)
+    return write_fresh(database, deliver)
 
 
 def rescue_runs(database: Database, *, rescuer: str, limit: int = 100) -> int:

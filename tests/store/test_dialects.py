@@ -90,7 +90,8 @@ def postgresql_error(state: str | None, kind: type[Exception] = psycopg.errors.D
         (postgresql_error("23505"), Trouble.TAKEN),
         (postgresql_error("23502"), Trouble.OURS),
         (postgresql_error("42P01"), Trouble.OURS),
-        (postgresql_error("53100"), Trouble.OURS),  # the disk is full
+        (postgresql_error("53100"), Trouble.GONE),  # the disk is full
+        (postgresql_error("57014"), Trouble.GONE),  # cancelled, or out of time
         (postgresql_error(None, psycopg.ProgrammingError), Trouble.OURS),
     ],
 )
@@ -111,6 +112,8 @@ def test_errors_of_postgresql_mean_what_they_say(error: Exception, trouble: Trou
         (1053, Trouble.GONE),
         (1290, Trouble.GONE),  # read-only: after a failover
         (1836, Trouble.GONE),
+        (1021, Trouble.GONE),  # the disk is full
+        (1317, Trouble.GONE),  # cancelled
         (1062, Trouble.TAKEN),
         (1048, Trouble.OURS),
         (1146, Trouble.OURS),
@@ -137,7 +140,7 @@ def test_a_connection_that_pymysql_finds_closed_is_gone() -> None:
         (sqlite3.SQLITE_CONSTRAINT_UNIQUE, Trouble.TAKEN),
         (sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, Trouble.TAKEN),
         (sqlite3.SQLITE_CONSTRAINT_CHECK, Trouble.OURS),
-        (sqlite3.SQLITE_FULL, Trouble.OURS),
+        (sqlite3.SQLITE_FULL, Trouble.GONE),
     ],
 )
 def test_errors_of_sqlite_mean_what_they_say(code: int, trouble: Trouble) -> None:
