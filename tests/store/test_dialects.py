@@ -189,6 +189,14 @@ def test_sqlite_on_a_local_disk_is_accepted(path: str) -> None:
     refuse_network_file_system(Path(path), MOUNTS)
 
 
+def test_the_innermost_mount_decides_in_whatever_order_they_are_listed() -> None:
+    mounts = "\n".join(reversed(MOUNTS.splitlines()))
+
+    with pytest.raises(NotSupported):
+        refuse_network_file_system(Path("/srv/rota.db"), mounts)
+    refuse_network_file_system(Path("/srv/local/rota.db"), mounts)
+
+
 def test_the_last_of_two_mounts_at_the_same_place_decides() -> None:
     mounts = MOUNTS + "50 28 0:50 / /srv rw - tmpfs tmpfs rw\n"
 
