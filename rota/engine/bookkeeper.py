@@ -211,6 +211,7 @@ class Bookkeeper(threading.Thread):
         for _ in batch:
             self._ends.popleft()
         claim_ids = tuple(end.claim_id for end in batch)
+        self.idle_rounds = 0  # a retry may be due: a pass looks once more before it leaves
         self._held.difference_update(claim_ids)
         if delivered.orphaned:
             log.warning("%d ends came after their lease and are kept as orphans", len(delivered.orphaned))
@@ -244,6 +245,7 @@ class Bookkeeper(threading.Thread):
         surrender_runs(self._database, claim_ids, actor=self._scheduler.identity.name)
         for _ in claim_ids:
             self._dead.popleft()
+        self.idle_rounds = 0
         self._held.difference_update(claim_ids)
         self._hinted = True
 

@@ -64,6 +64,7 @@ class Node:
         self._reopen_logs = reopen_logs
         self._on_ready = on_ready
         self._stops_asked = 0
+        self._is_leaving = False  # claims nothing any more, and goes when it holds nothing
         self._drain_ends_at: float | None = None
         self._signals: list[int] = []
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -126,7 +127,7 @@ class Node:
             if self._on_ready is not None:
                 self._on_ready(identity.name)
             while not self._is_done(watch, bookkeeper):
-                watch.round(bookkeeper, renewer, self._wake_fd)
+                watch.round(bookkeeper, renewer, self._wake_fd, until=self._drain_ends_at)
                 self._hear_signals(watch, bookkeeper)
                 if self._name_lost:
                     self._name_lost = False
@@ -162,11 +163,13 @@ class Node:
         return NodeIdentity(name=name, holder=identity.holder, boot_id=boot_id)
 
     def _is_done(self, watch: Watch, bookkeeper: Bookkeeper) -> bool:
-        if self._stops_asked:
-            return watch.count == 0 and bookkeeper.held_count == 0
-        if self._run_until is RunUntil.IDLE:
-            return bookkeeper.idle_rounds > 0 and watch.count == 0 and bookkeeper.held_count == 0
-        return False
+        holds_nothing = watch.count == 0 and bookkeeper.held_count == 0
+        if self._run_until is RunUntil.IDLE and holds_nothing and bookkeeper.idle_rounds > 0 and not self._is_leaving:
+            # A claim may be under way. From here on it is given back, or was made before and is seen as held.
+            bookkeeper.stop_claiming()
+            self._is_leaving = True
+            holds_nothing = bookkeeper.held_count == 0
+        return self._is_leaving and holds_nothing
 
     def _hear_signals(self, watch: Watch, bookkeeper: Bookkeeper) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -188,6 +191,7 @@ class Node:
 
     def _hear_stop(self, watch: Watch, bookkeeper: Bookkeeper) -> None:
         self._stops_asked += 1
+        self._is_leaving = True
         bookkeeper.stop_claiming()
         if self._stops_asked == 1:
             seconds = self.settings.drain_timeout_seconds

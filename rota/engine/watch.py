@@ -74,9 +74,10 @@ class Watch:
         for claim_id in self._claims:
             self._crew.stop(claim_id, why, grace_seconds)
 
-    def round(self, bookkeeper: Bookkeeper, renewer: Renewer, wake_fd: int) -> None:
-        """Wait for the next thing to happen, and see to it."""
-        timeout = max(0.0, min(WAIT_SECONDS_MAX, self._renew_at - boottime()))
+    def round(self, bookkeeper: Bookkeeper, renewer: Renewer, wake_fd: int, *, until: float | None = None) -> None:
+        """Wait for the next thing to happen, no longer than ``until`` (CLOCK_BOOTTIME), and see to it."""
+        wake_at = self._renew_at if until is None else min(self._renew_at, until)
+        timeout = max(0.0, min(WAIT_SECONDS_MAX, wake_at - boottime()))
         select.select([self._crew.fileno(), self._outbox.fileno(), wake_fd], [], [], timeout)
         for message in self._outbox.take_all():
             self._hear(message, bookkeeper)

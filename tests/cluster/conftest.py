@@ -9,7 +9,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,14 +22,15 @@ LEAVE_SECONDS = 10.0
 
 
 @contextlib.contextmanager
-def no_process_left() -> Iterator[None]:
-    """Be the subreaper for a while, so that no process can hide, and fail when one is left."""
+def no_process_left(spared: Callable[[], set[int]]) -> Iterator[None]:
+    """Be the subreaper for a while, so that no process can hide, and fail when one is left that is not spared."""
     libc = ctypes.CDLL(None)
     before = set(children_of(os.getpid()))
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
         yield
     finally:
+        before |= spared()
         left = _reap(before, LEAVE_SECONDS)
         names = [Path(f"/proc/{pid}/cmdline").read_bytes()[-100:] for pid in left]
         for pid in left:
@@ -58,8 +59,8 @@ def folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def open_cluster(url: str, folder: Path) -> Iterator[Cluster]:
-    with no_process_left():
+def open_cluster(url: str, folder: Path, *, spared: Callable[[], set[int]] = set) -> Iterator[Cluster]:
+    with no_process_left(spared):
         cluster = Cluster(url, folder)
         try:
             yield cluster

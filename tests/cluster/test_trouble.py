@@ -1,0 +1,125 @@
+"""Broken jobs, broken rows, a database that goes away: what fails alone, what goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster import TROUBLE, Cluster
+from tests.cluster.conftest import open_cluster
+from tests.conftest import SERVERS, assert_no_violations, migrate
+from tests.servers import STARTERS, MariaDB, PostgreSQL
+
+LOG_LINES_MAX = 30  # of a database that is away for some seconds
+
+
+def test_a_job_that_cannot_be_done_fails_with_its_reason_and_the_worker_lives(cluster: Cluster) -> None:
+    cluster.add_job("no_module", "call", "tests.cluster.no_such_module:work")
+    cluster.add_job("no_function", "call", "tests.cluster.callables:no_such_function")
+    cluster.add_job("not_json", "call", "tests.cluster.callables:not_json")
+    cluster.add_job("no_command", "command", '["/no/such/program", "argument"]')
+    cluster.add_shell("quick", "note quick")
+    names = ("no_module", "no_function", "not_json", "no_command")
+    run_ids = [cluster.enqueue(name)[0] for name in names]
+    worker = cluster.start("a")
+
+    assert cluster.wait_for_end(*run_ids) == {"failed"}
+
+    by_name = {
+        name: (cluster.run(run_id), cluster.attempts(run_id)[0]) for name, run_id in zip(names, run_ids, strict=True)
+    }
+    run, attempt = by_name["no_module"]
+    assert (run.reason, attempt.error_type) == ("exception", "ModuleNotFoundError")
+    assert "no_such_module" in attempt.error_message
+    run, attempt = by_name["no_function"]
+    assert run.reason == "exception"
+    assert "no_such_function" in attempt.error_message
+    run, attempt = by_name["not_json"]
+    assert run.reason in {"bad_result", "exception"}
+    assert "tests.cluster.callables:not_json returned something that cannot be kept" in attempt.error_message
+    run, attempt = by_name["no_command"]
+    assert (run.reason, attempt.error_type) == ("start_error", "FileNotFoundError")
+    assert "/no/such/program" in attempt.error_message
+    assert cluster.wait_for_end(*cluster.enqueue("quick")) == {"succeeded"}
+    assert worker.trouble() == []
+
+
+BROKEN = {
+    "kind": {"kind": "nonsense"},
+    "target not JSON": {"kind": "command", "target": "[not json"},
+    "target no list": {"kind": "command", "target": "5"},
+    "target empty": {"kind": "command", "target": "[]"},
+    "target of numbers": {"kind": "command", "target": "[1, 2]"},
+    "variables not JSON": {"variables": "{not json"},
+    "variables no object": {"variables": "[1]"},
+    "variables with a NUL": {"variables": '{"A": "\\u0000"}'},
+    "backoff": {"backoff": "nonsense", "target": "false", "retries": 1},
+    "timeout": {"timeout_seconds": -1.0},
+    "folder": {"cwd": "/no/such/folder"},
+    "user": {"run_as": "no such user"},
+}
+
+
+def test_a_broken_row_fails_with_a_reason_and_stops_nobody_else(cluster: Cluster) -> None:
+    cluster.add_shell("good", "note good")
+    broken: dict[str, int] = {}
+    for number, (what, columns) in enumerate(BROKEN.items()):
+        cluster.add_job(f"broken{number}", **{"kind": "shell", "target": "true", **columns})
+        (broken[what],) = cluster.enqueue(f"broken{number}")
+    good = cluster.enqueue("good", 3)
+    worker = cluster.start("a", slots=20)
+
+    assert cluster.wait_for_end(*good) == {"succeeded"}
+    cluster.wait_for_end(*broken.values())
+
+    assert {what: cluster.run(run_id).state for what, run_id in broken.items()} == dict.fromkeys(broken, "failed")
+    reasons = {what: cluster.run(run_id).reason_text for what, run_id in broken.items()}
+    assert all(reasons.values()), reasons
+    assert "nonsense" in reasons["kind"]
+    assert "target" in reasons["target not JSON"]
+    # And it is not the last that the worker does.
+    assert cluster.wait_for_end(*cluster.enqueue("good")) == {"succeeded"}
+    assert worker.stop() == 0
+    assert "Traceback" not in worker.log()
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def own_server(request: pytest.FixtureRequest) -> Iterator[PostgreSQL | MariaDB]:
+    """A server of this test's, that may be stopped; a file cannot be."""
+    servers = request.config.stash[SERVERS]
+    if request.param not in servers.kinds:
+        pytest.skip(f"{request.param} is left out on request")
+    if request.param in servers.missing:
+        pytest.skip(servers.missing[request.param])
+    with STARTERS[request.param](prepare=migrate) as server:
+        yield server
+
+
+def test_a_worker_whose_database_goes_away_for_a_while_goes_on_and_says_so_in_few_lines(
+    own_server: PostgreSQL | MariaDB, folder: Path
+) -> None:
+    url = own_server.create_database()
+    with open_cluster(url, folder, spared=lambda: {own_server.process.pid}) as cluster:
+        cluster.add_shell("waits", 'note start; while [ ! -e "$FOLDER/go" ]; do sleep 0.05; done; note end')
+        cluster.add_shell("quick", "note quick")
+        worker = cluster.start("a")
+        (run_id,) = cluster.enqueue("waits")
+        cluster.wait_for_note("start", run_id)
+
+        cluster.database.close()
+        own_server.process.stop()
+        (cluster.folder / "go").touch()
+        cluster.wait_for_note("end", run_id)
+        cluster.wait_for_log(worker, "round 1 in a row failed")
+        own_server.process.start()
+
+        assert cluster.wait_for_end(run_id) == {"succeeded"}
+        assert [(a.state, a.exit_code) for a in cluster.attempts(run_id)] == [("succeeded", 0)]
+        assert cluster.wait_for_end(*cluster.enqueue("quick")) == {"succeeded"}
+        assert "the database answers again" in worker.log()
+        assert len(worker.log().splitlines()) <= LOG_LINES_MAX
+        assert [line for line in worker.log().splitlines() if TROUBLE.search(line)] == []
+        assert worker.stop() == 0
+    assert_no_violations(url)
