@@ -104,9 +104,10 @@ def _classify_postgresql(error: DBAPIError) -> Trouble:
 
 
 _MYSQL_AGAIN = {1213, 1205, 1020, 4031}
-_MYSQL_GONE = {1040, 1042, 1043, 1047, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1180, 1203, 1290, 1836}
+_MYSQL_AWAY = {1040, 1042, 1043, 1047, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1180, 1203, 1290, 1836}
 # No room, no memory; a cancelled or timed out statement.
-_MYSQL_GONE |= {1021, 1114, 1037, 1038, 1041, 1206, 1317, 1927, 1969, 3024}
+_MYSQL_SHORT = {1021, 1037, 1038, 1041, 1114, 1206, 1317, 1927, 1969, 3024}
+_MYSQL_GONE = _MYSQL_AWAY | _MYSQL_SHORT
 
 
 def _classify_mysql(error: DBAPIError) -> Trouble:
