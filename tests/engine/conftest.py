@@ -9,6 +9,9 @@ import pytest
 from tests.clock import Clock
 from tests.engine.node import Node
 from tests.store.ledger import Ledger
+from tests.store.reused import database_url
+
+__all__ = ["database_url"]
 
 
 @pytest.fixture
