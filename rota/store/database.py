@@ -84,6 +84,7 @@ class Database:
                 connect_args=arguments,
                 pool_timeout=60,
                 pool_reset_on_return=None,
+                hide_parameters=True,  # arguments, results and input of jobs do not belong into a log
                 skip_autocommit_rollback=True,
                 **options,
             )
