@@ -18,7 +18,14 @@ import sys
 from mmap import mmap
 
 from rota.execution.guardian import guard, traceback_to_log
-from rota.execution.linux import become_subreaper, boottime, kill_children, kill_descendants, set_process_name
+from rota.execution.linux import (
+    become_subreaper,
+    boottime,
+    kill_children,
+    kill_descendants,
+    set_process_name,
+    sweep_children,
+)
 from rota.execution.wire import Channel
 
 TYPE_CHECKING = False
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 1.0  # how often leases are looked at; guardians wake the nursery when that would be too late
 LOOK_AGAIN_SECONDS = 0.02
+SWEEP_SECONDS_MAX = 2.0
 SLOT_BYTES = 8
 
 
@@ -65,6 +73,8 @@ class Nursery:
         self._worker.send({"op": "here", "pid": os.getpid()})
         while self._guardians or not self._worker.lost:
             self.round(self._wait_seconds())
+        # The orphans of the last guardian die one generation after the other, and only now become our children.
+        sweep_children(SWEEP_SECONDS_MAX)
 
     def round(self, seconds: float | None) -> None:
         """Wait for something to do, at most ``seconds``, and do it."""

@@ -219,3 +219,8 @@ class Cluster:
 
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def descendants_of(pid: int) -> list[int]:
+    found = children_of(pid)
+    return found + [further for child in found for further in descendants_of(child)]
