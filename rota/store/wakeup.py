@@ -6,9 +6,9 @@ claim never delays a renewal and a node needs two connections whatever its numbe
 
 from __future__ import annotations
 
-import select as selectors
+import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -101,14 +101,14 @@ class Pulse:
         except OSError as error:
             self.close()
             raise DatabaseUnavailable(f"the connection broke while it waited: {error}") from error
-        selectors.select([wake_fd], [], [], seconds)
+        _readable([wake_fd], seconds)
         return False
 
     def _wait_for_notice(self, seconds: float, wake_fd: int) -> bool:
         driver: Any = self._open().connection.driver_connection
         if _take_notices(driver) or self._take_news():
             return True
-        readable, _, _ = selectors.select([driver.fileno(), wake_fd], [], [], seconds)
+        readable = _readable([driver.fileno(), wake_fd], seconds)
         return driver.fileno() in readable and _take_notices(driver)
 
     def _wait_for_version(self, seconds: float, wake_fd: int) -> bool:
@@ -121,7 +121,7 @@ class Pulse:
             left = ends - time.monotonic()
             if changed or left <= 0:
                 return changed
-            if selectors.select([wake_fd], [], [], min(DATA_VERSION_SECONDS, left))[0]:
+            if _readable([wake_fd], min(DATA_VERSION_SECONDS, left)):
                 return False
 
     def _take_news(self) -> bool:
@@ -137,6 +137,14 @@ class Pulse:
                 connection.close()
             except DBAPIError:
                 pass  # it is gone, which is what was wanted
+
+
+def _readable(descriptors: Iterable[int], seconds: float) -> set[int]:
+    # select(2) refuses descriptors above 1023, which a connection has that is made beside many jobs.
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return {descriptor for descriptor, _ in poll.poll(seconds * 1000)}
 
 
 def _take_notices(driver: Any) -> bool:
