@@ -75,7 +75,7 @@ def write_commands() -> Iterator[str]:
 
 def _write_command(command: click.Command, path: str) -> Iterator[str]:
     yield f"## {path}"
-    with click.Context(command, info_name=path, terminal_width=HELP_WIDTH, color=False) as context:
+    with _context_of(command, path) as context:
         yield fence("text", command.get_help(context))
         if isinstance(command, click.Group):
             for name in command.list_commands(context):
@@ -84,12 +84,18 @@ def _write_command(command: click.Command, path: str) -> Iterator[str]:
                 yield from _write_command(found, f"{path} {name}")
 
 
+def _context_of(command: click.Command, path: str) -> click.Context:
+    # As at the door: a command remembers the names of its help option from the first context that asks.
+    names = root_command.context_settings["help_option_names"]
+    return click.Context(command, info_name=path, terminal_width=HELP_WIDTH, color=False, help_option_names=names)
+
+
 def find_command(path: str) -> click.Command:
     """Return the command that ``path`` names, such as ``job add``."""
     found: click.Command | None = root_command
     for name in path.split():
         assert isinstance(found, click.Group)
-        found = found.get_command(click.Context(found), name)
+        found = found.get_command(_context_of(found, path), name)
     assert found is not None
     return found
 

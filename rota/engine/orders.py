@@ -30,6 +30,8 @@ def make_order(claim: Claim, settings: NodeSettings, node: str, deadline: float)
     """
     if claim.problem is not None:
         raise Invalid("job", claim.job, claim.problem)
+    if claim.timeout_seconds is not None and not claim.timeout_seconds > 0:
+        raise Invalid("timeout", claim.timeout_seconds, "it is more than 0 s: correct it with `rota job edit`")
     environment = job_environment(
         settings.environment, _declared(claim, settings), _facts(claim, node), account=_account(claim.run_as)
     )

@@ -91,10 +91,15 @@ def test_a_job_has_default_signals_an_empty_mask_its_own_session_and_a_known_uma
     )
     # Python itself ignores PIPE and XFSZ, so ask the kernel.
     outcome = harness.run("sh", "-c", "grep -E 'Sig(Blk|Ign)' /proc/self/status")
-    assert {line.split()[1] for line in outcome.stdout.head.splitlines()} == {b"0000000000000000"}
+    assert {_signals(line) for line in outcome.stdout.head.splitlines()} == {0}
 
     outcome = harness.run(sys.executable, "-I", "-S", "-c", program, umask=0o027)
     assert outcome.stdout.head.split(maxsplit=2)[2] == b"set() True 0o27\n"
+
+
+def _signals(line: bytes) -> int:
+    # 32 and 33 are the C library's own: whoever started the tests may have left them ignored, and no program can ask.
+    return int(line.split()[1], 16) & ~(0b11 << 31)
 
 
 def test_signals_that_the_worker_was_told_to_ignore_reach_jobs(folder: Path) -> None:
@@ -105,7 +110,7 @@ def test_signals_that_the_worker_was_told_to_ignore_reach_jobs(folder: Path) -> 
 
     harness.crew.close()
     signal.signal(signal.SIGHUP, before)
-    assert outcome.stdout.head.split()[1] == b"0000000000000000"
+    assert _signals(outcome.stdout.head) == 0
 
 
 def test_a_job_s_environment_is_the_order_s_and_the_socket(harness: Harness) -> None:
