@@ -31,6 +31,7 @@ log = logging.getLogger("rota.worker")
 
 ENDS_MAX = 100
 GATHER_SECONDS = 0.01  # while other runs are about to end too, one transaction for several ends
+LOOK_AGAIN_SECONDS = 0.1
 LOOK_AFTER_END_SECONDS = 0.2  # an end may let the next run of a queue go
 
 
@@ -259,7 +260,8 @@ class Bookkeeper(threading.Thread):
         if done.anything:
             seconds = 0.0  # the outlook is out of date
         elif (ahead := self._scheduler.seconds_until_next(outlook)) is not None:
-            seconds = min(seconds, ahead)
+            # What is due and was not done is being done by another node, or locked by somebody: no reason to spin.
+            seconds = min(seconds, ahead if ahead > 0 else LOOK_AGAIN_SECONDS)
         self._look_at = time.monotonic() + seconds
         ready = outlook.has_ready or done.ready > 0
         self.idle_rounds = 0 if ready or done.anything else self.idle_rounds + 1

@@ -27,6 +27,7 @@ from rota.errors import ConfigError, RotaError
 from rota.execution.crew import Crew
 from rota.execution.linux import boottime
 from rota.model.run import NodeIdentity
+from rota.model.states import NodeState
 from rota.store.database import Database
 from rota.store.migrate import check_schema
 from rota.store.nodes import leave_node, register_node
@@ -131,10 +132,7 @@ class Node:
                 self._hear_signals(watch, bookkeeper)
                 if self._name_lost:
                     self._name_lost = False
-                    identity = self._register(database)
-                    log.warning("the node's name went to another process: working as %s from now on", identity.name)
-                    bookkeeper.rename(identity)
-                    renewer.identity = identity
+                    identity = self._take_another_name(database, identity, watch, bookkeeper, renewer)
             self._say_goodbye(database, identity, watch, bookkeeper, renewer)
         finally:
             bookkeeper.stop()
@@ -143,6 +141,21 @@ class Node:
             renewer.join(GOODBYE_SECONDS)
             crew.close()
         return TICK_BESIDE_ANOTHER if beside_another else 0
+
+    def _take_another_name(
+        self, database: Database, identity: NodeIdentity, watch: Watch, bookkeeper: Bookkeeper, renewer: Renewer
+    ) -> NodeIdentity:
+        try:
+            identity = self._register(database)
+        except RotaError as error:
+            # Its jobs are held by their claims, not by its name: they go on, and the next renewal asks again.
+            log.error("the node's name went to another process, and there is no other one yet: %s", error)
+            watch.node_state = NodeState.ALIVE
+            return identity
+        log.warning("the node's name went to another process: working as %s from now on", identity.name)
+        bookkeeper.rename(identity)
+        renewer.identity = identity
+        return identity
 
     def _register(self, database: Database) -> NodeIdentity:
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -120,20 +120,21 @@ class Watch:
             return
         try:
             order = make_order(claim, self._settings, self._node, deadline)
-        except (RotaError, ValueError) as error:
-            bookkeeper.hear_end(
-                End(
-                    claim.claim_id,
-                    claim.run_id,
-                    "not_started",
-                    error_type=type(error).__name__,
-                    error_message=str(error),
-                )
-            )
+        except Exception as error:  # noqa: BLE001 - whatever stands in its row: this run fails, and the worker lives
+            self._refuse(claim, error, bookkeeper)
+            return
+        try:
+            self._crew.start(order)
+        except OSError as error:  # no descriptor or process left for another one
+            self._refuse(claim, error, bookkeeper)
             return
         self._claims[claim.claim_id] = claim
         self._renew_at = min(self._renew_at, boottime() + claim.lease_seconds / 3)
-        self._crew.start(order)
+
+    def _refuse(self, claim: Claim, error: Exception, bookkeeper: Bookkeeper) -> None:
+        log.warning("run %d could not be started: %s", claim.run_id, error)
+        kind, message = type(error).__name__, _storable(str(error))
+        bookkeeper.hear_end(End(claim.claim_id, claim.run_id, "not_started", error_type=kind, error_message=message))
 
     def _forget(self, claim_id: str) -> None:
         self._claims.pop(claim_id, None)

@@ -6,7 +6,7 @@ neither, and a cancellation that was asked for is never retried.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from signal import Signals
@@ -20,6 +20,7 @@ RETRY_DELAY_SECONDS_MAX = 3600.0
 LOST_MAX = 5
 LOST_DELAY_SECONDS = 5.0
 FOR_EVER = -1
+LEASE_OVER_ERROR = "LeaseOver"  # what a guardian says that did not start a job, since its lease was ending
 
 
 class Backoff(StrEnum):
@@ -95,6 +96,10 @@ def decide_end(end: End, facts: RunFacts, rule: RetryRule) -> Ending:
     if end.kind == "lease_over" and facts.state is RunState.RUNNING:
         how = f"the lease of attempt {facts.attempt} on {facts.node} was not renewed in time, so its job was stopped"
         return decide_rescue(facts, rule, how)
+    if end.kind == "not_started" and end.error_type == LEASE_OVER_ERROR and facts.state is RunState.RUNNING:
+        # Its guardian looked at the clock once more. The attempt is lost, but it has certainly done nothing.
+        how = f"attempt {facts.attempt} came too late on {facts.node}: {end.error_message or 'its lease was ending'}"
+        return decide_rescue(replace(facts, marked=False), rule, how)
     late = facts.state is RunState.LOST
     if end.kind == "succeeded" or (end.kind == "exited" and end.exit_code == 0):
         return Ending(

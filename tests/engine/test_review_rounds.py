@@ -1,0 +1,98 @@
+"""What keeps a node going: runs that cannot be started, locked rows, a database that is away at a bad moment."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from rota.engine.node import Node as WholeNode
+from rota.engine.watch import Watch
+from rota.errors import DatabaseUnavailable
+from rota.model.run import End
+from rota.model.states import NodeState
+from tests.engine.node import Node
+from tests.store.ledger import Ledger, identity_of
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
+def test_a_run_whose_lease_was_ending_before_its_job_could_start_is_started_again(
+    node: Node, ledger: Ledger, delivery: str
+) -> None:
+    ledger.add_job(delivery=delivery, retries=0)
+    run_id = ledger.enqueue()
+    claim = node.start_one()
+
+    node.end(claim, "not_started", error_type="LeaseOver", error_message="the lease was about to end")
+
+    assert ledger.attempts(run_id)[0].state == "lost"
+    assert (ledger.run(run_id).losses, ledger.run(run_id).retries_used) == (1, 0)
+    assert node.start_one().attempt == 2
+
+
+def test_a_due_run_that_somebody_has_locked_does_not_make_the_node_spin(node: Node, ledger: Ledger) -> None:
+    if ledger.database.dialect.name == "sqlite":
+        pytest.skip("one row cannot be locked there")
+    ledger.add_job()
+    run_id = ledger.enqueue(in_seconds=1.0)
+    ledger.clock.advance(seconds=2)
+
+    def hold(connection: Any) -> None:
+        connection.exec_driver_sql(f"select id from rota_run where id = {run_id} for update")
+        node.round()
+        assert node.bookkeeper._look_at > time.monotonic()
+
+    ledger.connect().write(hold, repeatable=False)
+    assert ledger.run(run_id).state == "waiting"
+    node.round()
+
+
+class Deaf:
+    """A bookkeeper, or a crew, that takes everything and does nothing."""
+
+    def __init__(self) -> None:
+        self.ends: list[End] = []
+
+    def hear_end(self, end: End) -> None:
+        self.ends.append(end)
+
+    def start(self, _order: object) -> None:
+        raise OSError(24, "Too many open files")
+
+
+@pytest.mark.parametrize("changes", [{"run_at": None}, {"args": 7}, {}], ids=["no moment", "no text", "no descriptor"])
+def test_a_run_that_cannot_be_started_ends_and_the_watch_lives(
+    node: Node, ledger: Ledger, changes: dict[str, Any]
+) -> None:
+    ledger.add_job()
+    ledger.enqueue()
+    claim = dataclasses.replace(node.start_one(), **changes)
+    deaf = Deaf()
+    watch = Watch(cast("Any", deaf), node.settings, "a")
+
+    watch._start(claim, 1e9, cast("Any", deaf))
+
+    assert [(end.kind, end.claim_id) for end in deaf.ends] == [("not_started", claim.claim_id)]
+    assert watch.count == 0
+
+
+def test_a_worker_that_lost_its_name_while_the_database_is_away_lives_and_asks_again(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = WholeNode(dataclasses.replace(node.settings, state_dir=tmp_path))
+    watch = Watch(cast("Any", Deaf()), node.settings, "a")
+    watch.node_state = None
+    old = identity_of("a")
+
+    def away(_database: object) -> None:
+        raise DatabaseUnavailable("away")
+
+    monkeypatch.setattr(whole, "_register", away)
+
+    now = whole._take_another_name(node.database, old, watch, node.bookkeeper, cast("Any", None))
+
+    assert now is old
+    assert watch.node_state is NodeState.ALIVE  # so that the next renewal that finds the name lost says so again
