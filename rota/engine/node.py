@@ -67,6 +67,7 @@ class Node:
         self._stops_asked = 0
         self._is_leaving = False  # claims nothing any more, and goes when it holds nothing
         self._drain_ends_at: float | None = None
+        self._leaves_at: float | None = None  # whatever it holds then: a database that is away must not keep it here
         self._signals: list[int] = []
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._name_lost = False
@@ -133,7 +134,7 @@ class Node:
                 if self._name_lost:
                     self._name_lost = False
                     identity = self._take_another_name(database, identity, watch, bookkeeper, renewer)
-            self._say_goodbye(database, identity, watch, bookkeeper, renewer)
+            self._say_goodbye(database, identity, bookkeeper, renewer)
         finally:
             bookkeeper.stop()
             renewer.stop()
@@ -158,7 +159,7 @@ class Node:
         return identity
 
     def _register(self, database: Database) -> NodeIdentity:
-        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot_id = this_boot()
         identity = NodeIdentity(name="", holder=secrets.token_hex(16), boot_id=boot_id)
         name = register_node(
             database,
@@ -182,6 +183,13 @@ class Node:
             bookkeeper.stop_claiming()
             self._is_leaving = True
             holds_nothing = bookkeeper.held_count == 0
+        if self._leaves_at is not None and boottime() >= self._leaves_at and not holds_nothing:
+            log.error(
+                "leaving with %d ends that the database does not take: guardians keep them in %s for the next worker",
+                bookkeeper.held_count,
+                self.settings.state_dir,
+            )
+            return True
         return self._is_leaving and holds_nothing
 
     def _hear_signals(self, watch: Watch, bookkeeper: Bookkeeper) -> None:
@@ -200,7 +208,7 @@ class Node:
         if self._drain_ends_at is not None and boottime() >= self._drain_ends_at:
             self._drain_ends_at = None
             log.warning("%d runs have not ended in time: giving them back", watch.count)
-            watch.stop_all("released", self.settings.grace_seconds)
+            self._give_back(watch, self.settings.grace_seconds)
 
     def _hear_stop(self, watch: Watch, bookkeeper: Bookkeeper) -> None:
         self._stops_asked += 1
@@ -215,7 +223,11 @@ class Node:
         elif self._stops_asked == 2:
             self._drain_ends_at = None
             log.info("stopping %d jobs and giving their runs back", watch.count)
-            watch.stop_all("released", min(RELEASE_GRACE_SECONDS, self.settings.grace_seconds))
+            self._give_back(watch, min(RELEASE_GRACE_SECONDS, self.settings.grace_seconds))
+
+    def _give_back(self, watch: Watch, grace_seconds: float) -> None:
+        watch.stop_all("released", grace_seconds)
+        self._leaves_at = boottime() + grace_seconds + GOODBYE_SECONDS
 
     def _read_settings_again(self, watch: Watch, bookkeeper: Bookkeeper) -> None:
         if self._reload is None:
@@ -235,17 +247,19 @@ class Node:
         log.info("read the configuration again: pools %s, %d slots", ", ".join(settings.pools), settings.slots)
 
     def _say_goodbye(
-        self, database: Database, identity: NodeIdentity, watch: Watch, bookkeeper: Bookkeeper, renewer: Renewer
+        self, database: Database, identity: NodeIdentity, bookkeeper: Bookkeeper, renewer: Renewer
     ) -> None:
         renewer.stop()
         bookkeeper.stop()
         bookkeeper.join(GOODBYE_SECONDS)
+        if bookkeeper.is_alive():  # it waits for the database, and so would a goodbye
+            log.warning("node %s leaves without a goodbye: its lease will end by itself", identity.name)
+            return
         try:
             leave_node(database, identity)
         except RotaError as error:
             log.warning("could not say goodbye, the node's lease will end by itself: %s", error)
         log.info("node %s has left", identity.name)
-        assert watch.count == 0
 
     def _take_tick_lock(self) -> bool:
         # Held until the process ends; passes may overlap, and only say so in their exit status.
@@ -274,6 +288,12 @@ def own_folder(path: Path) -> None:
         raise ConfigError(f"folder {str(path)!r} cannot be used: {error.strerror}") from error
 
 
+def this_boot() -> str:
+    """Name this boot of this machine, as far as its processes are seen from here: containers share a boot, not pids."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
+
+
 def process_started(pid: int) -> int | None:
     """Return when a process began, in clock ticks after boot, or None. Tells a pid that is used again."""
     try:
@@ -285,6 +305,6 @@ def process_started(pid: int) -> int | None:
 
 def is_dead_process(boot_id: str, pid: int, pid_started: int) -> bool:
     """Tell whether a process of this machine has certainly ended; one of another boot or machine is not known to."""
-    if boot_id != Path("/proc/sys/kernel/random/boot_id").read_text().strip():
+    if boot_id != this_boot():
         return False
     return process_started(pid) != pid_started

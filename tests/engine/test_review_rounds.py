@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from rota.engine.node import GOODBYE_SECONDS, is_dead_process, process_started, this_boot
 from rota.engine.node import Node as WholeNode
 from rota.engine.watch import Watch
 from rota.errors import DatabaseUnavailable
@@ -96,3 +100,37 @@ def test_a_worker_that_lost_its_name_while_the_database_is_away_lives_and_asks_a
 
     assert now is old
     assert watch.node_state is NodeState.ALIVE  # so that the next renewal that finds the name lost says so again
+
+
+def test_a_worker_that_gave_its_runs_back_leaves_also_when_the_database_does_not_take_their_ends(
+    node: Node, ledger: Ledger, tmp_path: Path
+) -> None:
+    ledger.add_job()
+    ledger.enqueue()
+    node.start_one()
+    whole = WholeNode(dataclasses.replace(node.settings, state_dir=tmp_path, grace_seconds=0.0))
+    watch = Watch(cast("Any", Deaf()), node.settings, "a")
+    whole._hear_stop(watch, node.bookkeeper)
+    assert not whole._is_done(watch, node.bookkeeper)
+
+    whole._hear_stop(watch, node.bookkeeper)
+    assert not whole._is_done(watch, node.bookkeeper)
+    assert whole._leaves_at is not None
+    whole._leaves_at -= GOODBYE_SECONDS
+
+    assert whole._is_done(watch, node.bookkeeper)
+
+
+def test_a_process_in_another_container_is_not_taken_for_dead() -> None:
+    here = is_dead_process(this_boot(), os.getpid(), process_started(os.getpid()) or 0)
+    question = f"is_dead_process({this_boot()!r}, {os.getpid()}, {process_started(os.getpid())})"
+    program = f"from rota.engine.node import is_dead_process; print({question})"
+    elsewhere = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", sys.executable, "-c", program],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if elsewhere.returncode != 0:
+        pytest.skip(f"no other process namespace may be made here: {elsewhere.stderr.strip()[:200]}")
+
+    assert not here
+    assert elsewhere.stdout.strip() == "False"
