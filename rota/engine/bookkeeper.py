@@ -32,6 +32,7 @@ log = logging.getLogger("rota.worker")
 ENDS_MAX = 100
 GATHER_SECONDS = 0.01  # while other runs are about to end too, one transaction for several ends
 LOOK_AGAIN_SECONDS = 0.1
+REFUSED_AGAIN_SECONDS = 30.0
 LOOK_AFTER_END_SECONDS = 0.2  # an end may let the next run of a queue go
 
 
@@ -76,6 +77,7 @@ class Bookkeeper(threading.Thread):
         self._scheduler = Scheduler(database, identity, settings.pools)
         self._woken = threading.Condition()
         self._ends: deque[End] = deque()
+        self._refused: deque[tuple[float, End]] = deque()  # ends that cannot be recorded, and when to try again
         self._dead: deque[str] = deque()
         self._held: set[str] = set()  # claims whose end is not in the database yet
         self._accepting = True
@@ -192,6 +194,8 @@ class Bookkeeper(threading.Thread):
         """Deliver what has ended, do what is due, claim what there is room for."""
         if self._dead:
             self._surrender()
+        while self._refused and self._refused[0][0] <= time.monotonic():
+            self._ends.append(self._refused.popleft()[1])
         if self._ends:
             self._deliver()
         ready = self._more_ready
@@ -202,16 +206,21 @@ class Bookkeeper(threading.Thread):
 
     def _deliver(self) -> None:
         batch = [self._ends[i] for i in range(min(len(self._ends), ENDS_MAX))]
+        refused: list[End] = []
         try:
             delivered = end_runs(self._database, batch)
-        except DatabaseRefused as error:
-            delivered = self._deliver_one_by_one(batch, error)
+        except DatabaseUnavailable:
+            raise  # all of them are kept, and delivered when it is back
+        except Exception as error:  # noqa: BLE001 - one end that cannot be recorded must not hold up the others
+            log.error("a batch of %d ends was refused, delivering one by one: %s", len(batch), error)
+            delivered, refused = self._deliver_one_by_one(batch)
         if delivered.waiting_seconds_min is not None:
             self._look_at = min(self._look_at, time.monotonic() + delivered.waiting_seconds_min)
         self._look_at = min(self._look_at, time.monotonic() + LOOK_AFTER_END_SECONDS)
         for _ in batch:
             self._ends.popleft()
-        claim_ids = tuple(end.claim_id for end in batch)
+        self._refused.extend((time.monotonic() + REFUSED_AGAIN_SECONDS, end) for end in refused)
+        claim_ids = tuple(end.claim_id for end in batch if end not in refused)
         self.idle_rounds = 0  # a retry may be due: a pass looks once more before it leaves
         self._held.difference_update(claim_ids)
         if delivered.orphaned:
@@ -220,26 +229,32 @@ class Bookkeeper(threading.Thread):
             self._hinted = True
         self._tell(Acknowledge(claim_ids))
 
-    def _deliver_one_by_one(self, batch: list[End], refusal: DatabaseRefused) -> Delivered:
-        # One end that the database refuses must not keep the others from it.
-        log.error("a batch of %d ends was refused, delivering one by one: %s", len(batch), refusal)
+    def _deliver_one_by_one(self, batch: list[End]) -> tuple[Delivered, list[End]]:
         orphaned: set[str] = set()
+        refused: list[End] = []
         for end in batch:
-            try:
-                orphaned |= end_runs(self._database, [end]).orphaned
-            except DatabaseRefused as error:
-                log.error("the end of run %d was refused: %s", end.run_id, error)
-                bare = End(
-                    claim_id=end.claim_id,
-                    run_id=end.run_id,
-                    kind="bad_result",
-                    exit_code=end.exit_code,
-                    signal=end.signal,
-                    error_type="EndRefused",
-                    error_message="the database refused to keep how it ended; the worker's log has the reason",
-                )
-                orphaned |= end_runs(self._database, [bare]).orphaned
-        return Delivered(frozenset(end.claim_id for end in batch) - orphaned, frozenset(orphaned), None)
+            bare = End(
+                claim_id=end.claim_id,
+                run_id=end.run_id,
+                kind="bad_result",
+                exit_code=end.exit_code,
+                signal=end.signal,
+                error_type="EndRefused",
+                error_message="the database refused to keep how it ended; the worker's log has the reason",
+            )
+            for form in (end, bare):
+                try:
+                    orphaned |= end_runs(self._database, [form]).orphaned
+                    break
+                except DatabaseUnavailable:
+                    raise
+                except Exception:
+                    log.exception("the end of run %d cannot be recorded", end.run_id)
+            else:
+                # Kept, with its lease and its place, and offered again: perhaps a right is missing for a while.
+                refused.append(end)
+        applied = frozenset(end.claim_id for end in batch if end not in refused) - orphaned
+        return Delivered(applied, frozenset(orphaned), None), refused
 
     def _surrender(self) -> None:
         claim_ids = list(self._dead)
@@ -283,13 +298,18 @@ class Bookkeeper(threading.Thread):
             self._mark_and_start([claim for claim in claims if not claim.marked], before)
 
     def _mark_and_start(self, claims: list[Claim], before: float) -> None:
-        # A mark whose outcome is unknown must not be followed by a start: such a claim is left, and its lease runs out.
-        marked = mark_started(self._database, [claim.claim_id for claim in claims])
+        marked: frozenset[str] = frozenset()
+        try:
+            marked = mark_started(self._database, [claim.claim_id for claim in claims])
+        finally:
+            # A mark whose outcome is unknown is not followed by a start, so giving such a claim back tells the truth.
+            for claim in claims:
+                if claim.claim_id not in marked:
+                    self._held.add(claim.claim_id)
+                    self._ends.append(
+                        End(claim.claim_id, claim.run_id, "released", error_message="not allowed to start")
+                    )
         self._start([claim for claim in claims if claim.claim_id in marked], before)
-        for claim in claims:
-            if claim.claim_id not in marked:
-                self._held.add(claim.claim_id)
-                self._ends.append(End(claim.claim_id, claim.run_id, "released", error_message="not allowed to start"))
 
     def _start(self, claims: list[Claim], before: float) -> None:
         # Held first, then asked whether we still may: whoever stops us looks in the other order, and misses nothing.

@@ -333,7 +333,7 @@ class Attempt:
             end |= {"ended": "exited", "exit_code": code}
         else:
             end |= {"ended": "signalled", "signal": -code}
-        if self._stop_why is not None:
+        if self._stop_why is not None and not self._has_returned(code):
             end["ended"] = self._stop_why
         elif code == -signal.SIGKILL and ended_at >= self._lease_kill_at():
             end["ended"] = "lease_over"  # the nursery did it, while this guardian was stopped
@@ -344,6 +344,10 @@ class Attempt:
             end["error_type"] = "NoResult"
             end["error_message"] = "the process of the callable ended with status 0 before the callable had returned"
         return end
+
+    def _has_returned(self, code: int) -> bool:
+        # A callable that has said what it returned was quicker than the stop: its work is done, and not done again.
+        return code == 0 and bool(self._order["expects_result"]) and not self._lacks_result()
 
     def _lacks_result(self) -> bool:
         return bool(self._order["expects_result"]) and (self._control is None or self._control.result is None)

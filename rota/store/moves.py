@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, and_, case, func, insert, literal, null, select, update
 
+from rota.errors import DatabaseUnavailable
 from rota.model.reasons import Reason
 from rota.model.run import End
 from rota.model.states import FINISHED, AttemptState, Because, RunState, check_move
@@ -37,13 +38,17 @@ class Writer(Protocol):
 
 
 def write_fresh(writer: Writer, work: Callable[[Connection], T]) -> T:
-    """Run repeatable ``work``, over again when a row changed between its reading and its writing."""
+    """Run repeatable ``work``, over again when a row changed between its reading and its writing.
+
+    Raises:
+        DatabaseUnavailable: nobody answers, or others were quicker each of many times; nothing was written.
+    """
     for _ in range(STALE_TRIES_MAX):
         try:
             return writer.write(work, repeatable=True)
         except Stale:
             continue
-    return writer.write(work, repeatable=True)
+    raise DatabaseUnavailable(f"the rows were changed by others {STALE_TRIES_MAX} times meanwhile: try again")
 
 
 @dataclass(frozen=True, slots=True)

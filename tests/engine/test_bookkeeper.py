@@ -8,10 +8,12 @@ from datetime import timedelta
 import pytest
 
 from rota.engine import bookkeeper as bookkeeper_module
-from rota.engine.bookkeeper import Acknowledge, Idle
+from rota.engine.bookkeeper import Idle
 from rota.errors import DatabaseRefused, DatabaseUnavailable
 from rota.model.run import End, NewRun, Written
 from rota.model.states import RunState
+from rota.store.database import Database
+from rota.store.endings import Delivered
 from rota.store.interventions import cancel_run
 from tests.clock import BEGINNING
 from tests.engine.node import Node
@@ -95,10 +97,9 @@ def test_a_mark_that_is_not_known_to_be_committed_starts_nothing(node: Node, mon
         with pytest.raises(DatabaseUnavailable):
             node.round()
 
-    assert (node.started, node.bookkeeper.held_count) == ([], 0)
-    node.ledger.clock.advance(seconds=LEASE_SECONDS + 1)
+    assert node.started == []
     node.settle()
-    assert [attempt.state for attempt in node.ledger.attempts(run_id)] == ["lost", "running"]
+    assert [attempt.state for attempt in node.ledger.attempts(run_id)] == ["released", "running"]
 
 
 def test_a_run_that_is_cancelled_before_its_start_mark_is_not_started(
@@ -244,18 +245,32 @@ def test_slots_of_an_hour_are_all_accounted_for_when_nobody_looked(node: Node, j
     assert set(node.ledger.states()) == {RunState.SUCCEEDED}
 
 
-def test_a_refused_statement_does_not_acknowledge_anything(
+def test_an_end_that_is_refused_is_kept_and_holds_up_nobody_else(
     node: Node, job: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node.ledger.enqueue()
-    claim = node.start_one()
+    refused_id, other_id = node.ledger.enqueue(), node.ledger.enqueue()
+    node.round()
+    claims = {claim.run_id: claim for claim in node.started}
+    end_runs = bookkeeper_module.end_runs
 
-    def refuse(*_given: object) -> None:
-        raise DatabaseRefused("the disk is full")
+    def refuse(database: Database, ends: list[End]) -> Delivered:
+        if any(end.run_id == refused_id for end in ends):
+            raise DatabaseRefused("no right to do this")
+        return end_runs(database, ends)
 
-    monkeypatch.setattr(bookkeeper_module, "end_runs", refuse)
-    with pytest.raises(DatabaseRefused):
-        node.end(claim)
+    with monkeypatch.context() as patched:
+        patched.setattr(bookkeeper_module, "end_runs", refuse)
+        for claim in claims.values():
+            node.bookkeeper.hear_end(End(claim.claim_id, claim.run_id, "succeeded"))
+        later_id = node.ledger.enqueue()
+        node.settle()
 
-    assert not any(isinstance(message, Acknowledge) for message in node.told)
-    assert node.bookkeeper.held_count == 1
+    assert node.acknowledged == [claims[other_id].claim_id]
+    assert [claim.run_id for claim in node.started][2:] == [later_id]
+    assert node.ledger.run(refused_id).state == "running"
+
+    later = time.monotonic() + 3600
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    node.bookkeeper.round()
+    assert node.ledger.run(refused_id).state == "succeeded"
+    assert claims[refused_id].claim_id in node.acknowledged

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from rota.execution.linux import boottime
-from tests.execution.harness import Harness, is_alive, wait_until
+from tests.execution.harness import ROOT, Harness, is_alive, wait_until
 
 STUBBORN = "trap '' TERM; echo ready; while :; do sleep 0.05; done"
 
@@ -202,3 +203,36 @@ def test_a_silent_guardian_does_not_answer(harness: Harness) -> None:
     os.kill(guardian_pid, signal.SIGCONT)
     harness.crew.stop(order.claim_id, "cancelled", 5)
     harness.ended(order)
+
+
+RETURNED = """
+import pathlib, signal, sys
+from rota.execution.report import report_result
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(int(sys.argv[2])))
+report_result('"done"')
+pathlib.Path(sys.argv[1]).touch()
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize(("exit_code", "ended"), [(0, "exited"), (1, "released")])
+def test_a_callable_that_has_returned_when_it_is_stopped_is_not_done_again(
+    harness: Harness, folder: Path, exit_code: int, ended: str
+) -> None:
+    mark = folder / "returned"
+    order = harness.start(
+        sys.executable,
+        "-c",
+        RETURNED,
+        str(mark),
+        str(exit_code),
+        environment={"PYTHONPATH": str(ROOT)},
+        expects_result=True,
+    )
+    harness.started(order)
+    wait_until(mark.exists, "the result to be reported")
+
+    harness.crew.stop(order.claim_id, "released", 10.0)
+    outcome = harness.ended(order)
+
+    assert (outcome.ended, outcome.exit_code, outcome.result) == (ended, exit_code, '"done"')
