@@ -65,7 +65,7 @@ class Rota:
         self._opening = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"Rota({self._database.url.render_as_string(hide_password=True)!r})" if self._database else "Rota()"
+        return f"Rota({self._database.shown_url!r})" if self._database else "Rota()"
 
     def __enter__(self) -> Rota:
         return self

@@ -80,7 +80,8 @@ class Node:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self._signals.append(number)
-        os.eventfd_write(self._wake_fd, 1)
+        with contextlib.suppress(OSError):  # the node has left already
+            os.eventfd_write(self._wake_fd, 1)
 
     def install_signal_handlers(self) -> None:
         """Take over this process's signals; only from its main thread."""
@@ -99,7 +100,8 @@ class Node:
             return self._run(database)
         finally:
             database.close()
-            os.close(self._wake_fd)
+            fd, self._wake_fd = self._wake_fd, -1  # its number may soon be that of another file
+            os.close(fd)
 
     def _run(self, database: Database) -> int:
         own_folder(self.settings.state_dir)

@@ -11,6 +11,9 @@ from pathlib import Path
 from rota.errors import Invalid
 from rota.model.job import LEASE_SECONDS_MIN
 
+# Both streams of an attempt go into one statement, and MariaDB takes statements of 16 MiB, escapes included.
+OUTPUT_BYTES_MAX = 2 << 20
+
 
 def slots_default() -> int:
     """Return how many runs a node takes at once unless told: most jobs wait more than they compute."""
@@ -42,5 +45,7 @@ class NodeSettings:
             raise Invalid("lease", self.lease_seconds, f"a lease lasts at least {LEASE_SECONDS_MIN:g} s")
         if self.slots < 1:
             raise Invalid("slots", self.slots, "a node takes at least one run at once")
+        if not 0 <= self.output_bytes_max <= OUTPUT_BYTES_MAX:
+            raise Invalid("output_bytes_max", self.output_bytes_max, f"a stream keeps at most {OUTPUT_BYTES_MAX} bytes")
         if not self.pools:
             raise Invalid("pool", self.pools, "a node works for at least one pool")

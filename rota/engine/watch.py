@@ -1,8 +1,8 @@
 """The watch: the main thread of a node. It speaks with the guardians and never with the database.
 
 Every third of the lease it asks all guardians for a sign of life and has the claims renewed of those that gave one
-since it asked before; a silent guardian is never renewed for. Ends go to the bookkeeper, and are acknowledged when it
-has committed them.
+since it asked before; a silent guardian is never renewed for, and one that is silent a round past its lease holds no
+slot any more. Ends go to the bookkeeper, and are acknowledged when it has committed them.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Watch:
         self._settings = settings
         self._node = node
         self._claims: dict[str, Claim] = {}
+        self._deadlines: dict[str, float] = {}  # of the claims that have not ended: CLOCK_BOOTTIME
         self._pids: dict[str, int] = {}
         self._recovering: set[str] = set()  # ends found on disk, under way to the database
         self._outbox: Mailbox[BookkeeperMessage | Renewed] = Mailbox()
@@ -62,11 +63,10 @@ class Watch:
 
     def recover(self, bookkeeper: Bookkeeper) -> None:
         """Hand over ends that guardians left on disk, since the worker they had was gone."""
-        for outcome in self._crew.recover():
-            if outcome.claim_id not in self._recovering:
-                log.info("run %d ended while no worker was here: delivering its end", outcome.run_id)
-                self._recovering.add(outcome.claim_id)
-                bookkeeper.hear_end(end_of(outcome))
+        for outcome in self._crew.recover(self._recovering):
+            log.info("run %d ended while no worker was here: delivering its end", outcome.run_id)
+            self._recovering.add(outcome.claim_id)
+            bookkeeper.hear_end(end_of(outcome))
 
     def stop_all(self, why: StopWhy, grace_seconds: float) -> None:
         """Stop every job, and start no more; each tells its end as usual."""
@@ -86,12 +86,14 @@ class Watch:
                 case Started(claim_id=claim_id, pid=pid):
                     self._pids[claim_id] = pid
                 case Ended(outcome=outcome):
+                    self._deadlines.pop(outcome.claim_id, None)
                     bookkeeper.hear_end(end_of(outcome, self._pids.get(outcome.claim_id)))
                 case GuardianLost(claim_id=claim_id):
                     log.error("the guardian of claim %s died; its job was killed", claim_id)
                     self._forget(claim_id)
                     bookkeeper.hear_dead_guardian(claim_id)
         if boottime() >= self._renew_at:
+            self._let_silent_go(bookkeeper)
             self._renew(renewer)
             self.recover(bookkeeper)
 
@@ -107,6 +109,8 @@ class Watch:
                     if claim_id in self._recovering:
                         self._crew.forget(claim_id)
                         self._recovering.discard(claim_id)
+                        if not self._recovering:  # there may be more than were read at once
+                            self.recover(bookkeeper)
             case CancelAsked():
                 self._renew_at = 0.0
             case Idle():
@@ -129,6 +133,7 @@ class Watch:
             self._refuse(claim, error, bookkeeper)
             return
         self._claims[claim.claim_id] = claim
+        self._deadlines[claim.claim_id] = deadline
         self._renew_at = min(self._renew_at, boottime() + claim.lease_seconds / 3)
 
     def _refuse(self, claim: Claim, error: Exception, bookkeeper: Bookkeeper) -> None:
@@ -138,7 +143,21 @@ class Watch:
 
     def _forget(self, claim_id: str) -> None:
         self._claims.pop(claim_id, None)
+        self._deadlines.pop(claim_id, None)
         self._pids.pop(claim_id, None)
+
+    def _let_silent_go(self, bookkeeper: Bookkeeper) -> None:
+        """Let go of claims whose guardian has not told an end although their lease is over: it is frozen.
+
+        The nursery has killed the job. When the guardian goes on, its end comes as any other, and is an orphan.
+        """
+        now = boottime()
+        for claim_id, deadline in list(self._deadlines.items()):
+            claim = self._claims[claim_id]
+            if now > deadline + claim.lease_seconds / 3:
+                log.warning("the guardian of run %d is silent past its lease: not waiting for it", claim.run_id)
+                self._forget(claim_id)
+                bookkeeper.let_go(claim_id)
 
     def _renew(self, renewer: Renewer) -> None:
         now = boottime()
@@ -153,12 +172,13 @@ class Watch:
     def _hear_renewed(self, renewed: Renewed) -> None:
         by_deadline: dict[float, list[str]] = {}
         for claim_id, deadline in renewed.kept.items():
-            if claim_id in self._claims:
+            if claim_id in self._deadlines:
+                self._deadlines[claim_id] = deadline
                 by_deadline.setdefault(deadline, []).append(claim_id)
         for deadline, claim_ids in by_deadline.items():
             self._crew.renewed(claim_ids, deadline)
         for claim_id in renewed.lost:
-            if claim_id in self._claims:
+            if claim_id in self._deadlines:  # the end of another may have been recorded while this was under way
                 log.warning("run %d belongs to another node now: its job is killed", self._claims[claim_id].run_id)
                 self._crew.stop(claim_id, "lease_over", 0.0)
         for claim_id, who in renewed.cancelled.items():

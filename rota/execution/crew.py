@@ -19,7 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,7 @@ OUTPUT_BYTES_MAX = 1024 * 1024
 IDLE_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
 REMAINS_SECONDS = 10.0  # a nursery needs milliseconds to clear up after a guardian
+RECOVERED_PER_CALL = 16
 _EVENTS_PER_POLL = 256
 
 
@@ -196,15 +197,17 @@ class Crew:
             self._send(guardian, {"op": "acknowledge", "claim_id": claim_id})
             self._make_idle(guardian)
 
-    def recover(self) -> list[Outcome]:
-        """List the ends on disk that no guardian of this crew holds, since their worker was gone.
+    def recover(self, known: Container[str] = ()) -> list[Outcome]:
+        """List ends on disk that no guardian of this crew holds, since their worker was gone; the ``known`` ones apart.
 
-        Deliver each, then ``forget`` it.
+        Deliver each, then ``forget`` it. No more than ``RECOVERED_PER_CALL``, since each may hold megabytes.
         To be called at start and now and then: a guardian of the worker before may end later.
         """
         outcomes: list[Outcome] = []
         for claim_id in list_ends(self._folder):
-            if claim_id in self._busy:
+            if len(outcomes) == RECOVERED_PER_CALL:
+                break
+            if claim_id in self._busy or claim_id in known:
                 continue
             data = read_end(self._folder, claim_id)
             if data is None:

@@ -19,6 +19,7 @@ from rota.model.reasons import Reason
 from rota.model.run import NewRun
 from rota.model.states import JobState, RunState
 from rota.store.database import now_of
+from rota.store.moves import Stale
 from rota.store.tables import event, job, run
 from rota.store.types import db_now, encode_rows, given_rows
 
@@ -168,6 +169,7 @@ def enqueue_runs(connection: Connection, wanted: Sequence[NewRun], requests: Seq
 
     Raises:
         NotFound: there is no job of that name; nothing was inserted.
+        Stale: a key was given back in between; roll back and ask again.
     """
     assert len(wanted) == len(requests)
     jobs = {row.name: row for row in connection.execute(READ_JOBS, {"names": sorted({new.job for new in wanted})})}
@@ -200,7 +202,11 @@ def enqueue_runs(connection: Connection, wanted: Sequence[NewRun], requests: Seq
     if missing:
         held = encode_rows({"job_id": row["job_id"], "run_key": row["run_key"]} for row in missing)
         found = {(row.job_id, row.active_key): row.id for row in connection.execute(FIND_KEYED, {"wanted": held})}
-        ids |= {row["request_id"]: found[(row["job_id"], row["run_key"])] for row in missing}
+        for row in missing:
+            holder = found.get((row["job_id"], row["run_key"]))
+            if holder is None:
+                raise Stale("the run that held this key ended between our insert and our look")
+            ids[row["request_id"]] = holder
     return [ids[request] for request in request_of]
 
 

@@ -64,7 +64,12 @@ class Database:
         self.engine = self._make_engine(connections_max)
 
     def __repr__(self) -> str:
-        return f"Database({self.url.render_as_string(hide_password=True)})"
+        return f"Database({self.shown_url})"
+
+    @property
+    def shown_url(self) -> str:
+        """The URL as people may see it: without the password, and without parameters, which may hold one too."""
+        return self.url.set(query={}).render_as_string(hide_password=True)
 
     def _make_engine(self, connections_max: int) -> Engine:
         options: dict[str, Any] = {"poolclass": QueuePool, "pool_size": connections_max, "max_overflow": 0}

@@ -18,11 +18,13 @@ from rota.model.run import NewRun
 from rota.store.creation import enqueue_runs, request_ids
 from rota.store.database import Database, first_line
 from rota.store.dialects import Trouble
+from rota.store.moves import Stale
 from rota.store.wakeup import announce
 
 _SET_UTC = "set time zone 'UTC'"  # what our own connections do where a session has a zone that moments are read in
 RESTORE_ZONE = select(func.set_config("TimeZone", bindparam("zone"), true()))
 
+_KEY_MOVES = "another transaction asks for a run of the same job and key, or ends it, at this moment"
 REQUESTS_PER_TRANSACTION = 1000
 TRIES_MAX = 5
 
@@ -58,8 +60,7 @@ def _request(database: Database, wanted: Sequence[NewRun], requests: Sequence[st
             if database.dialect.classify(error) is not Trouble.TAKEN:
                 raise
             database.retries += 1
-        except KeyError:
-            # The run that held the key ended between our insert and our look.
+        except Stale:
             database.retries += 1
     raise DatabaseUnavailable(
         f"the keys of these runs were taken and given back {TRIES_MAX} times meanwhile; nothing was stored, try again"
@@ -71,7 +72,8 @@ def request_runs_within(database: Database, connection: Connection, wanted: Sequ
 
     Raises:
         NotFound: there is no job of that name; nothing was inserted.
-        Conflict: another transaction asks for the same key at this moment; roll back and try again.
+        Conflict: another transaction asks for the same key at this moment, or ends the run that held it; roll back and
+            try again.
     """
     _lend_clock(database, connection)
     try:
@@ -79,11 +81,10 @@ def request_runs_within(database: Database, connection: Connection, wanted: Sequ
         announce(connection)
     except DBAPIError as error:
         if database.dialect.classify(error) is Trouble.TAKEN:
-            raise Conflict(
-                "another transaction asks for a run of the same job and key at this moment: roll back and try again "
-                f"({first_line(error)})"
-            ) from error
+            raise Conflict(f"{_KEY_MOVES}: roll back and try again ({first_line(error)})") from error
         raise
+    except Stale as error:
+        raise Conflict(f"{_KEY_MOVES}: roll back and try again") from error
     return made
 
 

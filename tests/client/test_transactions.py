@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
-from rota import Invalid, NotFound, Rota
+from rota import Conflict, Invalid, NotFound, Rota
 from rota.errors import UsageError
 from rota.store.database import Database
 from tests.store.ledger import Ledger
@@ -111,3 +111,24 @@ def test_bad_input_is_refused_and_leaves_the_transaction_usable(
 def test_what_is_no_transaction_is_refused(rota: Rota, engine: Engine) -> None:
     with pytest.raises(UsageError, match="Connection or Session is needed, not Engine"):
         rota.using(engine)  # type: ignore[arg-type]
+
+
+def test_a_key_given_back_within_the_transaction_that_asks_for_it_is_a_conflict(
+    rota: Rota, engine: Engine, ledger: Ledger, job: str
+) -> None:
+    if engine.dialect.name != "postgresql":
+        pytest.skip("the insert locks the run that holds the key, so that it cannot end in between")
+    holder = rota.enqueue(job, key="k")
+
+    with engine.begin() as tx:
+
+        def end_it(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+            if statement.startswith("INSERT INTO rota_run"):
+                holder.cancel()
+
+        event.listen(tx, "after_cursor_execute", end_it)
+        with pytest.raises(Conflict, match="roll back and try again"):
+            rota.using(tx).enqueue(job, key="k")
+        tx.rollback()
+
+    assert rota.enqueue(job, key="k").id != holder.id

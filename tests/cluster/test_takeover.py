@@ -136,6 +136,22 @@ def test_a_guardian_and_its_worker_stopped_past_the_lease_lose_the_run_and_the_w
     assert second.trouble() == first.trouble() == []
 
 
+def test_a_guardian_that_stays_stopped_holds_no_slot_after_its_lease(cluster: Cluster) -> None:
+    cluster.add_shell("stays", STAYS_ONCE)
+    alone = cluster.start("a", lease_seconds=LEASE_SECONDS, slots=1)
+    (run_id,) = cluster.enqueue("stays")
+    started = cluster.wait_for_note("start", run_id)
+    guardian = parent_of(started.pid)
+
+    os.kill(guardian, signal.SIGSTOP)
+
+    assert cluster.wait_for_end(run_id) == {"succeeded"}  # in the one slot there is
+    os.kill(guardian, signal.SIGCONT)
+    cluster.wait(lambda: cluster.attempts(run_id)[0].orphan_at, "the late end is kept")
+    assert [a.state for a in cluster.attempts(run_id)] == ["lost", "succeeded"]
+    assert alone.stop() == 0
+
+
 def test_a_run_that_may_run_once_only_ends_lost_when_its_worker_died_after_the_start_mark(cluster: Cluster) -> None:
     first, second, run_id, started = start_on_first(cluster, delivery="at_most_once")
 
