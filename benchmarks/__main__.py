@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.figures import Figure, measure_all
-from tests.servers import KINDS, STARTERS
+from tests.servers import KINDS, STARTERS, Unavailable, find
 
 
 def main() -> int:
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--machine", action=argparse.BooleanOptionalAction, default=True, help="the machine too")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures go as JSON")
     given = parser.parse_args()
-    kinds = list(KINDS) if given.database == "all" else [given.database]
+    kinds = [kind for kind in KINDS if can_be_had(kind)] if given.database == "all" else [given.database]
     written: dict[str, Any] = {
         "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()}
     }
@@ -51,6 +51,15 @@ def main() -> int:
     given.json.write_text(json.dumps(written, indent=2) + "\n")
     console.print(f"written to {given.json}")
     return 0
+
+
+def can_be_had(kind: str) -> bool:
+    try:
+        find(kind)
+    except Unavailable as reason:
+        print(f"not measured: {reason}", file=sys.stderr)
+        return False
+    return True
 
 
 def table_of(kind: str, figures: list[Figure]) -> Table:

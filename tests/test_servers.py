@@ -73,7 +73,7 @@ def test_a_database_in_use_can_be_dropped(database_server: Server, database_kind
     connection.invalidate()
 
 
-@pytest.mark.parametrize("starter", ["postgresql_server", "mariadb_server"])
+@pytest.mark.parametrize("starter", ["postgresql_server", "mariadb_server", "mysql_server"])
 def test_a_server_dies_with_the_process_that_started_it(starter: str, request: pytest.FixtureRequest) -> None:
     program = textwrap.dedent(
         f"""

@@ -100,6 +100,8 @@ class Database:
             raise ConfigError(
                 f"the driver {error.name} for {self.dialect.name} is not installed: pip install 'rota[{extra}]'"
             ) from error
+        if self.dialect.connect is not None:
+            event.listen(engine, "do_connect", self.dialect.connect)
         event.listen(engine, "connect", self._set_up)
         event.listen(engine, "begin", self._begin)
         return engine

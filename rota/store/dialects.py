@@ -50,6 +50,7 @@ class Dialect:
     connect_args: dict[str, Any] = field(default_factory=dict[str, Any])
     on_connect: tuple[str, ...] = ()
     set_up: Callable[[Any], None] | None = None  # of the driver's connection, before these
+    connect: Callable[[Any, Any, Any, Any], Any] | None = None  # takes the driver's place, as the event do_connect
     # Drivers are set to commit each statement, so that a read costs one; this opens a writing transaction.
     begin_write: str = "begin"
     announce: str | None = None  # sent in a transaction to wake waiting nodes when it commits
@@ -78,6 +79,25 @@ def _moment_loader(inner: Any) -> Any:
                 return None
 
     return MomentLoader
+
+
+def _connect_mysql(dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+    """Connect, and say what helps where PyMySQL only says which package it lacks.
+
+    MySQL 8 and newer takes a password encrypted only: by TLS, or else by RSA. So it is at the first login after a
+    start of the server; later ones may do without.
+    """
+    try:
+        return dialect.connect(*arguments, **options)
+    except RuntimeError as error:
+        if "cryptography" not in str(error):
+            raise
+        number = 2061  # what MySQL's own clients say then
+        raise dialect.loaded_dbapi.OperationalError(
+            number,
+            f"{error}: let the connection use TLS (PyMySQL 1.2 does by itself, unless the URL has ssl_disabled), "
+            "or pip install 'PyMySQL[rsa]'",
+        ) from error
 
 
 def _set_up_mysql(connection: Any) -> None:
@@ -119,11 +139,13 @@ def _classify_postgresql(error: DBAPIError) -> Trouble:
     return Trouble.OURS
 
 
-_MYSQL_AGAIN = {1213, 1205, 1020, 4031}
+_MYSQL_AGAIN = {1213, 1205, 1020, 3101, 4031}  # 3101: the group of servers found a conflict at COMMIT
 _MYSQL_AWAY = {1040, 1042, 1043, 1047, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1180, 1203, 1290, 1836}
+# MySQL's own: offline mode, a COMMIT that the group of servers does not take, a server going away, a session killed.
+_MYSQL_AWAY_NEWER = {3032, 3100, 3168, 3169}
 # No room, no memory; a cancelled or timed out statement.
 _MYSQL_SHORT = {1021, 1037, 1038, 1041, 1114, 1206, 1317, 1927, 1969, 3024}
-_MYSQL_GONE = _MYSQL_AWAY | _MYSQL_SHORT
+_MYSQL_GONE = _MYSQL_AWAY | _MYSQL_AWAY_NEWER | _MYSQL_SHORT
 
 
 def _classify_mysql(error: DBAPIError) -> Trouble:
@@ -206,6 +228,7 @@ MYSQL = Dialect(
         "autocommit": True,
     },
     set_up=_set_up_mysql,
+    connect=_connect_mysql,
     on_connect=(
         "set session transaction isolation level read committed",
         "set session time_zone = '+00:00'",

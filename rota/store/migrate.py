@@ -13,10 +13,12 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy.exc import DBAPIError
 
-from rota.errors import DatabaseUnavailable, DatabaseVersion
+from rota.errors import DatabaseRefused, DatabaseUnavailable, DatabaseVersion
 from rota.store import tables
-from rota.store.database import Database
+from rota.store.database import Database, first_line
+from rota.store.dialects import Trouble
 from rota.store.violations import CREATE_VIEW, DROP_VIEW
 
 SCHEMA_VERSION = 1  # what this program needs at least, and what `rota db upgrade` makes
@@ -46,12 +48,21 @@ def upgrade(database: Database) -> tuple[int | None, int]:
 
     Raises:
         DatabaseVersion: the schema is newer than this program knows.
-        DatabaseUnavailable: the upgrade of another host has not ended for a minute.
+        DatabaseRefused: the database does not want a statement of it, as where the account has no right to it.
+        DatabaseUnavailable: the upgrade of another host has not ended for a minute, or nobody answers.
     """
     database.server_version()
     with database.engine.connect() as connection:
         try:
             return _upgrade(connection, database.dialect.name), SCHEMA_VERSION
+        except DBAPIError as error:
+            connection.invalidate()
+            if database.dialect.classify(error) in {Trouble.OURS, Trouble.TAKEN}:
+                hint = "an upgrade needs the right to create, alter and drop tables and views"
+                raise DatabaseRefused(
+                    f"the database refused a statement of the upgrade: {first_line(error)}; {hint}"
+                ) from error
+            raise DatabaseUnavailable(f"the upgrade did not go through, try again: {first_line(error)}") from error
         except BaseException:
             # Its transaction and its lock end with the connection; the pool would keep both.
             connection.invalidate()

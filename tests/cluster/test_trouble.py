@@ -85,7 +85,7 @@ def test_a_broken_row_fails_with_a_reason_and_stops_nobody_else(cluster: Cluster
     assert "Traceback" not in worker.log()
 
 
-@pytest.fixture(params=["postgresql", "mariadb"])
+@pytest.fixture(params=["postgresql", "mariadb", "mysql"])
 def own_server(request: pytest.FixtureRequest) -> Iterator[PostgreSQL | MariaDB]:
     """A server of this test's, that may be stopped; a file cannot be."""
     servers = request.config.stash[SERVERS]

@@ -15,14 +15,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from tests.servers import mariadb, postgresql
+from tests.servers import mariadb, mysql, postgresql
 from tests.servers.base import Prepare, Server, Unavailable
 from tests.servers.mariadb import MariaDB, mariadb_server
+from tests.servers.mysql import MySQL, mysql_server
 from tests.servers.postgresql import PostgreSQL, postgresql_server
 from tests.servers.sqlite import SQLite, sqlite_server
 
-KINDS = ("sqlite", "postgresql", "mariadb")
-STARTERS = {"sqlite": sqlite_server, "postgresql": postgresql_server, "mariadb": mariadb_server}
+KINDS = ("sqlite", "postgresql", "mariadb", "mysql")
+STARTERS = {
+    "sqlite": sqlite_server,
+    "postgresql": postgresql_server,
+    "mariadb": mariadb_server,
+    "mysql": mysql_server,
+}
 
 
 def find(kind: str) -> None:
@@ -36,12 +42,15 @@ def find(kind: str) -> None:
             postgresql.find_binaries()
         case "mariadb":
             mariadb.find_programs()
+        case "mysql":
+            mysql.find_program()
 
 
 @contextlib.contextmanager
 def attach(kind: str, admin_url: str, origin: str, *, prepare: Prepare | None = None) -> Iterator[Server]:
     """Use a server that another process started and stops."""
-    server = {"sqlite": SQLite, "postgresql": PostgreSQL, "mariadb": MariaDB}[kind](admin_url, origin, prepare)
+    kinds = {"sqlite": SQLite, "postgresql": PostgreSQL, "mariadb": MariaDB, "mysql": MySQL}
+    server = kinds[kind](admin_url, origin, prepare)
     try:
         yield server
     finally:
@@ -52,6 +61,7 @@ __all__ = [
     "KINDS",
     "STARTERS",
     "MariaDB",
+    "MySQL",
     "PostgreSQL",
     "Prepare",
     "SQLite",
@@ -60,6 +70,7 @@ __all__ = [
     "attach",
     "find",
     "mariadb_server",
+    "mysql_server",
     "postgresql_server",
     "sqlite_server",
 ]

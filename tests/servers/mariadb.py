@@ -1,4 +1,4 @@
-"""MariaDB: the machine's own."""
+"""MariaDB: the machine's own. MySQL's server is run and spoken to in the same way, from ``mysql.py``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.servers.base import Prepare, Server, Unavailable
 from tests.servers.process import ServerProcess, choose_user, free_port, run_once, server_folder
@@ -24,10 +24,11 @@ class MariaDB(Server):
     """Databases on one MariaDB server. It has no templates, so each database is prepared on its own."""
 
     kind = "mariadb"
+    product = "MariaDB"
     process: ServerProcess
 
-    def __init__(self, admin_url: str, origin: str = "MariaDB", prepare: Prepare | None = None) -> None:
-        super().__init__(admin_url, origin, prepare)
+    def __init__(self, admin_url: str, origin: str | None = None, prepare: Prepare | None = None) -> None:
+        super().__init__(admin_url, origin or self.product, prepare)
         self._connection: Any = None
 
     def create_empty_database(self) -> str:
@@ -64,6 +65,9 @@ def _connect(url: str) -> Any:
     return pymysql.connect(host=host, port=int(port), user=user, autocommit=True, ssl_disabled=True, connect_timeout=2)
 
 
+AnyServer = TypeVar("AnyServer", bound=MariaDB)
+
+
 @contextlib.contextmanager
 def mariadb_server(*, durable: bool = False, prepare: Prepare | None = None) -> Iterator[MariaDB]:
     """Run a MariaDB server for as long as the block lasts.
@@ -71,29 +75,49 @@ def mariadb_server(*, durable: bool = False, prepare: Prepare | None = None) -> 
     Raises:
         Unavailable: it is not installed.
     """
-    server_program, installer, version = find_programs()
+    program, installer, version = find_programs()
+    install = [installer, "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]
+    start = [program, "--skip-name-resolve"]
+    with run_server(MariaDB, version, install, start, durable=durable, prepare=prepare) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def run_server(
+    kind: type[AnyServer],
+    version: str,
+    install: Sequence[str | Path],  # the program that makes a data folder, and its options
+    start: Sequence[str | Path],  # the server, and its options beside those that are the same everywhere
+    *,
+    durable: bool,
+    prepare: Prepare | None,
+) -> Iterator[AnyServer]:
+    """Run a server of MariaDB's family for as long as the block lasts."""
     user = choose_user("mysql", "nobody")
     with server_folder(user) as folder:
         home = folder / "home"  # everything that belongs to the server's user
         home.mkdir(mode=0o755)
+        # Temporary files of a server vanish where others tidy the folder for all.
+        (home / "tmp").mkdir()
         if user is not None:
             shutil.chown(home, user, None)
-        data = home / "data"
-        install = [installer, "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal"]
-        run_once(user, [*install, "--skip-test-db", "--skip-name-resolve"])
+            shutil.chown(home / "tmp", user, None)
+        # That no file with options is read must be said first.
+        common = ["--no-defaults", f"--datadir={home / 'data'}", f"--tmpdir={home / 'tmp'}"]
+        run_once(user, [install[0], *common, *install[1:]])
         port = free_port()
         args = [
-            server_program, "--no-defaults", f"--datadir={data}", f"--socket={home / 's'}",
-            f"--pid-file={home / 'pid'}", f"--port={port}", "--bind-address=127.0.0.1", "--skip-name-resolve",
+            start[0], *common, *start[1:], f"--socket={home / 's'}", f"--pid-file={home / 'pid'}",
+            f"--port={port}", "--bind-address=127.0.0.1",
         ]  # fmt: skip
         if not durable:
             # The zone is a strange one on purpose: Rota must not depend on the server's.
             args += [
                 "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0", "--innodb-buffer-pool-size=64M",
-                "--max-connections=400", "--default-time-zone=+05:30",
+                "--max-connections=400", "--skip-log-bin", "--default-time-zone=+05:30",
             ]  # fmt: skip
 
-        server = MariaDB(f"mysql+pymysql://root@127.0.0.1:{port}/{URL_OPTIONS}", f"MariaDB {version}", prepare)
+        server = kind(f"mysql+pymysql://root@127.0.0.1:{port}/{URL_OPTIONS}", f"{kind.product} {version}", prepare)
         server.process = ServerProcess(
             args, user=user, log=folder / "log", is_ready=lambda: _answers(server), stop_with=signal.SIGTERM
         )
@@ -117,10 +141,24 @@ def _answers(server: MariaDB) -> bool:
 
 def find_programs() -> tuple[Path, Path, str]:
     """Return the server, the installer of its data folder, and the version."""
-    path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"  # an ordinary user's PATH may lack them
-    server, installer = shutil.which("mariadbd", path=path), shutil.which("mariadb-install-db", path=path)
+    server, installer = look_up("mariadbd"), look_up("mariadb-install-db")
     if server is None or installer is None:
         raise Unavailable(f"MariaDB not found: {INSTALL}")
-    said = subprocess.run([server, "--no-defaults", "--version"], capture_output=True, text=True, check=False).stdout
+    return server, installer, version_in(ask_version(server))
+
+
+def look_up(program: str) -> Path | None:
+    """Find a program by name, also where an ordinary user's PATH does not lead."""
+    found = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin")
+    return Path(found) if found else None
+
+
+def ask_version(server: Path) -> str:
+    """Return the line in which a server's program says what it is."""
+    done = subprocess.run([server, "--no-defaults", "--version"], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def version_in(said: str) -> str:
     version = re.search(r"Ver (\d+(?:\.\d+)*)", said)
-    return Path(server), Path(installer), version[1] if version else said.strip()
+    return version[1] if version else said

@@ -1,8 +1,8 @@
 """A server as a direct child of this process, in a folder that goes away with it.
 
 Invariant: whatever happens to this process, the server ends (PDEATHSIG; it fires when the starting *thread* ends, so
-start servers from the main thread). Neither PostgreSQL nor MariaDB wants to be root, so as root the child becomes
-another user.
+start servers from the main thread). Neither PostgreSQL nor MariaDB nor MySQL wants to be root, so as root the child
+becomes another user.
 """
 
 from __future__ import annotations

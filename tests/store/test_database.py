@@ -256,7 +256,8 @@ def test_now_is_the_databases_time_in_utc(database: Database) -> None:
 
 
 def test_the_session_zone_of_the_server_does_not_matter(database: Database, database_kind: str) -> None:
-    odd = {"postgresql": "set time zone 'Asia/Kathmandu'", "mariadb": "set session time_zone = '+05:45'"}
+    set_zone = "set session time_zone = '+05:45'"
+    odd = {"postgresql": "set time zone 'Asia/Kathmandu'", "mariadb": set_zone, "mysql": set_zone}
     before = database.now()
 
     def ask(connection: Connection) -> datetime:
@@ -306,6 +307,47 @@ def test_a_server_that_is_not_there_is_said_to_be_unavailable(url: str) -> None:
         database.now()
 
 
+def test_a_password_that_the_driver_cannot_send_is_said_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(**_options: Any) -> None:
+        raise RuntimeError("'cryptography' package is required")  # as PyMySQL does
+
+    monkeypatch.setattr("pymysql.connect", connect)
+    database = Database("mysql://nobody:secret@127.0.0.1:1/rota", sleep=Pauses())
+
+    with pytest.raises(DatabaseUnavailable, match=r"'cryptography' package is required: let the connection use TLS"):
+        database.now()
+
+
+def test_an_account_with_a_password_needs_no_package_beside_the_driver(
+    password_url: str, database_kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database_kind == "mysql":
+        monkeypatch.setattr("pymysql._auth._have_cryptography", False)
+        plain = Database(f"{password_url}?ssl_disabled=true", sleep=Pauses())
+        with pytest.raises(DatabaseUnavailable, match="let the connection use TLS"):
+            plain.now()
+    user = Database(password_url, sleep=Pauses())
+
+    assert user.now()
+    user.close()
+
+
+def execute(database: Database, statement: str) -> None:
+    database.read(lambda connection: connection.execute(text(statement)))
+
+
+@pytest.fixture
+def password_url(database: Database, database_kind: str) -> Iterator[str]:
+    """The database as an account with a password, made for the test, reaches it: without options in the URL."""
+    if database_kind not in {"mysql", "mariadb"}:
+        pytest.skip("the other servers of the tests ask nobody for a password")
+    name = database.url.database  # the account's too: accounts are the server's, which other tests use at the same time
+    execute(database, f"create user '{name}'@'%' identified by 'secret'")
+    execute(database, f"grant select, insert, update, delete on {name}.* to '{name}'@'%'")
+    yield database.url.set(username=name, password="secret", query={}).render_as_string(hide_password=False)
+    execute(database, f"drop user '{name}'@'%'")
+
+
 def test_sqlite_keeps_its_promises_on_each_connection(database: Database, database_kind: str) -> None:
     if database_kind == "sqlite":
         asked = ("journal_mode", "synchronous", "foreign_keys")
@@ -318,13 +360,14 @@ def test_sqlite_keeps_its_promises_on_each_connection(database: Database, databa
         isolation = {
             "postgresql": "select current_setting('transaction_isolation')",
             "mariadb": "select @@session.tx_isolation",
+            "mysql": "select @@session.transaction_isolation",
         }[database_kind]
         found = [database.write(lambda c: c.exec_driver_sql(isolation).scalar(), repeatable=True)]
         assert [value.replace("-", " ").lower() for value in found] == ["read committed"]
 
 
 def test_a_mistake_in_the_given_rows_is_seen_not_swallowed(database: Database, database_kind: str) -> None:
-    if database_kind == "mariadb":
+    if database_kind in {"mariadb", "mysql"}:
         # In strict mode, whatever the server's own setting.
         mode = database.read(lambda connection: connection.exec_driver_sql("select @@session.sql_mode").scalar())
         assert "STRICT_ALL_TABLES" in mode

@@ -105,6 +105,7 @@ def test_errors_of_postgresql_mean_what_they_say(error: Exception, trouble: Trou
         (1213, Trouble.AGAIN),
         (1205, Trouble.AGAIN),
         (1020, Trouble.AGAIN),
+        (3101, Trouble.AGAIN),  # certification in a group of servers
         (2006, Trouble.GONE),
         (2013, Trouble.GONE),
         (2003, Trouble.GONE),
@@ -112,6 +113,10 @@ def test_errors_of_postgresql_mean_what_they_say(error: Exception, trouble: Trou
         (1053, Trouble.GONE),
         (1290, Trouble.GONE),  # read-only: after a failover
         (1836, Trouble.GONE),
+        (3032, Trouble.GONE),  # in offline mode
+        (3100, Trouble.GONE),  # the group has no majority
+        (3169, Trouble.GONE),  # killed
+        (2061, Trouble.GONE),  # the password cannot be sent
         (1021, Trouble.GONE),  # the disk is full
         (1317, Trouble.GONE),  # cancelled
         (1062, Trouble.TAKEN),

@@ -115,7 +115,9 @@ def long_ledger(ledger: Ledger) -> Ledger:
 
 def explain(ledger: Ledger, statement: Any, parameters: dict[str, Any]) -> tuple[set[str], list[str]]:
     """Return the indexes that the database uses for a statement, and the whole plan for people."""
-    prefix = "explain query plan " if ledger.database.dialect.name == "sqlite" else "explain "
+    # MySQL draws a tree otherwise.
+    prefixes = {"sqlite": "explain query plan ", "postgresql": "explain ", "mysql": "explain format=traditional "}
+    prefix = prefixes[ledger.database.dialect.name]
 
     def ask(given: Any, _c: Any, text: str, values: Any, _context: Any, _many: bool) -> tuple[str, Any]:
         return prefix + text, values
@@ -160,9 +162,15 @@ def _read_postgresql(rows: list[Any]) -> tuple[set[str], list[str]]:
     return used, lines
 
 
+MYSQL_COLUMNS = "id select_type table partitions type possible_keys key key_len ref rows filtered extra".split()
+MYSQL_ONLY = {"partitions", "filtered"}
+
+
 def _read_mysql(rows: list[Any]) -> tuple[set[str], list[str]]:
     used: set[str] = set()
     for row in rows:
+        if len(row) == len(MYSQL_COLUMNS):  # MariaDB lacks two of them
+            row = [value for name, value in zip(MYSQL_COLUMNS, row, strict=True) if name not in MYSQL_ONLY]
         table, kind, key, extra = row[2], row[3], row[5], row[-1] or ""
         if table is None or "job" in table:  # a table of two rows
             continue

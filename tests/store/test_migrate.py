@@ -11,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
-from rota.errors import DatabaseVersion
+from rota.errors import DatabaseRefused, DatabaseVersion
 from rota.store.database import Database
 from rota.store.migrate import SCHEMA_VERSION, VERSION_TABLE, check_schema, schema_version, upgrade, upgrade_sql
 from rota.store.tables import metadata
@@ -90,6 +90,15 @@ def test_upgrading_again_keeps_what_is_there(empty: Database) -> None:
     count = empty.read(lambda connection: connection.execute(text("select count(*) from rota_pool")).scalar())
     assert count == 1
     assert empty.read(lambda connection: connection.execute(text("select * from rota_violations")).all()) == []
+
+
+def test_an_upgrade_that_the_database_refuses_says_what_it_said_and_what_is_needed(empty: Database) -> None:
+    with empty.engine.connect() as connection:
+        connection.execute(text("create table rota_pool (mine integer)"))
+        connection.commit()
+
+    with pytest.raises(DatabaseRefused, match=r"rota_pool.* exists.*needs the right to create"):
+        upgrade(empty)
 
 
 def test_two_upgrades_at_once_make_one_schema(empty_database_url: str) -> None:

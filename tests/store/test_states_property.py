@@ -35,7 +35,7 @@ from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of
 
 S = RunState
 RETRIES, RETRY_SECONDS, LOST_MAX = 1, 10.0, 2
-EXAMPLES = {"sqlite": 200, "postgresql": 60, "mariadb": 60}
+EXAMPLES = {"sqlite": 200, "postgresql": 60, "mariadb": 60, "mysql": 60}
 STEPS = 40
 
 TOLD = {(None if move.source is None else move.source.value, move.target.value) for move in TRANSITIONS}
