@@ -8,7 +8,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint format docs bench clean prerequisites
+.PHONY: help demo test test-long test-zones lint format docs bench clean prerequisites
 
 DATABASES ?= $(ROTA_TEST_DATABASES)
 DATABASE ?= sqlite
@@ -35,6 +35,9 @@ test: lint
 
 test-long: .venv/.developing
 	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest -m long $(PYTEST_OPTIONS)
+
+test-zones: .venv/.developing
+	$(BIN)/pytest -m zones tests/model $(PYTEST_OPTIONS)
 
 lint: .venv/.developing
 	$(BIN)/ruff check .

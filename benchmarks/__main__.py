@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.figures import Figure, measure_all
+from benchmarks.schedules import measure_schedules
 from tests.servers import KINDS, STARTERS, Unavailable, find
 
 
@@ -27,6 +28,8 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=20_000, help="no-op jobs to drain")
     parser.add_argument("--slots", type=int, default=32, help="runs at once")
     parser.add_argument("--idle-seconds", type=float, default=30.0, help="how long an idle worker is watched")
+    parser.add_argument("--schedules", type=int, default=0, help="measure with so many schedules instead")
+    parser.add_argument("--due", type=int, default=100, help="how many of the schedules are due each second")
     parser.add_argument("--machine", action=argparse.BooleanOptionalAction, default=True, help="the machine too")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures go as JSON")
     given = parser.parse_args()
@@ -38,19 +41,26 @@ def main() -> int:
     for kind in kinds:
         with STARTERS[kind](durable=True) as server:
             console.print(f"{kind}: {server.origin}, durability at its defaults, {given.slots} slots")
-            figures = measure_all(
-                server.create_empty_database(),
-                runs=given.runs,
-                slots=given.slots,
-                idle_seconds=given.idle_seconds,
-                machine=given.machine and kind == kinds[0],
-                say=lambda text: console.print(f"  {text} …", style="dim"),
+            figures = measure(
+                server.create_empty_database(), given, console, machine=given.machine and kind == kinds[0]
             )
         console.print(table_of(kind, figures))
         written[kind] = {figure.name: figure.as_dict() for figure in figures}
     given.json.write_text(json.dumps(written, indent=2) + "\n")
     console.print(f"written to {given.json}")
     return 0
+
+
+def measure(url: str, given: argparse.Namespace, console: Console, *, machine: bool) -> list[Figure]:
+    def say(text: str) -> None:
+        console.print(f"  {text} …", style="dim")
+
+    if given.schedules:
+        seconds = max(given.idle_seconds, 60.0)
+        return measure_schedules(url, schedules=given.schedules, per_second=given.due, seconds=seconds, say=say)
+    return measure_all(
+        url, runs=given.runs, slots=given.slots, idle_seconds=given.idle_seconds, machine=machine, say=say
+    )
 
 
 def can_be_had(kind: str) -> bool:

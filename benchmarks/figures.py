@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,9 +115,9 @@ def drain(url: str, database: Database, count: int, slots: int, *, reuse: int) -
     """Have one worker run all that is ready; every run must be there with its attempt and its end."""
     began = time.perf_counter()
     with worker(url, slots=slots, reuse=reuse, run_until="idle") as process:
-        _read(process)
+        read_line(process)
         started = time.perf_counter()
-        _read(process)
+        read_line(process)
         process.wait()
     seconds = time.perf_counter() - started
     unfinished = database.read(
@@ -142,7 +142,7 @@ def pick_up(url: str, rota: Rota, database: Database, slots: int) -> list[Figure
     """How long an idle worker takes from the enqueue to the start mark, and to the recorded end."""
     ids: list[int] = []
     with worker(url, slots=slots, reuse=1000, run_until="stopped") as process:
-        _read(process)
+        read_line(process)
         for _ in range(PICK_UPS):
             time.sleep(0.1)  # so that the worker is asleep again
             handle = rota.enqueue(JOB)
@@ -170,10 +170,10 @@ def idle(url: str, slots: int, seconds: float) -> Figure:
     counts: list[int] = []
     for watched in (1.0, 1.0 + seconds):
         with worker(url, slots=slots, reuse=1000, run_until="stopped") as process:
-            _read(process)
+            read_line(process)
             time.sleep(watched)
             process.send_signal(signal.SIGTERM)
-            counts.append(int(_read(process)["statements"]))
+            counts.append(int(read_line(process)["statements"]))
             process.wait()
     return Figure(
         "idle statements", (counts[1] - counts[0]) / seconds * 60, "/min", f"one worker over {seconds:g} s, lease 60 s"
@@ -181,7 +181,9 @@ def idle(url: str, slots: int, seconds: float) -> Figure:
 
 
 @contextlib.contextmanager
-def worker(url: str, *, slots: int, reuse: int, run_until: str) -> Iterator[subprocess.Popen[str]]:
+def worker(
+    url: str, *, slots: int, reuse: int, run_until: str, pools: Sequence[str] = ("default",)
+) -> Iterator[subprocess.Popen[str]]:
     """Start a worker process and kill it should it be left."""
     with tempfile.TemporaryDirectory(prefix="rota-bench-", dir="/tmp") as folder:
         given = {
@@ -191,6 +193,7 @@ def worker(url: str, *, slots: int, reuse: int, run_until: str) -> Iterator[subp
             "reuse": reuse,
             "lease": 60.0,
             "run_until": run_until,
+            "pools": list(pools),
         }
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", json.dumps(given)], stdout=subprocess.PIPE, text=True
@@ -204,7 +207,8 @@ def worker(url: str, *, slots: int, reuse: int, run_until: str) -> Iterator[subp
             process.stdout.close()
 
 
-def _read(process: subprocess.Popen[str]) -> dict[str, Any]:
+def read_line(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Read what a worker says next."""
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:

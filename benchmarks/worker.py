@@ -29,6 +29,7 @@ def main() -> int:
         given["url"],
         Path(given["folder"]),
         slots=given["slots"],
+        pools=tuple(given["pools"]),
         reuse=given["reuse"],
         lease_seconds=given["lease"],
         drain_timeout_seconds=5.0,

@@ -23,6 +23,18 @@ class Clock:
 
     def __init__(self, now: datetime = BEGINNING) -> None:
         self.now = now
+        self._begun = now
+
+    def uptime(self) -> float:
+        """Return CLOCK_BOOTTIME of a machine that has nothing to do with this clock but that time passes for both."""
+        return (self.now - self._begun).total_seconds()
+
+    def step(self, *, seconds: float = 0.0, hours: float = 0.0) -> datetime:
+        """Put the clock forward or back, while no time passes."""
+        by = timedelta(seconds=seconds, hours=hours)
+        self.now += by
+        self._begun += by
+        return self.now
 
     def advance(self, *, seconds: float = 0.0, minutes: float = 0.0, hours: float = 0.0, days: float = 0.0) -> datetime:
         """Move on, and return the new now."""

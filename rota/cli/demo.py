@@ -201,7 +201,7 @@ def _draw(rota: Rota, url: str) -> Group:
         make_table(rota.runs.list(limit=max(RUNS_SHOWN_MIN, lines)), RUN_COLUMNS, one_line=True),
         Text(),
         make_table(rota.nodes.list(), NODE_COLUMNS),
-        Text(f"\nin another terminal: export ROTA_DB={url}; rota why run 1 — Ctrl-C ends the demo", style="dim"),
+        Text(f"\nin another terminal: ROTA_DB={url} {_program()} why run 1 — Ctrl-C ends the demo", style="dim"),
     )
 
 
@@ -225,11 +225,18 @@ def _describe_event(view: View, event: View) -> str:
     return f"{short_time(event['at'])} {view['job']} run {view['id']}{slot}: {what}"
 
 
+def _program() -> str:
+    """Name this program as a shell here finds it."""
+    return "rota" if shutil.which("rota") else str(Path(sys.argv[0]).absolute())
+
+
 def _tell_commands(url: str) -> None:
+    program = _program()
+    path = "" if program == "rota" else f"  export PATH={Path(program).parent}:$PATH\n"
     click.echo(
         f"""
 Look at what happened:
-  export ROTA_DB={url}
+{path}  export ROTA_DB={url}
   rota status                      one screen
   rota run list                    every slot has its row
   rota why schedule too-late       why it did not run

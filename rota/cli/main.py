@@ -31,8 +31,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status":   ("rota.cli.status:status",         "One screen: nodes, what runs, what is late, what failed."),
     "job":      ("rota.cli.job:job",               "What to run, and how."),
     "schedule": ("rota.cli.schedule:schedule",     "When a job is due, and what happens when it is late."),
+    "calendar": ("rota.cli.calendar:calendar",     "When schedules rest: weekdays, dates, holidays, windows."),
     "run":      ("rota.cli.run:run",               "One execution wanted: look, wait, cancel, rerun."),
     "node":     ("rota.cli.node:node",             "The machines that share the database."),
+    "forecast": ("rota.cli.forecast:forecast",     "What will run when, and how full the pool will be."),
+    "check":    ("rota.cli.check:check",           "Health for monitoring: 0 ok, 1 warning, 2 critical, 3 unknown."),
     "why":      ("rota.cli.why:why",               "Why it has not started, was skipped, missed, retried, lost."),
     "import":   ("rota.cli.importing:import_",     "Bring jobs and schedules from elsewhere: crontab."),
     "current":  ("rota.cli.current:current",       "Inside a running job: leave a result, see what runs."),
@@ -100,6 +103,8 @@ def describe_error(error: RotaError | click.ClickException) -> dict[str, Any]:
     facts: dict[str, Any] = {"code": "usage", "message": _one_line(error.format_message())}
     if isinstance(error, click.BadParameter) and error.param is not None:
         facts["field"] = error.param.name
+    if "unexpected extra argument" in facts["message"] and "--cron" in sys.argv:
+        facts["message"] = facts["message"].rstrip(".") + "; quote the expression: --cron '0 2 * * *'"
     if isinstance(error, click.UsageError) and error.ctx is not None:
         facts["message"] = f"{facts['message'].rstrip('.')}; see `{error.ctx.command_path} --help`"
     return facts

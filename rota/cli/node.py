@@ -72,6 +72,7 @@ def declare_modules(door: Door, settings: NodeSettings) -> None:
     """Import the modules and bring the jobs and schedules that they declare into force, and say what became of each."""
     import importlib
     import sys
+    from pathlib import Path
 
     from rota.errors import ConfigError
 
@@ -80,16 +81,28 @@ def declare_modules(door: Door, settings: NodeSettings) -> None:
         try:
             importlib.import_module(module)
         except Exception as error:
-            raise ConfigError(f"module {module!r} cannot be imported: {type(error).__name__}: {error}") from error
-    for line in door.rota.declare():
+            hint = ""
+            if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+                hint = "; name the folder that it is in with -I"
+            raise ConfigError(f"module {module!r} cannot be imported: {type(error).__name__}: {error}{hint}") from error
+    for folder in settings.import_dirs:
+        if not Path(folder).is_dir():
+            click.echo(f"there is no folder {folder}, named with -I", err=True)
+    declared = door.rota.declare()
+    if not declared:
+        click.echo(f"no jobs are declared in {', '.join(settings.modules)}", err=True)
+    for line in declared:
         click.echo(line, err=True)
 
 
-def start_logs(door: Door, **flags: object) -> Logs:
-    """Send this process's log where the settings say."""
+def start_logs(door: Door, *, is_quiet: bool = False, **flags: object) -> Logs:
+    """Send this process's log where the settings say; a quiet one without a file says only what went wrong."""
+    import logging
+
     from rota.cli.logs import Logs
 
-    return Logs(door.read_config(**flags).log_file)
+    log_file = door.read_config(**flags).log_file
+    return Logs(log_file, level=logging.WARNING if is_quiet and log_file is None else logging.INFO)
 
 
 def run_node(door: Door, *, one_pass: bool = False, **flags: Any) -> int:
@@ -100,7 +113,7 @@ def run_node(door: Door, *, one_pass: bool = False, **flags: Any) -> int:
         return read_settings(door, **flags)
 
     settings = read()
-    logs = start_logs(door, log_file=flags["log_file"])
+    logs = start_logs(door, is_quiet=one_pass, log_file=flags["log_file"])
     if settings.modules:
         declare_modules(door, settings)
     node = Node(
@@ -128,7 +141,8 @@ def worker(door: Door, **flags: Any) -> int:
 def tick(door: Door, **flags: Any) -> int:
     """One pass for a crontab line: fire what is due, claim, run to the end, exit.
 
-    Passes may overlap, on one host and on several. Exit code 3 says that another one was at work on this host.
+    Only trouble is told on standard error, so that cron sends no mail for nothing; a log file gets everything. Passes
+    may overlap, on one host and on several. Exit code 3 says that another one was at work on this host.
     """
     return run_node(door, one_pass=True, **flags)
 

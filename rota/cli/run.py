@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rota.cli.door import Door, given, read_time, through_door
+from rota.cli.door import Door, read_time, through_door
 from rota.cli.screen import Columns, View, clean, short_time, write_value
 from rota.model.states import RunState
 
@@ -26,6 +26,9 @@ COLUMNS: Columns = {
 }
 
 
+HOLDING_TOLD_AFTER_SECONDS = 3.0
+
+
 @click.group()
 def run() -> None:
     """One execution wanted: look, wait, cancel, rerun."""
@@ -42,7 +45,7 @@ def run() -> None:
 def list_(door: Door, *, since: str | None, state: tuple[str, ...], limit: int, **flags: Any) -> None:
     """List runs, newest first."""
     moment = read_time("since", since, door.config.zone)
-    views = door.rota.runs.list(state=list(state) or None, since=moment, limit=limit, **given(**flags))
+    views = door.rota.runs.list(state=list(state) or None, since=moment, limit=limit, **flags)
     door.screen.show_list(views, COLUMNS, nothing="no such runs")
 
 
@@ -107,8 +110,8 @@ def follow_run(door: Door, handle: RunHandle, *, output: bool, timeout: str | No
     """Wait for a run, show how it ended, and return the exit status: 0 only if it succeeded."""
     try:
         if not door.screen.as_json and sys.stderr.isatty():
-            click.echo(f"run {handle.id}: waiting; Ctrl-C leaves it alone", err=True)
-        handle.wait(timeout)
+            click.echo(f"run {handle.id}: waiting for its end; Ctrl-C leaves it alone", err=True)
+        _wait(door, handle, timeout)
     except KeyboardInterrupt:
         click.echo(f"run {handle.id} goes on; see `rota run wait {handle.id}`", err=True)
         raise
@@ -126,6 +129,23 @@ def follow_run(door: Door, handle: RunHandle, *, output: bool, timeout: str | No
     return 0 if view["state"] == RunState.SUCCEEDED else 1
 
 
+def _wait(door: Door, handle: RunHandle, timeout: str | None) -> None:
+    """Wait for the end; say what holds a run that has not started soon."""
+    from rota.errors import RunTimeout
+    from rota.model.durations import parse_duration
+
+    seconds = None if timeout is None else parse_duration("timeout", timeout, zero_ok=True)
+    if seconds is None or seconds > HOLDING_TOLD_AFTER_SECONDS:
+        try:
+            handle.wait(HOLDING_TOLD_AFTER_SECONDS)
+        except RunTimeout:
+            if handle.state in {RunState.WAITING, RunState.READY}:
+                reason = door.rota.why.run(handle.id)["because"][0]
+                click.echo(clean(f"run {handle.id} has not started: {reason}"), err=True)
+            seconds = None if seconds is None else seconds - HOLDING_TOLD_AFTER_SECONDS
+    handle.wait(seconds)
+
+
 def _write_output(data: bytes) -> None:
     # Bytes as the job wrote them, and no line end of ours.
     sys.stdout.flush()
@@ -139,9 +159,14 @@ def _write_output(data: bytes) -> None:
 @click.option("--stream", metavar="stdout|stderr", help="Only this stream. [both]")
 @through_door
 def logs(door: Door, *, run_id: str, attempt: int | None, stream: str | None) -> None:
-    """Print what a run wrote, byte for byte."""
+    """Print what a run wrote, as bytes; of more than 1 MiB a stream, the head and the tail of it.
+
+    It is stored when the attempt ends.
+    """
     handle = door.rota.runs[run_id]
     data = handle.logs(attempt, stream)
+    if not data and handle.state == RunState.RUNNING:
+        click.echo(f"run {handle.id} is running: what it writes is stored when the attempt ends", err=True)
     if door.screen.as_json:
         door.screen.show_one({"id": handle.id, "attempt": attempt, "output": data.decode("utf-8", "replace")})
     else:

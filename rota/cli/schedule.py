@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
 from rota.cli.door import IF_EXISTS, Door, Words, given, read_args, read_time, through_door
-from rota.cli.screen import Columns, View, short_time
+from rota.cli.screen import Columns, View, clean, short_time
 from rota.errors import Invalid
-from rota.model.policy import CatchUp, Overlap
+from rota.model.schedule import TIMINGS
+from rota.model.slot_rule import CatchUp, CatchUpOrder, OnClosed, Overlap
+from rota.model.timing import Fold, Gap
 
 COLUMNS: Columns = {
     "key": "key",
@@ -24,28 +26,61 @@ COLUMNS: Columns = {
 
 def describe_when(view: View) -> str:
     """Say in one line when a schedule is due."""
-    if view.get("cron"):
-        return f"{view['cron']} ({view['tz']})"
-    if view.get("every") is not None:
-        from rota.model.durations import format_duration
+    parts: list[str] = []
+    for name, say in _SAY_TIMING.items():
+        value = view.get(name)
+        parts += [say(one) for one in (value if isinstance(value, list) else [value] if value is not None else [])]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    zone = f" ({view['tz']})" if any(view.get(name) for name in ("cron", "interval", "weekly")) else ""
+    return " or ".join(parts) + zone
 
-        every = view["every"]
-        return f"every {format_duration(every) if isinstance(every, int | float) else every}"
-    return f"at {short_time(view.get('at'))}"
+
+def _say_every(value: Any) -> str:
+    from rota.model.durations import format_duration
+
+    return f"every {format_duration(value) if isinstance(value, int | float) else value}"
+
+
+_SAY_TIMING: dict[str, Callable[[Any], str]] = {
+    "cron": str,
+    "weekly": str,
+    "interval": lambda value: f"every {value}",
+    "every": _say_every,
+    "at": lambda value: f"at {short_time(value)}",
+}
+
+
+def _repeated(flag: str, metavar: str, text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(flag, metavar=metavar, multiple=True, help=f"{text} Repeatable: any of them.")
 
 
 def definition_flags(function: Callable[..., Any]) -> Callable[..., Any]:
     """The flags that define a schedule, the same for ``add`` and ``edit``."""
     for flag in reversed(
         (
-            click.option("--cron", metavar="EXPR", help="Five fields, six with seconds first, or @daily and friends."),
-            click.option("--every", metavar="D", help="Each time this long has passed."),
-            click.option("--at", metavar="TIME", help="Once."),
-            click.option("--tz", metavar="ZONE", help="The zone of --cron and of times without an offset."),
+            _repeated("--cron", "EXPR", "Five fields, six with seconds first, or @daily and friends."),
+            _repeated("--every", "D", "Each time this long has passed."),
+            _repeated("--at", "TIME", "Once."),
+            _repeated("--interval", "TEXT", "Each few days, weeks, months or years: `3 months at 09:00`."),
+            _repeated("--weekly", "TEXT", "Weekdays and times: `mon-fri 07:30,12:00; sat 09:00`."),
+            click.option("--tz", metavar="ZONE", help="The zone of local times. [UTC, or the one of --config]"),
+            click.option(
+                "--gap", type=Words(*Gap), help="A local time that the zone skips: at its end, or not. [shift]"
+            ),
+            click.option("--fold", type=Words(*Fold), help="A local time that the zone has twice. [first]"),
+            click.option(
+                "--anchor", metavar="TIME", help="Where --every or --interval counts from. [when it is added]"
+            ),
+            click.option("--start", metavar="TIME", help="No slot before."),
+            click.option("--end", metavar="TIME", help="No slot after."),
+            click.option("--first-run", metavar="TIME", help="The first slot, wherever the others lie."),
+            click.option("--calendar", "calendars", metavar="C", multiple=True, help="When it rests. Repeatable."),
+            click.option("--on-closed", type=Words(*OnClosed), help="What becomes of a slot then. [skip]"),
             click.option("--delay", metavar="D", help="How long after its slot a run may first start. [0s]"),
+            click.option("--jitter", metavar="D", help="Up to so much more, the same for a slot at all times. [0s]"),
             click.option("--start-within", metavar="D", help="How late it may still start. [one period, at most 24h]"),
             click.option("--catch-up", type=Words(*CatchUp), help="Which slots to run that nobody served. [latest]"),
-            click.option("--catch-up-limit", metavar="N", help="At most so many of them. [100]"),
+            click.option("--catch-up-limit", metavar="N", help="At most so many of them, or in the queue. [100]"),
+            click.option("--catch-up-order", type=Words(*CatchUpOrder), help="Which of them first. [oldest]"),
             click.option("--overlap", type=Words(*Overlap), help="When the run before has not ended. [skip]"),
             click.option("--args", metavar="JSON", help="The job's arguments; `-` reads standard input."),
         )
@@ -54,9 +89,13 @@ def definition_flags(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def read_definition(*, args: str | None, **flags: Any) -> dict[str, Any]:
+def read_definition(*, args: str | None, calendars: tuple[str, ...], **flags: Any) -> dict[str, Any]:
     """Turn the flags into what the client takes; only what was given."""
-    return given(args=read_args(args), **flags)
+    for name in TIMINGS:
+        values = flags.pop(name)
+        flags[name] = values[0] if len(values) == 1 else list(values) or None
+    named = None if not calendars else [] if calendars == ("none",) else list(calendars)
+    return given(args=read_args(args), **flags) | ({} if named is None else {"calendars": named})
 
 
 @click.group()
@@ -78,6 +117,13 @@ def add(door: Door, *, key: str, job: str, if_exists: str, **flags: Any) -> None
     door.screen.tell(
         f"schedule {view['key']}: {view['job']} {when}; next {short_time(view.get('next_slot'))} UTC", view
     )
+    _tell_notes(door, view)
+
+
+def _tell_notes(door: Door, view: View) -> None:
+    if not door.screen.as_json:
+        for note in view.get("notes") or ():
+            click.echo(clean(f"  note: {note}"))
 
 
 @schedule.command("list")
@@ -102,16 +148,22 @@ def show(door: Door, *, key: str) -> None:
 @click.option("--from", "after", metavar="TIME", help="After this time. [now]")
 @through_door
 def next_(door: Door, *, key: str, count: int, after: str | None) -> None:
-    """Show the next slots, in UTC and in the schedule's zone."""
-    from rota.model.instants import check_zone, format_instant
-
+    """Show the next slots, in UTC and in the schedule's zone, and what is special about them."""
     handle = door.rota.schedules[key]
     zone = handle.show()["tz"]
-    local = check_zone("tz", zone)
-    slots = handle.next(count, after=read_time("from", after, zone))
-    views = [{"slot": format_instant(slot), "local": slot.astimezone(local).isoformat(), "tz": zone} for slot in slots]
-    columns: Columns = {"slot (UTC)": lambda view: short_time(view["slot"]), f"in {zone}": "local"}
-    door.screen.show_list(views, columns, nothing="no slot lies ahead")
+    views = handle.preview(count, after=read_time("from", after, zone))
+    columns: Columns = {
+        "slot (UTC)": lambda view: short_time(view["slot"]),
+        f"in {zone}": "local",
+        "runs (UTC)": lambda view: "" if view["run_at"] == view["slot"] else short_time(view["run_at"]),
+        "": lambda view: "; ".join(view["notes"]),
+    }
+    shown = {name: column for name, column in columns.items() if name != "runs (UTC)" or _are_put_off(views)}
+    door.screen.show_list(views, shown, nothing="no slot lies ahead")
+
+
+def _are_put_off(views: Sequence[View]) -> bool:
+    return any(view["run_at"] != view["slot"] for view in views)
 
 
 @schedule.command()
@@ -125,6 +177,7 @@ def edit(door: Door, *, key: str, **flags: Any) -> None:
         raise Invalid("schedule", key, "say what to change; see `rota schedule edit --help`")
     view = door.rota.schedules[key].edit(**options)
     door.screen.tell(f"schedule {view['key']} is at revision {view['revision']}", view)
+    _tell_notes(door, view)
 
 
 @schedule.command()
@@ -137,10 +190,11 @@ def pause(door: Door, *, key: str) -> None:
 
 @schedule.command()
 @click.argument("key")
+@click.option("--latest", is_flag=True, help="Also run the newest slot in between that may still start.")
 @through_door
-def resume(door: Door, *, key: str) -> None:
+def resume(door: Door, *, key: str, latest: bool) -> None:
     """Make runs again, from the next slot; the slots in between are recorded as skipped."""
-    door.screen.tell(f"schedule {key} is active", door.rota.schedules[key].resume())
+    door.screen.tell(f"schedule {key} is active", door.rota.schedules[key].resume(latest=latest))
 
 
 @schedule.command()

@@ -7,7 +7,9 @@ import click
 from rota.cli.door import Door, through_door
 from rota.cli.run import COLUMNS as RUN_COLUMNS
 from rota.cli.screen import Columns, View, clean, make_table, print_table, short_time
-from rota.model.states import NodeState
+from rota.model.findings import Severity
+
+COLOURS = {Severity.INFO: "blue", Severity.WARNING: "yellow", Severity.CRITICAL: "red"}
 
 NODE_COLUMNS: Columns = {
     "name": "name",
@@ -43,17 +45,15 @@ def show_status(view: View) -> None:
         if view[key]:
             click.echo()
             print_table(make_table(view[key], columns, title))
-    for sentence in list_troubles(view):
-        click.echo(clean(sentence))
+    for kind in ("job", "schedule"):
+        for name in view[f"paused_{kind}s"]:
+            click.echo(clean(f"{kind} {name} is paused"))
+    for found in view["findings"]:
+        click.echo(tell_finding(found))
+    if not view["nodes"] and not view["findings"]:
+        click.echo("no node is there: start one with `rota worker`")
 
 
-def list_troubles(view: View) -> list[str]:
-    """Say in a sentence each what will not go on by itself."""
-    found = [f"{kind} {name} is paused" for kind in ("job", "schedule") for name in view[f"paused_{kind}s"]]
-    found += [
-        f"schedule {of['key']} is late: its slot {short_time(of['next_slot'])} UTC has come" for of in view["overdue"]
-    ]
-    found += [f"schedule {of['key']} is set aside: {of['problem']}" for of in view["problems"]]
-    if not any(node["state"] == NodeState.ALIVE for node in view["nodes"]):
-        found.append("no node is alive: start one with `rota worker`")
-    return found
+def tell_finding(found: View) -> str:
+    """Say what was found, and how bad it is."""
+    return f"{click.style(found['severity'], fg=COLOURS[found['severity']])}: {clean(found['text'])}"

@@ -34,7 +34,10 @@ def job(door: Door, *, name: str) -> None:
 @click.argument("slot", required=False)
 @through_door
 def schedule(door: Door, *, key: str, slot: str | None) -> None:
-    """Why a schedule fires or does not; or what became of one slot."""
+    """Why a schedule fires or does not; or what became of one slot.
+
+    SLOT is a time; without an offset it is in the schedule's zone. A date alone asks for that day.
+    """
     _tell(door, door.rota.why.schedule(key, slot))
 
 

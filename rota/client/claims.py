@@ -27,10 +27,12 @@ from rota.model.job import LEASE_SECONDS_MAX, LEASE_SECONDS_MIN
 from rota.model.names import check_pool
 from rota.model.run import Claim as Held
 from rota.model.run import End, NodeIdentity
+from rota.store.advancing import advance_runs
+from rota.store.clock import is_clock_held
 from rota.store.endings import end_runs, rescue_runs
+from rota.store.firing import fire_schedules
 from rota.store.leases import claim_runs, mark_started, renew_claims
 from rota.store.runs import read_ended
-from rota.store.slots import advance_runs, fire_schedules
 
 if TYPE_CHECKING:
     from rota.client.rota import Rota
@@ -88,9 +90,10 @@ class Poller:
             if self._tended_at is not None and now - self._tended_at < TEND_SECONDS:
                 return False
             self._tended_at = now
-        rescued = rescue_runs(database, rescuer=self.identity.name)
-        fired = fire_schedules(database, fired_by=self.identity.name)
-        advanced = advance_runs(database)
+        is_held = is_clock_held(database)
+        rescued = 0 if is_held else rescue_runs(database, rescuer=self.identity.name)
+        fired = fire_schedules(database, fired_by=self.identity.name, is_held=is_held)
+        advanced = advance_runs(database, is_held=is_held)
         return bool(rescued or fired.ready or advanced.ready)
 
 

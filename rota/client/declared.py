@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from rota.client.options import SCHEDULE_OPTIONS, check_job_options
 from rota.errors import Invalid
 from rota.model.job import JobSpec
-from rota.model.schedule import ScheduleSpec
+from rota.model.schedule import TIMINGS, ScheduleSpec
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -29,7 +29,6 @@ R = TypeVar("R")
 
 # What `enqueue` takes for itself; a function's own parameters have other names.
 ENQUEUE_OPTIONS = ("key", "at", "delay", "start_within", "priority")
-_TIMINGS = ("cron", "every", "at")
 # Options of the decorator that belong to the schedule; all others are the job's. `start_within` is the job's.
 _SCHEDULE_OPTIONS = frozenset(SCHEDULE_OPTIONS) - {"job", "start_within"}
 
@@ -131,10 +130,11 @@ def _read_options(
             raise Invalid(kind, of_job[kind], "a decorated job runs the function that it decorates")
     target = f"{function.__module__}:{function.__qualname__}"
     spec = JobSpec.checked(name, **check_job_options({**of_job, "call": target}, new=True))
-    if not any(kind in of_schedule for kind in _TIMINGS):
+    if not any(kind in of_schedule for kind in TIMINGS):
         if of_schedule:
             lonely = sorted(of_schedule)[0]
-            raise Invalid(lonely, of_schedule[lonely], "it belongs to a schedule: give one of cron, every and at too")
+            rule = f"it belongs to a schedule: give one of {', '.join(TIMINGS)} too"
+            raise Invalid(lonely, of_schedule[lonely], rule)
         return spec, None
     return spec, ScheduleSpec.checked(name, job=name, **{"tz": rota.default_zone, **of_schedule})
 
@@ -146,7 +146,8 @@ REGISTERED: dict[str, DeclaredJob[Any, Any]] = {}
 def declare_all(rota: Rota, jobs: Sequence[DeclaredJob[Any, Any]] | None = None) -> list[Declaration]:
     """Bring declared jobs and their schedules into force in ``rota``'s database; all that are registered unless told.
 
-    What somebody edited through another door since is reported and left alone; what is unchanged is not written.
+    What somebody edited through another door since is reported and left alone; what is unchanged is not written. What
+    was deleted is added again: to stop a declared schedule, pause it, or take it out of the code.
 
     Raises:
         Invalid: a job is declared in the program's main module, which no worker can import.

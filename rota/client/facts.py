@@ -6,8 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rota.client.runs import check_run_id
-from rota.model.instants import check_zone, parse_instant
-from rota.store import history
+from rota.store import history, slot_history
 from rota.store.nodes import list_nodes, read_node
 
 if TYPE_CHECKING:
@@ -61,12 +60,10 @@ class Why:
     def schedule(self, key: str, slot: str | datetime | None = None) -> dict[str, Any]:
         """Tell what a schedule does next and did last, or what became of one slot.
 
-        A slot without an offset is in the schedule's zone.
+        A slot without an offset is in the schedule's zone. A date alone asks for its day, minutes for that minute.
 
         Raises:
             NotFound: there is no such schedule.
+            Invalid: the slot cannot be read.
         """
-        if slot is None:
-            return history.why_schedule(self._rota.database, key)
-        zone = check_zone("tz", self._rota.schedules[key].show()["tz"])
-        return history.why_schedule(self._rota.database, key, parse_instant("slot", slot, zone))
+        return slot_history.why_schedule(self._rota.database, key, slot)

@@ -20,6 +20,8 @@ def database_url(environ: Mapping[str, str]) -> str:
     """
     if url := environ.get("ROTA_DB", "").strip():
         return url
+    if "ROTA_DB" in environ:
+        raise ConfigError("ROTA_DB is set and empty: give it the URL of the database, or unset it")
     if name := environ.get("ROTA_DB_FILE", "").strip():
         return _read_url(Path(name))
     if environ.get("ROTA_RUN_ID"):

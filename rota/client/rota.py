@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from rota.client.declared import REGISTERED, Declaration, DeclaredJob, declare_all
 from rota.client.location import database_url
-from rota.errors import Invalid
+from rota.errors import Invalid, UsageError
 from rota.model.documents import encode_arguments
 from rota.model.durations import parse_duration
 from rota.model.instants import check_zone, parse_instant
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.orm import Session
 
+    from rota.client.calendars import Calendars
     from rota.client.claims import Claim, Poller
     from rota.client.facts import Nodes, Why
     from rota.client.jobs import Jobs
@@ -113,6 +114,13 @@ class Rota:
         return Schedules(self)
 
     @cached_property
+    def calendars(self) -> Calendars:
+        """All calendars."""
+        from rota.client.calendars import Calendars
+
+        return Calendars(self)
+
+    @cached_property
     def runs(self) -> Runs:
         """All runs."""
         from rota.client.runs import Runs
@@ -139,7 +147,9 @@ class Rota:
 
         return Poller(self)
 
-    def job(self, *, name: str | None = None, **options: Any) -> Callable[[Callable[P, R]], DeclaredJob[P, R]]:
+    def job(
+        self, *bare: Callable[..., Any], name: str | None = None, **options: Any
+    ) -> Callable[[Callable[P, R]], DeclaredJob[P, R]]:
         """Declare the function below as a job; with ``cron``, ``every`` or ``at``, its schedule too.
 
         The name is the function's unless given. The options are those of ``jobs.add`` and ``schedules.add``. The
@@ -147,7 +157,10 @@ class Rota:
 
         Raises:
             Invalid: an option breaks its rule.
+            UsageError: it is used without parentheses.
         """
+        if bare:
+            raise UsageError("write @rota.job() with parentheses, and its options by name, as in @rota.job(name='x')")
 
         def decorate(function: Callable[P, R]) -> DeclaredJob[P, R]:
             job = DeclaredJob(self, function, name, options)
@@ -173,11 +186,45 @@ class Rota:
         """
         return self._poller.poll(pool, lease)
 
+    def check(
+        self,
+        *,
+        warning_late: str | float | timedelta | None = None,
+        critical_late: str | float | timedelta | None = None,
+    ) -> dict[str, Any]:
+        """Look for what does not go on by itself: ``state`` (ok, warning, critical), ``findings``, ``counts``, ``now``.
+
+        A finding has ``severity``, ``code``, ``subject``, ``text`` and ``since``. What is late for ``warning_late``
+        (1 m) is found, and after ``critical_late`` (10 m) it is critical.
+
+        Raises:
+            Invalid: a threshold is no duration, or what is critical comes before what is only a warning.
+        """
+        from rota.model.findings import Thresholds
+        from rota.store.health import check_health, show_health
+
+        return show_health(check_health(self.database, Thresholds.checked(warning_late, critical_late)))
+
     def status(self) -> dict[str, Any]:
-        """Return nodes, what runs, what is late, what failed lately, and what is set aside or paused."""
+        """Return nodes, what runs, what is late, what failed lately, what ``check`` finds, and what is paused."""
         from rota.store.status import read_status
 
         return read_status(self.database)
+
+    def forecast(self, days: int = 1, job: str | None = None) -> dict[str, Any]:
+        """Tell what will run in the next ``days``, hour by hour, and how full the pools will be.
+
+        Durations are those of the latest good attempts of each job: what has none counts as slots, and takes no time.
+        When more is due than can be looked at, it covers less than was asked for, and says so by ``until`` and
+        ``is_complete``.
+
+        Raises:
+            Invalid: ``days`` is not 1 to 366.
+            NotFound: there is no such job.
+        """
+        from rota.client.forecast import read_forecast
+
+        return read_forecast(self, days, job)
 
     def enqueue(
         self,

@@ -5,14 +5,13 @@ Checks are ``rota.model.schedule``'s; rows are ``rota.store.schedules``'s.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from rota.client.forecast import find_coming, preview_schedule
 from rota.client.options import check_schedule_options
-from rota.errors import NotFound
-from rota.model.instants import check_zone, parse_instant
-from rota.model.job import check_whole
+from rota.errors import Invalid, NotFound
 from rota.model.names import check_name
 from rota.model.schedule import ScheduleSpec
 from rota.store import schedules
@@ -20,8 +19,6 @@ from rota.store.jobs import check_if_exists
 
 if TYPE_CHECKING:
     from rota.client.rota import Rota
-
-PREVIEW_MAX = 1000
 
 
 class ScheduleHandle:
@@ -57,10 +54,19 @@ class ScheduleHandle:
             NotFound: there is no such schedule.
             Invalid: what stands in its row cannot be understood.
         """
-        count = check_whole("n", n, 1, PREVIEW_MAX)
-        timing, now = schedules.read_timing(self._rota.database, self.key)
-        start = now if after is None else parse_instant("from", after, check_zone("tz", timing.zone))
-        return list(islice(timing.preview(start), count))
+        return find_coming(self._rota, self.key, n, after)[1]
+
+    def preview(self, n: int = 1, after: str | datetime | None = None) -> list[dict[str, Any]]:
+        """Return the next ``n`` slots as ``next`` does, each with what is special about it.
+
+        ``slot``, ``local`` (in the schedule's zone), ``run_at`` (with delay and jitter), and ``notes``: what a change
+        of the zone's offset or a calendar does to it.
+
+        Raises:
+            NotFound: there is no such schedule.
+            Invalid: what stands in its row cannot be understood.
+        """
+        return preview_schedule(self._rota, self.key, n, after)
 
     def edit(self, **options: Any) -> dict[str, Any]:
         """Change the options that are given, as ``add`` takes them. The past is not replayed.
@@ -78,9 +84,12 @@ class ScheduleHandle:
         """Make no more runs until it is resumed."""
         return schedules.pause_schedule(self._rota.database, self.key, actor=self._rota.actor)
 
-    def resume(self) -> dict[str, Any]:
-        """Go on with the first slot after now; one row of the ledger tells of those that went by."""
-        return schedules.resume_schedule(self._rota.database, self.key, actor=self._rota.actor)
+    def resume(self, *, latest: bool = False) -> dict[str, Any]:
+        """Go on with the first slot after now; one row of the ledger tells of those that went by.
+
+        With ``latest`` the newest of these whose start window is still open runs all the same.
+        """
+        return schedules.resume_schedule(self._rota.database, self.key, actor=self._rota.actor, latest=latest)
 
     def delete(self) -> None:
         """Delete the schedule; its runs stay."""
@@ -99,9 +108,10 @@ class Schedules:
     def add(self, key: str, job: str, *, if_exists: str = "error", **options: Any) -> dict[str, Any]:
         """Add a schedule for ``job`` and return how it is shown.
 
-        One of ``cron``, ``every`` and ``at`` says when it is due. The other options are those of ``rota schedule add``:
-        ``tz``, ``delay``, ``start_within``, ``catch_up``, ``catch_up_limit``, ``overlap``, ``args``, and
-        ``anchor``, where the grid of an ``every`` starts.
+        At least one of ``cron``, ``every``, ``at``, ``interval`` and ``weekly`` says when it is due; each may be a
+        list. The other options are those of ``rota schedule add``: ``tz``, ``gap``, ``fold``, ``anchor``, ``start``,
+        ``end``, ``first_run``, ``calendars`` (a list), ``on_closed``, ``delay``, ``jitter``, ``start_within``,
+        ``catch_up``, ``catch_up_limit``, ``catch_up_order``, ``overlap``, ``args``.
 
         Raises:
             Invalid: a value breaks its rule; nothing was stored.
@@ -111,6 +121,26 @@ class Schedules:
         decision = check_if_exists(if_exists)
         spec = self.check(key, job, **options)
         return schedules.add_schedule(self._rota.database, spec, actor=self._rota.actor, if_exists=decision)
+
+    def add_many(self, requests: Iterable[Mapping[str, Any]], *, if_exists: str = "error") -> int:
+        """Add many schedules, up to 1000 of them in one transaction, and return how many were added.
+
+        Each request is a mapping with ``key``, ``job`` and any of the options of ``add``. All are checked before the
+        first is stored. When it raises midway through more than 1000, the thousands before are stored: send all of them
+        again with ``if_exists="skip"``.
+
+        Raises:
+            Invalid: a value breaks its rule; nothing was stored.
+            NotFound: there is no such job; nothing of its thousand was stored.
+            AlreadyExists: a key is taken, and ``if_exists`` is ``"error"``; nothing of its thousand was stored.
+        """
+        decision = check_if_exists(if_exists)
+        specs: list[ScheduleSpec] = []
+        for number, request in enumerate(requests):
+            if missing := {"key", "job"} - set(request):
+                raise Invalid(f"requests[{number}]", dict(request), f"a schedule has {', '.join(sorted(missing))}")
+            specs.append(self.check(**request))
+        return schedules.add_schedules(self._rota.database, specs, actor=self._rota.actor, if_exists=decision)
 
     def check(self, key: str, job: str, **options: Any) -> ScheduleSpec:
         """Check what ``add`` is given; a schedule that names no zone gets the default one.

@@ -23,9 +23,11 @@ from rota.engine.settings import NodeSettings
 from rota.errors import DatabaseRefused, DatabaseUnavailable
 from rota.execution.linux import boottime
 from rota.model.run import Claim, End, NodeIdentity
+from rota.model.states import NodeState
 from rota.store.database import Database
 from rota.store.endings import Delivered, end_runs, surrender_runs
 from rota.store.leases import claim_runs, mark_started
+from rota.store.nodes import describe_node
 
 log = logging.getLogger("rota.worker")
 
@@ -68,19 +70,26 @@ class Bookkeeper(threading.Thread):
     """Rounds over the database, as soon as there is a reason for one."""
 
     def __init__(
-        self, database: Database, identity: NodeIdentity, settings: NodeSettings, tell: Callable[[Message], None]
+        self,
+        database: Database,
+        identity: NodeIdentity,
+        settings: NodeSettings,
+        tell: Callable[[Message], None],
+        *,
+        clock: Callable[[], float] = boottime,
     ) -> None:
         super().__init__(name="rota-bookkeeper", daemon=True)
         self._database = database
         self._settings = settings
         self._tell = tell
-        self._scheduler = Scheduler(database, identity, settings.pools)
+        self._scheduler = Scheduler(database, identity, settings.pools, settings.lease_seconds, clock=clock)
         self._woken = threading.Condition()
         self._ends: deque[End] = deque()
         self._refused: deque[tuple[float, End]] = deque()  # ends that cannot be recorded, and when to try again
         self._dead: deque[str] = deque()
         self._held: set[str] = set()  # claims whose end is not in the database yet
         self._accepting = True
+        self._is_described = True  # what the database says of this node is true
         self._stopping = False
         self._hinted = True
         self._backoff = Backoff()
@@ -116,10 +125,11 @@ class Bookkeeper(threading.Thread):
             self._hinted = True
             self._woken.notify()
 
-    def stop_claiming(self) -> None:
-        """Claim nothing any more; ends are still delivered, and schedules fired."""
+    def stop_claiming(self, *, tell: bool = False) -> None:
+        """Claim nothing any more, and ``tell`` the others; ends are still delivered, and schedules fired."""
         with self._woken:
             self._accepting = False
+            self._is_described = self._is_described and not tell
             self._woken.notify()
 
     def stop(self) -> None:
@@ -132,6 +142,7 @@ class Bookkeeper(threading.Thread):
         """Work by new settings from the next round on."""
         with self._woken:
             self._settings = settings
+            self._is_described = False
             self._scheduler.pools = settings.pools
             self._hinted = True
             self._woken.notify()
@@ -189,6 +200,7 @@ class Bookkeeper(threading.Thread):
             or self._hinted
             or self._ends
             or self._dead
+            or not self._is_described
             or (self._more_ready and self.free > 0)
             or time.monotonic() >= self._look_at
         )
@@ -205,6 +217,8 @@ class Bookkeeper(threading.Thread):
             self._ends.append(self._refused.popleft()[1])
         if self._ends:
             self._deliver()
+        if not self._is_described:
+            self._describe()
         ready = self._more_ready
         if self._hinted or time.monotonic() >= self._look_at:
             ready = self._look_and_act()
@@ -262,6 +276,16 @@ class Bookkeeper(threading.Thread):
                 refused.append(end)
         applied = frozenset(end.claim_id for end in batch if end not in refused) - orphaned
         return Delivered(applied, frozenset(orphaned), None), refused
+
+    def _describe(self) -> None:
+        self._is_described = True
+        state = NodeState.ALIVE if self._accepting else NodeState.DRAINING
+        settings, identity = self._settings, self._scheduler.identity
+        try:
+            describe_node(self._database, identity, state=state, pools=settings.pools, slots=settings.slots)
+        except BaseException:
+            self._is_described = False
+            raise
 
     def _surrender(self) -> None:
         claim_ids = list(self._dead)

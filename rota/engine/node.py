@@ -215,7 +215,7 @@ class Node:
     def _hear_stop(self, watch: Watch, bookkeeper: Bookkeeper) -> None:
         self._stops_asked += 1
         self._is_leaving = True
-        bookkeeper.stop_claiming()
+        bookkeeper.stop_claiming(tell=True)
         if self._stops_asked == 1:
             seconds = self.settings.drain_timeout_seconds
             log.info(

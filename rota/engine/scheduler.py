@@ -6,13 +6,21 @@ outlook: whatever it would forget by dying is in the database.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from rota.engine.clock_guard import ClockGuard
+from rota.execution.linux import boottime
 from rota.model.run import NodeIdentity
+from rota.store.advancing import advance_runs
+from rota.store.clock import tell_clock_step
 from rota.store.database import Database
 from rota.store.endings import rescue_runs
-from rota.store.slots import FIRE_BATCH_MAX, Outlook, advance_runs, fire_schedules, look
+from rota.store.findings import watch_health
+from rota.store.firing import FIRE_BATCH_MAX, fire_schedules
+from rota.store.outlook import Outlook, look
 
 log = logging.getLogger("rota.scheduler")
 
@@ -36,29 +44,53 @@ class Done:
 class Scheduler:
     """One bounded round at a time over what the outlook says is due."""
 
-    def __init__(self, database: Database, identity: NodeIdentity, pools: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        identity: NodeIdentity,
+        pools: tuple[str, ...],
+        lease_seconds: float,
+        *,
+        clock: Callable[[], float] = boottime,
+    ) -> None:
         self._database = database
         self.identity = identity
         self.pools = pools
+        self._lease_seconds = lease_seconds
+        self._clock = clock
+        self._guard = ClockGuard(lease_seconds)
+        self._untold_step = 0.0
 
     def look(self) -> Outlook:
-        """Ask what there is to do."""
-        return look(self._database, self.identity, self.pools)
+        """Ask what there is to do; notice when the database's clock has stepped since, and tell the others."""
+        asked_at = self._clock()
+        outlook = look(self._database, self.identity, self.pools)
+        step = self._guard.observe(asked_at, self._clock(), outlook.now) or self._untold_step
+        if step:
+            self._untold_step = step  # also after a failure
+            tell_clock_step(self._database, step, self._lease_seconds, node=self.identity.name)
+            self._untold_step = 0.0
+            outlook = dataclasses.replace(outlook, is_held=step > 0)
+        return outlook
 
     def round(self, outlook: Outlook) -> Done:
         """Do what ``outlook`` says is due: one batch of each kind."""
         done = Done()
         if outlook.slot_has_come:
-            fired = fire_schedules(self._database, fired_by=self.identity.name, limit=FIRE_BATCH_MAX)
+            fired = fire_schedules(
+                self._database, fired_by=self.identity.name, limit=FIRE_BATCH_MAX, is_held=outlook.is_held
+            )
             done.slots, done.ready, done.set_aside = fired.runs, fired.ready, fired.set_aside
         if outlook.due_has_come:
-            advanced = advance_runs(self._database)
+            advanced = advance_runs(self._database, is_held=outlook.is_held)
             done.ready += advanced.ready
             done.missed = advanced.missed
-        if outlook.lease_has_ended:
+        if outlook.lease_has_ended and not outlook.is_held:
             done.rescued = rescue_runs(self._database, rescuer=self.identity.name)
             if done.rescued:
                 log.warning("took %d runs away from nodes whose lease was over", done.rescued)
+        if outlook.health_is_due:  # last, so that no trouble with it holds up what is due
+            watch_health(self._database, node=self.identity.name)
         return done
 
     @staticmethod

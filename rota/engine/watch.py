@@ -21,6 +21,7 @@ from rota.errors import RotaError
 from rota.execution.crew import Crew, Ended, GuardianLost, Started
 from rota.execution.linux import boottime
 from rota.execution.order import Outcome, StopWhy
+from rota.execution.report import read_wish
 from rota.model.documents import check_document_text
 from rota.model.run import Claim, End, Written
 from rota.model.states import NodeState
@@ -87,7 +88,9 @@ class Watch:
                     self._pids[claim_id] = pid
                 case Ended(outcome=outcome):
                     self._deadlines.pop(outcome.claim_id, None)
-                    bookkeeper.hear_end(end_of(outcome, self._pids.get(outcome.claim_id)))
+                    end = end_of(outcome, self._pids.get(outcome.claim_id))
+                    self._tell_bad_end(end)
+                    bookkeeper.hear_end(end)
                 case GuardianLost(claim_id=claim_id):
                     log.error("the guardian of claim %s died; its job was killed", claim_id)
                     self._forget(claim_id)
@@ -136,6 +139,15 @@ class Watch:
         self._deadlines[claim.claim_id] = deadline
         self._renew_at = min(self._renew_at, boottime() + claim.lease_seconds / 3)
 
+    def _tell_bad_end(self, end: End) -> None:
+        # What ended well is in the ledger; a node that runs hundreds a second must not write a line for each.
+        claim = self._claims.get(end.claim_id)
+        if claim is None or (end.kind == "exited" and end.exit_code == 0):
+            return
+        how = f"exit code {end.exit_code}" if end.kind == "exited" else end.kind.replace("_", " ")
+        what = f": {end.error_message}" if end.error_message else ""
+        log.info("run %d of job %s, attempt %d: %s%s", claim.run_id, claim.job, claim.attempt, how, what)
+
     def _refuse(self, claim: Claim, error: Exception, bookkeeper: Bookkeeper) -> None:
         log.warning("run %d could not be started: %s", claim.run_id, error)
         kind, message = type(error).__name__, _storable(str(error))
@@ -162,7 +174,11 @@ class Watch:
     def _renew(self, renewer: Renewer) -> None:
         now = boottime()
         answered = self._crew.answered(self._asked_at)
-        claims = {claim_id: self._claims[claim_id].lease_seconds for claim_id in answered if claim_id in self._claims}
+        claims = {
+            claim_id: self._claims[claim_id].lease_seconds
+            for claim_id in answered
+            if claim_id in self._claims and self._deadlines.get(claim_id, now) >= now  # else its job is dead already
+        }
         renewer.ask(RenewalAsked(claims, now))
         self._crew.ask()
         self._asked_at = now
@@ -199,7 +215,11 @@ def end_of(outcome: Outcome, pid: int | None = None) -> End:
             result = check_document_text("result", result)
         except RotaError as error:
             kind, result, error_type, error_message = "bad_result", None, type(error).__name__, str(error)
-    if kind == "exited" and outcome.error_type is not None:  # told by a callable, whatever its exit code
+    retry_after_seconds = None
+    if kind == "exited" and (wish := read_wish(outcome.error_type)) is not None:
+        kind, error_type = {"skip": ("no_op", None), "release": ("released", None)}.get(wish[0], ("exception", "Retry"))
+        retry_after_seconds = wish[1]
+    elif kind == "exited" and outcome.error_type is not None:  # told by a callable, whatever its exit code
         kind = {"NoResult": "no_result", "BadResult": "bad_result"}.get(outcome.error_type, "exception")
     return End(
         claim_id=outcome.claim_id,
@@ -211,6 +231,7 @@ def end_of(outcome: Outcome, pid: int | None = None) -> End:
         error_message=_storable(error_message),
         traceback=_storable(outcome.traceback),
         result=result,
+        retry_after_seconds=retry_after_seconds,
         seconds=outcome.seconds,
         cpu_seconds=outcome.cpu_seconds,
         memory_bytes_max=outcome.memory_bytes_max,

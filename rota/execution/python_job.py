@@ -15,7 +15,7 @@ import json
 import sys
 
 from rota.errors import Invalid, StateError
-from rota.execution.report import read_arguments, report_error, report_result
+from rota.execution.report import read_arguments, report_error, report_outcome, report_result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,11 @@ def main(target: str) -> int:
             function = find_callable(target)
             value = call(function, json.loads(read_arguments()))
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever the job raises is its end, to be told
-            report_error(_name_type(error), str(error), _format_traceback(error))
+            wish = getattr(error, "__rota_outcome__", None)
+            if wish is None:
+                report_error(_name_type(error), str(error), _format_traceback(error))
+            else:
+                report_outcome(wish, str(error), getattr(error, "after_seconds", None))
             return 1
         try:
             text = _encode_result(value)

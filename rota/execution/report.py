@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CONTROL_VARIABLE = "ROTA_CONTROL"
 ANSWER_SECONDS_MAX = 30.0
+_WISH_MARK = "rota:"
 
 
 def report_result(text: str) -> None:
@@ -39,6 +40,26 @@ def report_error(kind: str, message: str, traceback: str) -> None:
         StateError: this process is no job, or its guardian is gone.
     """
     _ask_guardian({"op": "error", "type": kind, "message": message, "traceback": traceback})
+
+
+def report_outcome(wish: str, message: str, after_seconds: float | None) -> None:
+    """Tell the guardian how the attempt is to end, other than well or badly: skip, release, or retry after a while.
+
+    It travels as an error whose type no exception has; ``read_wish`` reads it.
+
+    Raises:
+        StateError: this process is no job, or its guardian is gone.
+    """
+    after = "" if after_seconds is None else f" {after_seconds!r}"
+    report_error(f"{_WISH_MARK}{wish}{after}", message, "")
+
+
+def read_wish(error_type: str | None) -> tuple[str, float | None] | None:
+    """Return what a job told by ``report_outcome``: the wish, and after how many seconds; None for any other error."""
+    if error_type is None or not error_type.startswith(_WISH_MARK):
+        return None
+    wish, _, after = error_type.removeprefix(_WISH_MARK).partition(" ")
+    return wish, float(after) if after else None
 
 
 def read_arguments() -> str:

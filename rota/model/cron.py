@@ -1,37 +1,33 @@
-"""Cron expressions: which instants they name, in which zone.
+"""Cron expressions: which local times they name, and what is refused.
 
-The parser is cronsim's, and so is the meaning of a day (names, lists, steps, ``L``, ``LW``, ``#``, and how the two day
-fields combine); ``@daily`` and friends, ``15W`` and the errors are added here. The way from local times to instants is
-our own, because three things must hold that a walk along the wall clock does not give:
+The parser is cronsim's, and so is the meaning of a day (names, lists, steps, ``L``, ``LW``, ``#``, and how both day
+fields combine); ``@daily`` and friends, ``15W``, ``H`` and the errors are added here. From local times to instants it
+is ``grids``'s way. As in Debian's cron, an expression whose minute or hour field starts with ``*`` is interval-like and
+follows real time: in a gap nothing is due, in a fold every matching instant is. All others are fixed-time, and the
+schedule's choices of ``gap`` and ``fold`` hold for them.
 
-- ``next(t) > t``, always, in UTC, and within a bound;
-- a count, and the last few, without visiting every slot: an outage of a month leaves 43,200 of a minutely schedule;
-- daylight saving as in Debian's cron. An expression whose minute or hour field starts with ``*`` is interval-like and
-  follows real time: in a gap nothing is due, in a fold every matching instant is. All others are fixed-time: a time in
-  a gap fires at the gap's end, several of them once; a time that comes twice fires the first time. A gap of more than
-  three hours is a country crossing the date line: its times do not exist, and nothing is due for them.
-
-Called by ``timing`` only.
+Called by ``timing``.
 """
 
 from __future__ import annotations
 
 import calendar
 import re
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, time, timedelta
+from dataclasses import dataclass
+from datetime import date, datetime
 from functools import lru_cache
 
 from cronsim import CronSim, CronSimError
 
 from rota.errors import Invalid
-from rota.model.instants import GAP_SECONDS_MAX, check_zone, find_transition, gap_seconds, resolve_local
+from rota.model.daylight import Fold, Gap
+from rota.model.grids import YEARS_AHEAD_MAX, LocalGrid
+from rota.model.hashing import replace_hashes, uses_hash
+from rota.model.instants import check_zone
+from rota.model.pattern import ClockTimes, Pattern, Times
 
 EXPRESSION_LENGTH_MAX = 1000
-
-# The rarest expression that fires at all, 29 February on a given weekday, waits 40 years around 2100.
-YEARS_AHEAD_MAX = 50
 
 _SHORTHANDS = {
     "@yearly": "0 0 1 1 *",
@@ -54,47 +50,23 @@ _FIELD_RULES = {
 _NEVER_RULE = "it must fire at some time; the months it names have no such day"
 _NEAREST = re.compile(r"([1-9]|[12][0-9]|3[01])W")
 _SPAN_OF_ONE = re.compile(r"\b(\w+)-\1/0*[1-9][0-9]*(?![0-9])")
-_BY_HASH = re.compile(r"(?:^|,)H")
-_SAMPLE = datetime(2000, 1, 1, tzinfo=UTC)
-_HOUR = timedelta(hours=1)
-_DAY = timedelta(days=1)
-_SECOND = timedelta(seconds=1)
-# No two zones are further apart, and no zone has ever been moved by more.
-_MOVE_MAX = timedelta(hours=26)
+_SAMPLE = datetime(2000, 1, 1)  # noqa: DTZ001 - local
+_EITHER_NOTE = "both day fields are restricted, so either matches, as in cron: day {} of the month, or weekday {}"
 
 
-@lru_cache(maxsize=4096)
-def parse_cron(expression: str, zone_name: str) -> Cron:
-    """Return the (shared, unchanging) ``Cron`` of an expression in a zone.
-
-    Raises:
-        Invalid: the field ``cron`` cannot be read or never fires, or ``tz`` is no zone.
-    """
-    return Cron(expression, zone_name)
-
-
+@dataclass(frozen=True, slots=True)
 class Cron:
-    """One expression in one zone. Use ``parse_cron``, which keeps it for the next time."""
+    """One expression in one zone. Made by ``parse_cron``."""
 
-    def __init__(self, expression: str, zone_name: str) -> None:
-        self.zone = check_zone("tz", zone_name)
-        self.expression = " ".join(expression.split())
-        fields = _split_fields(expression)
-        self.is_fixed_time = not (fields[-5].startswith("*") or fields[-4].startswith("*"))
-        self._sim, self._nearest = _parse_fields(expression, fields)
-        self._seconds = sorted(self._sim.seconds)
-        self._minutes = sorted(self._sim.minutes)
-        self._hours = sorted(self._sim.hours)
-        self._days: dict[tuple[int, int], list[date]] = {}
-        if self._find_day(_SAMPLE.date(), _plus_years(_SAMPLE)) is None:
-            raise Invalid("cron", expression, _NEVER_RULE)
+    expression: str  # as it was written
+    is_fixed_time: bool
+    uses_hash: bool
+    notes: tuple[str, ...]
+    grid: LocalGrid
 
     def next(self, after: datetime) -> datetime | None:
         """Return the first slot strictly later than ``after``, in UTC; None when there is none for 50 years."""
-        after = after.astimezone(UTC)
-        found = self._next_fixed(after) if self.is_fixed_time else self._next_interval(after)
-        assert found is None or found > after
-        return found
+        return self.grid.next(after)
 
     def between(self, after: datetime, until: datetime) -> Iterator[datetime]:
         """Yield the slots in (``after``, ``until``], oldest first."""
@@ -103,194 +75,103 @@ class Cron:
             yield slot
             slot = self.next(slot)
 
-    def count(self, after: datetime, until: datetime) -> int:
-        """Count the slots in (``after``, ``until``] without visiting each."""
-        total = 0
-        low, until = after.astimezone(UTC), until.astimezone(UTC)
-        while low < until:
-            high = min(until, low + _DAY)
-            total += self._count_span(low, high)
-            low = high
-        return total
 
-    def last(self, after: datetime, until: datetime, limit: int) -> list[datetime]:
-        """Return the newest slots in (``after``, ``until``], at most ``limit``, oldest first."""
-        found: list[datetime] = []
-        after, high = after.astimezone(UTC), until.astimezone(UTC)
-        span = timedelta(minutes=1)
-        while high > after and len(found) < limit:
-            low = max(after, high - span)
-            if self._count_span(low, high):
-                found[:0] = self.between(low, high)
-            high, span = low, min(span * 2, _DAY)
-        return found[-limit:]
+def parse_cron(
+    expression: str, zone_name: str, *, name: str = "", gap: Gap = Gap.SHIFT, fold: Fold = Fold.FIRST
+) -> Cron:
+    """Return the (shared, unchanging) ``Cron`` of an expression in a zone; ``name`` is what ``H`` is chosen by.
 
-    def _next_fixed(self, after: datetime) -> datetime | None:
-        # Local times in their own order give instants in theirs, since gaps collapse and folds count once. Started in
-        # the second pass of a fold, the first candidates lie in the past and are passed over.
-        local = self._find_local(after.astimezone(self.zone).replace(tzinfo=None, fold=0), _plus_years(after))
-        while local is not None:
-            slot = resolve_local(local, self.zone)
-            if slot > after and gap_seconds(local, self.zone) <= GAP_SECONDS_MAX:
-                return slot
-            local = self._find_local(local, _plus_years(after))
-        return None
+    Raises:
+        Invalid: the field ``cron`` cannot be read or never fires, or ``tz`` is no zone.
+    """
+    fields = _split_fields(expression)
+    if not uses_hash(fields):
+        return _make_cron(expression, fields, zone_name, gap, fold)
+    if not name:
+        rule = "H is a time chosen by a hash of the schedule's name, and there is no name here; write the time itself"
+        raise Invalid("cron", expression, rule)
+    try:
+        chosen = replace_hashes(fields, name)
+    except ValueError as error:
+        raise Invalid("cron", expression, str(error)) from None
+    return _make_cron(expression, chosen, zone_name, gap, fold)
 
-    def _next_interval(self, after: datetime) -> datetime | None:
-        bound = _plus_years(after)
-        moment = after
-        while True:
-            offset = self._offset(moment)
-            local = self._find_local(moment.replace(tzinfo=None) + offset, bound)
-            if local is None:
-                return None
-            slot = (local - offset).replace(tzinfo=UTC)
-            # Any change of the offset on the way moves the slot. Near the start and near the slot that is looked for
-            # closely; in between no change can bring a slot forward by more than the size of the change.
-            hop = min(slot, moment + 2 * _DAY)
-            change = self._find_change(moment, hop)
-            if change is not None:
-                # The second before the change, so that a slot at the change itself is found under the new offset.
-                before = change - _SECOND
-                if slot <= before:
-                    return slot
-                first = change.astimezone(self.zone).replace(tzinfo=None, fold=0)
-                if self._matches(first):
-                    return change
-                moment = change
-            elif slot == hop:
-                return slot
-            else:
-                moment = max(hop, slot - 2 * _DAY)
 
-    def _find_change(self, low: datetime, high: datetime) -> datetime | None:
-        # Six hours at a time: two changes of one zone have never been closer together.
-        while low < high:
-            step = min(high, low + 6 * _HOUR)
-            if self._offset(low) != self._offset(step):
-                return find_transition(low, step, self.zone)
-            low = step
-        return None
+class CronPattern(Pattern):
+    """The local times that an expression names; the zone plays no part."""
 
-    def _count_span(self, low: datetime, high: datetime) -> int:
-        """Count the slots in (``low``, ``high``], which is at most a day long."""
-        offset = self._offset(high)
-        steady = offset == self._offset(low) == self._offset(low + (high - low) / 2)
-        # What comes a second time is not due again: a fold behind us matters as long as it lasts.
-        if steady and self.is_fixed_time:
-            steady = offset == self._offset(low - _MOVE_MAX)
-        if steady:
-            return self._count_local(low.replace(tzinfo=None) + offset, high.replace(tzinfo=None) + offset)
-        if self.is_fixed_time or high - low <= 2 * _SECOND:
-            return sum(1 for _ in self.between(low, high))
-        middle = low + (high - low) / 2
-        return self._count_span(low, middle) + self._count_span(middle, high)
+    __slots__ = ("_days", "_nearest", "_sim", "_times")
 
-    def _count_local(self, low: datetime, high: datetime) -> int:
-        """Count the matching local times in (``low``, ``high``]."""
-        day, total = low.date(), 0
-        while day <= high.date():
-            if self._matches_day(day):
-                total += self._count_times(high.time()) if day == high.date() else self._times_per_day()
-                total -= self._count_times(low.time()) if day == low.date() else 0
-            day += _DAY
-        return total
+    def __init__(self, sim: CronSim, nearest: frozenset[int]) -> None:
+        self._sim = sim
+        self._nearest = nearest
+        self._times = ClockTimes(sorted(sim.hours), sorted(sim.minutes), sorted(sim.seconds))
+        self._days: dict[tuple[int, int], tuple[int, ...]] = {}
 
-    def _count_times(self, until: time) -> int:
-        """Count the matching times of a day up to ``until``, inclusive."""
-        hours = bisect_left(self._hours, until.hour)
-        total = hours * len(self._minutes) * len(self._seconds)
-        if until.hour in self._sim.hours:
-            minutes = bisect_left(self._minutes, until.minute)
-            total += minutes * len(self._seconds)
-            if until.minute in self._sim.minutes:
-                total += bisect_right(self._seconds, until.second)
-        return total
-
-    def _times_per_day(self) -> int:
-        return len(self._hours) * len(self._minutes) * len(self._seconds)
-
-    def _find_local(self, after: datetime, bound: date) -> datetime | None:
-        """Return the first matching local time later than ``after``; the zone plays no part."""
-        after = after.replace(microsecond=0)
-        if self._matches_day(after.date()):
-            found = self._find_time(after.hour, after.minute, after.second)
-            if found is not None:
-                return datetime.combine(after.date(), found)
-        day = self._find_day(after.date(), bound)
-        return None if day is None else datetime.combine(day, time(self._hours[0], self._minutes[0], self._seconds[0]))
-
-    def _find_time(self, hour: int, minute: int, second: int) -> time | None:
-        if hour in self._sim.hours:
-            if minute in self._sim.minutes:
-                at = bisect_right(self._seconds, second)
-                if at < len(self._seconds):
-                    return time(hour, minute, self._seconds[at])
-            at = bisect_right(self._minutes, minute)
-            if at < len(self._minutes):
-                return time(hour, self._minutes[at], self._seconds[0])
-        at = bisect_right(self._hours, hour)
-        return time(self._hours[at], self._minutes[0], self._seconds[0]) if at < len(self._hours) else None
-
-    def _find_day(self, after: date, bound: date) -> date | None:
-        year, month = after.year, after.month
-        while (year, month) <= (bound.year, bound.month):
-            days = self._days_of_month(year, month)
-            at = bisect_right(days, after)
-            if at < len(days):
-                return days[at]
-            year, month = (year, month + 1) if month < 12 else (year + 1, 1)
-        return None
-
-    def _days_of_month(self, year: int, month: int) -> list[date]:
+    def days_of_month(self, year: int, month: int) -> tuple[int, ...]:
+        """Return the numbers of the days of a month that the expression names."""
+        if month not in self._sim.months:
+            return ()
         known = self._days.get((year, month))
         if known is None:
             if len(self._days) >= 24:  # a schedule looks at this month and the next; the rest is not worth keeping
                 self._days.clear()
-            known = [] if month not in self._sim.months else self._compute_days(year, month)
-            self._days[year, month] = known
+            known = self._days[year, month] = self._compute_days(year, month)
         return known
 
-    def _compute_days(self, year: int, month: int) -> list[date]:
-        nearest = {_nearest_weekday(year, month, day) for day in self._nearest}
-        days = (date(year, month, number) for number in range(1, calendar.monthrange(year, month)[1] + 1))
-        return [day for day in days if self._compute_day(day, nearest)]
+    def times_on(self, day: date) -> Times:
+        """Return the times of the day: the same on every day."""
+        return self._times
 
-    def _compute_day(self, day: date, nearest: set[int | None]) -> bool:
+    def _compute_days(self, year: int, month: int) -> tuple[int, ...]:
+        nearest = {_nearest_weekday(year, month, day) for day in self._nearest}
+        length = calendar.monthrange(year, month)[1]
+        return tuple(number for number in range(1, length + 1) if self._matches(date(year, month, number), nearest))
+
+    def _matches(self, day: date, nearest: set[int | None]) -> bool:
         by_day = self._sim.match_dom(day) or day.day in nearest
         by_weekday = self._sim.match_dow(day)
         return (by_day and by_weekday) if self._sim.day_and else (by_day or by_weekday)
 
-    def _matches_day(self, day: date) -> bool:
-        days = self._days_of_month(day.year, day.month)
-        at = bisect_left(days, day)
-        return at < len(days) and days[at] == day
 
-    def _matches(self, local: datetime) -> bool:
-        return (
-            local.second in self._sim.seconds
-            and local.minute in self._sim.minutes
-            and local.hour in self._sim.hours
-            and self._matches_day(local.date())
-        )
+@lru_cache(maxsize=16384)
+def _make_cron(expression: str, fields: tuple[str, ...], zone_name: str, gap: Gap, fold: Fold) -> Cron:
+    zone = check_zone("tz", zone_name)
+    written = _split_fields(expression)
+    is_fixed_time = not (written[-5].startswith("*") or written[-4].startswith("*"))
+    pattern = _make_pattern(expression, fields)
+    if not is_fixed_time:
+        gap, fold = Gap.SKIP, Fold.BOTH
+    notes = ()
+    if not written[-3].startswith("*") and not written[-1].startswith("*"):
+        notes = (_EITHER_NOTE.format(fields[-3], fields[-1]),)
+    return Cron(
+        expression=" ".join(expression.split()),
+        is_fixed_time=is_fixed_time,
+        uses_hash=fields != written,
+        notes=notes,
+        grid=LocalGrid(pattern, zone, gap, fold, follows_real_time=not is_fixed_time),
+    )
 
-    def _offset(self, moment: datetime) -> timedelta:
-        offset = moment.astimezone(self.zone).utcoffset()
-        assert offset is not None
-        return offset
+
+@lru_cache(maxsize=4096)
+def _make_pattern(expression: str, fields: tuple[str, ...]) -> CronPattern:
+    pattern = CronPattern(*_parse_fields(expression, fields))
+    if pattern.next(_SAMPLE, _SAMPLE.year + YEARS_AHEAD_MAX) is None:
+        raise Invalid("cron", expression, _NEVER_RULE)
+    return pattern
 
 
-def _split_fields(expression: str) -> list[str]:
+@lru_cache(maxsize=4096)
+def _split_fields(expression: str) -> tuple[str, ...]:
     if len(expression) > EXPRESSION_LENGTH_MAX or not expression.isascii():
         raise Invalid("cron", expression, f"it has {_FORM}; at most {EXPRESSION_LENGTH_MAX} ASCII characters")
     text = expression.strip()
     if text.startswith("@"):
-        return _expand_shorthand(expression, text.lower()).split()
-    fields = text.upper().split()
+        return tuple(_expand_shorthand(expression, text.lower()).split())
+    fields = tuple(text.upper().split())
     if len(fields) not in {5, 6}:
         raise Invalid("cron", expression, f"it has {_FORM}; this has {len(fields)}")
-    if any(_BY_HASH.search(field) for field in fields):
-        raise Invalid("cron", expression, "H, a time chosen by hash, is not supported; write the time itself")
     if any("?" in field for field in fields):
         raise Invalid("cron", expression, "there is no ? in a field; write * for any")
     return fields
@@ -310,7 +191,7 @@ def _expand_shorthand(expression: str, text: str) -> str:
     return _SHORTHANDS[text]
 
 
-def _parse_fields(expression: str, fields: list[str]) -> tuple[CronSim, frozenset[int]]:
+def _parse_fields(expression: str, fields: tuple[str, ...]) -> tuple[CronSim, frozenset[int]]:
     """Parse with cronsim; the nearest-weekday terms of the day field, which it lacks, come back beside it."""
     terms = fields[-3].split(",")
     nearest = frozenset(int(match[1]) for term in terms if (match := _NEAREST.fullmatch(term)))
@@ -352,7 +233,3 @@ def _nearest_weekday(year: int, month: int, day: int) -> int | None:
             return day + 1 if day < last else day - 2
         case _:
             return day
-
-
-def _plus_years(moment: datetime) -> date:
-    return date(moment.year + YEARS_AHEAD_MAX, 12, 31)

@@ -23,8 +23,8 @@ from enum import StrEnum
 from rota.errors import Invalid
 from rota.model.job import JobKind, JobSpec
 from rota.model.names import NAME_LENGTH_MAX, check_name
-from rota.model.policy import Overlap
 from rota.model.schedule import ZONE_DEFAULT, ScheduleSpec
+from rota.model.slot_rule import Overlap
 
 PATH_DEFAULT = "/usr/bin:/bin"
 SHELL_DEFAULT = "/bin/sh"

@@ -74,7 +74,8 @@ def check_zone(field: str, value: object) -> ZoneInfo:
         return ZoneInfo(value)
     except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: the name of a folder, such as Europe
         pass
-    near = get_close_matches(value, sorted(available_timezones()), n=1, cutoff=0.7)
+    # Only places: the likeness of CEST and EST is a trap.
+    near = get_close_matches(value, sorted(name for name in available_timezones() if "/" in name), n=1, cutoff=0.7)
     raise Invalid(field, value, f"{_ZONE_RULE}" + (f"; did you mean {near[0]}?" if near else ""))
 
 

@@ -161,7 +161,10 @@ def _to_parameters(definition: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in definition.items():
         if name not in known:
             raise Invalid(name, value, f"a job has no such field; it has {', '.join(known)}")
-    return {name.removesuffix("_seconds"): value for name, value in definition.items()}
+    given = {name.removesuffix("_seconds"): value for name, value in definition.items()}
+    if given.get("retries") == FOR_EVER:  # as the column keeps it; at a door it is a word
+        given["retries"] = "forever"
+    return given
 
 
 def apply_changes(
@@ -270,7 +273,7 @@ def _check_command(value: object) -> tuple[str, ...]:
 
 
 def _check_retries(value: object) -> int:
-    if value in ("forever", FOR_EVER, str(FOR_EVER)):
+    if value == "forever":
         return FOR_EVER
     try:
         return check_whole("retries", value, 0, RETRIES_MAX)

@@ -1,21 +1,20 @@
 """What becomes of the slots that are due: which get a run, and why the others do not.
 
 ``decide_slots`` answers for one schedule, from values alone. Invariant: every slot from the first undecided one up to
-now is in exactly one decision, which says why; beyond 100 late slots one decision stands for the older ones. Called by
-the scheduler, which writes one row for each decision.
+now is in exactly one decision, which says why; beyond 100 late slots one decision stands for many that touch. Called by
+the scheduler, which writes one row for each decision, and when a schedule is resumed or edited.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 
-from rota.errors import Invalid, NotSupported
 from rota.model.durations import format_duration
 from rota.model.reasons import Reason
+from rota.model.slot_rule import CatchUp, CatchUpOrder, Overlap, SlotRule
 from rota.model.states import RunState
-from rota.model.timing import Timing, TimingKind
 
 # A slot seen this soon is on time, whatever catch-up says: the scheduler's own poll and a dead leader cost that much.
 ON_TIME_SECONDS = 2.0
@@ -23,82 +22,10 @@ ON_TIME_SECONDS = 2.0
 LATE_SECONDS = 60.0
 # More late slots than this get one row together, save those that run.
 LATE_SLOTS_MAX = 100
-CATCH_UP_LIMIT = 100
-CATCH_UP_LIMIT_MAX = 1000
-WINDOW_SECONDS_MIN = 60.0
-WINDOW_SECONDS_MAX = 86400.0
+# How many slots are looked at for the newest ones that no calendar closes.
+SEARCH_MAX = 10_000
 
 _MICROSECOND = timedelta(microseconds=1)
-
-
-class CatchUp(StrEnum):
-    """What happens to slots that nobody served in time."""
-
-    LATEST = "latest"  # the newest of them runs
-    ALL = "all"  # each runs, oldest first
-    NONE = "none"
-
-
-class Overlap(StrEnum):
-    """What happens to a slot that is due while an earlier run of its schedule is unfinished."""
-
-    SKIP = "skip"
-    ALLOW = "allow"
-
-
-_OVERLAPS_TO_COME = ("queue", "replace")
-
-
-def check_catch_up(value: object) -> CatchUp:
-    """Return the catch-up of that name."""
-    try:
-        return CatchUp(value)
-    except ValueError:
-        raise Invalid("catch_up", value, f"it is one of {', '.join(CatchUp)}") from None
-
-
-def check_overlap(value: object) -> Overlap:
-    """Return the overlap of that name.
-
-    Raises:
-        NotSupported: it is one that this version does not have yet.
-    """
-    if value in _OVERLAPS_TO_COME:
-        raise NotSupported(f"overlap {value!r} is not supported yet; choose skip or allow")
-    try:
-        return Overlap(value)
-    except ValueError:
-        raise Invalid("overlap", value, f"it is one of {', '.join(Overlap)}") from None
-
-
-@dataclass(frozen=True, slots=True)
-class SlotRule:
-    """What a schedule says about its slots, with what its job says where it is silent."""
-
-    timing: Timing
-    delay_seconds: float = 0.0
-    start_within_seconds: float | None = None  # None: one period
-    catch_up: CatchUp = CatchUp.LATEST
-    catch_up_limit: int = CATCH_UP_LIMIT
-    overlap: Overlap = Overlap.SKIP
-
-    def run_at(self, slot: datetime) -> datetime:
-        """Return when the run of ``slot`` may start."""
-        return slot + timedelta(seconds=self.delay_seconds)
-
-    def window_seconds(self, slot: datetime) -> float | None:
-        """Return how late the run of ``slot`` may start; None for any time."""
-        if self.start_within_seconds is not None:
-            return self.start_within_seconds
-        if self.catch_up is CatchUp.ALL:
-            return None
-        period = None if self.timing.kind is TimingKind.AT else self.timing.period_seconds(slot)
-        return WINDOW_SECONDS_MAX if period is None else min(max(period, WINDOW_SECONDS_MIN), WINDOW_SECONDS_MAX)
-
-    def start_by(self, slot: datetime) -> datetime | None:
-        """Return the end of the start window of ``slot``; None when it has no end."""
-        window = self.window_seconds(slot)
-        return None if window is None else self.run_at(slot) + timedelta(seconds=window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +41,7 @@ class SlotDecision:
     queued: bool = False
     slot_count: int = 1
     slot_last: datetime | None = None
+    replaces: bool = False  # what of its schedule is unfinished is to be cancelled
 
     @property
     def makes_run(self) -> bool:
@@ -122,71 +50,194 @@ class SlotDecision:
 
 
 @dataclass(frozen=True, slots=True)
+class Unfinished:
+    """What of a schedule has not ended when its next slot comes."""
+
+    runs: int = 0
+    queued: int = 0  # of these, how many wait for one before them
+
+
+@dataclass(frozen=True, slots=True)
 class Firing:
     """All decisions of one look at a schedule, oldest first, and where its cursor goes."""
 
     decisions: tuple[SlotDecision, ...]
     next_slot: datetime | None
-
-
-def decide_slots(
-    rule: SlotRule, first: datetime, now: datetime, *, unfinished: bool, job_paused: bool, backlog: bool = False
-) -> Firing:
-    """Decide all slots from ``first``, the oldest undecided one, up to ``now``.
-
-    ``unfinished`` tells whether an earlier run of this schedule has not ended, ``backlog`` whether one still queues:
-    while late slots are caught up, the next ones queue behind them, or catching up would cost what it wins.
-    """
-    assert first <= now, "a slot is decided once it is due"
-    older, slots = _split_slots(rule, first, now)
-    candidates = _choose_candidates(rule, slots, now)
-    decisions = [] if older is None else [_sum_up(rule, older, now)]
-    earlier = "an earlier run of this schedule has not finished" if unfinished else None
-    for slot in slots:
-        if slot not in candidates:
-            decision = _miss(rule, slot, now)
-        elif job_paused:
-            decision = _decide(rule, slot, RunState.SKIPPED, Reason.JOB_PAUSED, "the job was paused when the slot came")
-        elif earlier is None or rule.overlap is Overlap.ALLOW:
-            decision = _run(rule, slot, now)
-            earlier = earlier or f"the run of the slot {_say(slot)} comes first"
-        elif rule.catch_up is CatchUp.ALL and (backlog or _is_late(slot, now)):
-            backlog = True
-            text = f"caught up one at a time: {earlier}"
-            decision = _decide(rule, slot, RunState.WAITING, Reason.QUEUED, text, queued=True)
-        else:
-            decision = _decide(rule, slot, RunState.SKIPPED, Reason.OVERLAP, f"{earlier}, and overlap is skip")
-        decisions.append(decision)
-    return Firing(tuple(decisions), rule.timing.next(slots[-1]))
+    skips_in_row: int = 0  # slots that an unfinished run kept from running, since one ran
 
 
 @dataclass(frozen=True, slots=True)
-class _Older:
-    """Late slots that are decided together."""
+class _Span:
+    """Slots that touch and are decided together; mostly one."""
 
     first: datetime
     last: datetime
     count: int
 
 
-def _split_slots(rule: SlotRule, first: datetime, now: datetime) -> tuple[_Older | None, list[datetime]]:
-    """Split what is due into the slots decided together, if they are many, and those decided one by one."""
+def decide_slots(
+    rule: SlotRule,
+    first: datetime,
+    now: datetime,
+    *,
+    unfinished: Unfinished = Unfinished(),
+    job_paused: bool = False,
+    skips_in_row: int = 0,
+) -> Firing:
+    """Decide all slots from ``first``, the oldest undecided one, up to ``now``.
+
+    While late slots are caught up, the next ones queue behind them, or catching up would cost what it wins.
+    """
+    assert first <= now, "a slot is decided once it is due"
+    spans, chosen = _plan(rule, first, now)
+    newest_first = rule.catch_up_order is CatchUpOrder.NEWEST
+    queue = _Queue(rule, now, chosen, unfinished)
+    decisions: list[SlotDecision] = []
+    for span in reversed(spans) if newest_first else spans:
+        if span.count > 1:
+            decisions.append(_sum_up(rule, span, now))
+        elif (why := rule.closed(span.first)) is not None:
+            decisions.append(_decide(rule, span.first, RunState.SKIPPED, Reason.CALENDAR, why))
+        elif span.first not in chosen:
+            decisions.append(_miss(rule, span.first, now))
+        elif job_paused:
+            text = "the job was paused when the slot came"
+            decisions.append(_decide(rule, span.first, RunState.SKIPPED, Reason.JOB_PAUSED, text))
+        else:
+            decisions.append(queue.decide(span.first))
+    decisions.sort(key=lambda decision: decision.slot)
+    for decision in decisions:
+        if decision.makes_run:
+            skips_in_row = 0
+        elif decision.reason is Reason.OVERLAP:
+            skips_in_row += 1
+    return Firing(tuple(decisions), rule.timing.next(spans[-1].last), skips_in_row)
+
+
+def decide_resumed(
+    rule: SlotRule, first: datetime, now: datetime, why: str, *, unfinished: Unfinished, latest: bool
+) -> Firing:
+    """Decide the slots that went by while the schedule was paused: none runs, or with ``latest`` the newest one whose
+    start window is still open."""
+    assert first <= now, "a slot is decided once it is due"
+    chosen = _newest_open(rule, first, now, now, 1) if latest else []
+    queue = _Queue(rule, now, frozenset(chosen), unfinished)
+    decisions: list[SlotDecision] = []
+    for span in _spans(rule, first, now, chosen):
+        if span.first in chosen:
+            decisions.append(queue.decide(span.first))
+        else:
+            decisions.append(_stand_for(rule, span, RunState.SKIPPED, Reason.SCHEDULE_PAUSED, why))
+    return Firing(tuple(decisions), rule.timing.next(decisions[-1].slot_last or decisions[-1].slot))
+
+
+class _Queue:
+    """Decides, one after the other, the slots that nothing but an earlier run can keep from running."""
+
+    def __init__(self, rule: SlotRule, now: datetime, chosen: frozenset[datetime], unfinished: Unfinished) -> None:
+        self._rule = rule
+        self._now = now
+        self._newest = max(chosen, default=None)
+        self._queued = unfinished.queued
+        self._earlier = "an earlier run of this schedule has not finished" if unfinished.runs else None
+
+    def decide(self, slot: datetime) -> SlotDecision:
+        """Decide about one slot, behind those decided before it."""
+        rule, earlier = self._rule, self._earlier
+        if rule.overlap is Overlap.REPLACE and slot != self._newest:
+            assert self._newest is not None
+            text = f"the newer slot {_say(self._newest)} is due too, and overlap is replace"
+            return _decide(rule, slot, RunState.SKIPPED, Reason.REPLACED, text)
+        if earlier is None or rule.overlap is Overlap.ALLOW:
+            self._earlier = earlier or f"the run of the slot {_say(slot)} comes first"
+            return _run(rule, slot, self._now)
+        if rule.overlap is Overlap.REPLACE:
+            text = f"it replaces a run that is stopped first: {earlier}"
+            return _decide(rule, slot, RunState.WAITING, Reason.QUEUED, text, queued=True, replaces=True)
+        if rule.overlap is Overlap.QUEUE:
+            if self._queued >= rule.catch_up_limit:
+                text = f"{self._queued} runs of this schedule queue already, which is its catch-up limit"
+                return _decide(rule, slot, RunState.SKIPPED, Reason.OVERLAP, text)
+            return self._wait(slot, f"overlap is queue: {earlier}")
+        if rule.catch_up is CatchUp.ALL and (self._queued or _is_late(slot, self._now)):
+            return self._wait(slot, f"caught up one at a time: {earlier}")
+        return _decide(rule, slot, RunState.SKIPPED, Reason.OVERLAP, f"{earlier}, and overlap is skip")
+
+    def _wait(self, slot: datetime, text: str) -> SlotDecision:
+        self._queued += 1
+        return _decide(self._rule, slot, RunState.WAITING, Reason.QUEUED, text, queued=True)
+
+
+def _plan(rule: SlotRule, first: datetime, now: datetime) -> tuple[list[_Span], frozenset[datetime]]:
+    """Part what is due into spans, oldest first, and choose the slots that run unless a pause or a run before them
+    stands in the way."""
     total = _count(rule, first, now)
     on_time = _count_younger(rule, first, now, ON_TIME_SECONDS)
     if total - on_time <= LATE_SLOTS_MAX:
-        return None, _newest(rule, first, now, total)
+        slots = _newest(rule, first, now, total)
+        return [_Span(slot, slot, 1) for slot in slots], _choose(rule, slots, now)
     match rule.catch_up:
         case CatchUp.LATEST:
-            kept = on_time
+            late = 1
         case CatchUp.NONE:
-            kept = _count_younger(rule, first, now, LATE_SECONDS)
+            late = _count_younger(rule, first, now, LATE_SECONDS) - on_time
         case CatchUp.ALL:
-            kept = on_time + rule.catch_up_limit
-    slots = _newest(rule, first, now, max(kept, 1))
-    if len(slots) == total:
-        return None, slots
-    last = _newest(rule, first, slots[0] - _MICROSECOND, 1)[0]
-    return _Older(first, last, total - len(slots)), slots
+            late = rule.catch_up_limit
+    kept = _newest(rule, first, now, on_time) if on_time else []
+    edge = now - timedelta(seconds=ON_TIME_SECONDS) - _MICROSECOND
+    kept = [*_newest_open(rule, first, edge, now, late), *kept] if late else kept
+    chosen = _choose(rule, kept, now)
+    on_time_from = now - timedelta(seconds=ON_TIME_SECONDS)
+    kept = [slot for slot in kept if slot in chosen or slot >= on_time_from]
+    return _spans(rule, first, now, kept), chosen
+
+
+def _choose(rule: SlotRule, slots: Sequence[datetime], now: datetime) -> frozenset[datetime]:
+    may_start = [slot for slot in slots if not _has_window_passed(rule, slot, now) and rule.closed(slot) is None]
+    on_time = [slot for slot in may_start if not _is_late(slot, now)]
+    late = [slot for slot in may_start if _is_late(slot, now)]
+    match rule.catch_up:
+        case CatchUp.LATEST:
+            late = [] if on_time else late[-1:]
+        case CatchUp.NONE:
+            late = [slot for slot in late if now - slot <= timedelta(seconds=LATE_SECONDS)]
+        case CatchUp.ALL:
+            late = late[-rule.catch_up_limit :]
+    return frozenset([*late, *on_time])
+
+
+def _newest_open(rule: SlotRule, first: datetime, until: datetime, now: datetime, limit: int) -> list[datetime]:
+    """Return the newest slots up to ``until`` that are open and may still start, at most ``limit``, oldest first."""
+    found: list[datetime] = []
+    visited = 0
+    chunk_size = max(limit, LATE_SLOTS_MAX) if rule.calendars else limit
+    while until >= first and len(found) < limit and visited < SEARCH_MAX:
+        chunk = _newest(rule, first, until, chunk_size)
+        visited += len(chunk)
+        found[:0] = [slot for slot in chunk if not _has_window_passed(rule, slot, now) and rule.closed(slot) is None]
+        if _has_window_passed(rule, chunk[0], now):
+            break  # and so have the windows of those before it
+        until = chunk[0] - _MICROSECOND
+    return found[-limit:]
+
+
+def _spans(rule: SlotRule, first: datetime, now: datetime, kept: Sequence[datetime]) -> list[_Span]:
+    """Part the slots from ``first`` up to ``now`` into those ``kept``, each by itself, and what lies between them."""
+    spans: list[_Span] = []
+    low: datetime | None = first
+    for slot in kept:
+        if low is not None and slot > low:
+            spans.append(_span(rule, low, slot - _MICROSECOND))
+        spans.append(_Span(slot, slot, 1))
+        low = rule.timing.next(slot)
+    if low is not None and low <= now:
+        spans.append(_span(rule, low, now))
+    return spans
+
+
+def _span(rule: SlotRule, first: datetime, until: datetime) -> _Span:
+    count = _count(rule, first, until)
+    return _Span(first, first if count == 1 else _newest(rule, first, until, 1)[-1], count)
 
 
 def _count(rule: SlotRule, first: datetime, until: datetime) -> int:
@@ -204,21 +255,6 @@ def _newest(rule: SlotRule, first: datetime, until: datetime, limit: int) -> lis
     return found if len(found) == limit else [first, *found]
 
 
-def _choose_candidates(rule: SlotRule, slots: list[datetime], now: datetime) -> frozenset[datetime]:
-    """Choose the slots that get a run, unless the job or the run before them stands in the way."""
-    may_start = [slot for slot in slots if not _has_window_passed(rule, slot, now)]
-    on_time = [slot for slot in may_start if not _is_late(slot, now)]
-    late = [slot for slot in may_start if _is_late(slot, now)]
-    match rule.catch_up:
-        case CatchUp.LATEST:
-            late = [] if on_time else late[-1:]
-        case CatchUp.NONE:
-            late = [slot for slot in late if now - slot <= timedelta(seconds=LATE_SECONDS)]
-        case CatchUp.ALL:
-            late = late[-rule.catch_up_limit :]
-    return frozenset([*late, *on_time])
-
-
 def _is_late(slot: datetime, now: datetime) -> bool:
     return now - slot > timedelta(seconds=ON_TIME_SECONDS)
 
@@ -230,11 +266,19 @@ def _has_window_passed(rule: SlotRule, slot: datetime, now: datetime) -> bool:
 
 def _run(rule: SlotRule, slot: datetime, now: datetime) -> SlotDecision:
     run_at = rule.run_at(slot)
+    moved = _tell_move(rule, slot)
     if run_at > now:
-        text = f"its delay of {format_duration(rule.delay_seconds)} ends at {_say(run_at)}"
-        return _decide(rule, slot, RunState.WAITING, Reason.DELAY, text)
-    late = f", {_span(now - run_at)} late" if _is_late(run_at, now) else ""
-    return _decide(rule, slot, RunState.READY, Reason.DUE, f"due at {_say(run_at)}{late}")
+        put_off = f"its delay of {format_duration(rule.delay_seconds)}" if rule.delay_seconds else "it"
+        if rule.jitter_seconds:
+            put_off += f", with {format_duration((run_at - slot).total_seconds() - rule.delay_seconds)} of jitter,"
+        return _decide(rule, slot, RunState.WAITING, Reason.DELAY, f"{put_off} ends at {_say(run_at)}{moved}")
+    late = f", {_span_of(now - run_at)} late" if _is_late(run_at, now) else ""
+    return _decide(rule, slot, RunState.READY, Reason.DUE, f"due at {_say(run_at)}{late}{moved}")
+
+
+def _tell_move(rule: SlotRule, slot: datetime) -> str:
+    moved = [origin for origin in rule.timing.origin(slot) if origin != slot]
+    return f", moved from {', '.join(map(_say, moved))} by a calendar" if moved else ""
 
 
 def _miss(rule: SlotRule, slot: datetime, now: datetime) -> SlotDecision:
@@ -242,29 +286,34 @@ def _miss(rule: SlotRule, slot: datetime, now: datetime) -> SlotDecision:
     return _decide(rule, slot, RunState.MISSED, reason, text)
 
 
-def _sum_up(rule: SlotRule, older: _Older, now: datetime) -> SlotDecision:
+def _sum_up(rule: SlotRule, span: _Span, now: datetime) -> SlotDecision:
     # Its newest slot speaks for them: whatever keeps that one from running keeps the older ones too.
-    reason, text = _explain_miss(rule, older.last, now)
-    if older.count > 1:
-        text = f"{older.count} slots from {_say(older.first)} to {_say(older.last)}, of the last one: {text}"
+    if (closed := rule.closed(span.last)) is not None:
+        return _stand_for(rule, span, RunState.SKIPPED, Reason.CALENDAR, closed)
+    return _stand_for(rule, span, RunState.MISSED, *_explain_miss(rule, span.last, now))
+
+
+def _stand_for(rule: SlotRule, span: _Span, state: RunState, reason: Reason, text: str) -> SlotDecision:
+    if span.count > 1:
+        text = f"{span.count} slots from {_say(span.first)} to {_say(span.last)}, of the last one: {text}"
     return SlotDecision(
-        slot=older.first,
-        state=RunState.MISSED,
+        slot=span.first,
+        state=state,
         reason=reason,
         text=text,
-        run_at=rule.run_at(older.first),
-        start_by=rule.start_by(older.first),
-        slot_count=older.count,
-        slot_last=older.last if older.count > 1 else None,
+        run_at=rule.run_at(span.first),
+        start_by=rule.start_by(span.first),
+        slot_count=span.count,
+        slot_last=span.last if span.count > 1 else None,
     )
 
 
 def _explain_miss(rule: SlotRule, slot: datetime, now: datetime) -> tuple[Reason, str]:
     window, start_by = rule.window_seconds(slot), rule.start_by(slot)
     if window is not None and start_by is not None and start_by < now:
-        span, after, ago = format_duration(window), _say(rule.run_at(slot)), _span(now - start_by)
+        span, after, ago = format_duration(window), _say(rule.run_at(slot)), _span_of(now - start_by)
         return Reason.WINDOW_PASSED, f"its start window of {span} after {after} passed {ago} ago"
-    late = f"nobody looked for {_span(now - slot)} after {_say(slot)}"
+    late = f"nobody looked for {_span_of(now - slot)} after {_say(slot)}"
     match rule.catch_up:
         case CatchUp.LATEST:
             return Reason.CATCH_UP_LATEST, f"{late}; a newer slot is due, and catch-up is latest"
@@ -275,15 +324,22 @@ def _explain_miss(rule: SlotRule, slot: datetime, now: datetime) -> tuple[Reason
 
 
 def _decide(
-    rule: SlotRule, slot: datetime, state: RunState, reason: Reason, text: str, *, queued: bool = False
+    rule: SlotRule,
+    slot: datetime,
+    state: RunState,
+    reason: Reason,
+    text: str,
+    *,
+    queued: bool = False,
+    replaces: bool = False,
 ) -> SlotDecision:
-    return SlotDecision(slot, state, reason, text, rule.run_at(slot), rule.start_by(slot), queued)
+    return SlotDecision(slot, state, reason, text, rule.run_at(slot), rule.start_by(slot), queued, replaces=replaces)
 
 
 def _say(moment: datetime) -> str:
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ") + "Z"
 
 
-def _span(length: timedelta) -> str:
+def _span_of(length: timedelta) -> str:
     seconds = length.total_seconds()
     return format_duration(round(seconds) if seconds >= 10 else round(seconds, 1))

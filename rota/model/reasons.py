@@ -32,6 +32,8 @@ class Reason(StrEnum):
 
     # skipped
     OVERLAP = "overlap"  # the run before it has not finished
+    REPLACED = "replaced"  # a newer slot is due at once, and overlap is replace
+    CALENDAR = "calendar"  # it falls on what a calendar closes
     JOB_PAUSED = "job_paused"
     SCHEDULE_PAUSED = "schedule_paused"
     OPERATOR = "operator"  # a person said so

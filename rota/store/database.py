@@ -46,12 +46,15 @@ def parse_url(text: str) -> URL:
         ConfigError: it is not one.
     """
     try:
-        return make_url(text)
+        url = make_url(text)
     except (ArgumentError, ValueError) as error:
         raise ConfigError(
             "the database URL cannot be read: write for example sqlite:////var/lib/rota/rota.db or "
             "postgresql://user@host/name"
         ) from error
+    if url.host and "@" in url.host:  # not shown: it may be the end of a password
+        raise ConfigError("the database URL has two @: write the one that belongs to the password as %40")
+    return url
 
 
 class Database:
@@ -71,10 +74,19 @@ class Database:
         """The URL as people may see it: without the password, and without parameters, which may hold one too."""
         return self.url.set(query={}).render_as_string(hide_password=True)
 
+    def missing_file(self) -> str | None:
+        """Return the path of the SQLite file if there is none yet; connecting would make an empty one."""
+        if self.dialect.name != "sqlite" or not self.url.database or Path(self.url.database).exists():
+            return None
+        return str(Path(self.url.database).absolute())
+
     def _make_engine(self, connections_max: int) -> Engine:
         options: dict[str, Any] = {"poolclass": QueuePool, "pool_size": connections_max, "max_overflow": 0}
         if self.dialect.name == "sqlite":
             path = self.url.database
+            if self.url.host:
+                rule = f"write sqlite:///{self.url.host} for that file here, or sqlite:////path for another"
+                raise ConfigError(f"the SQLite URL has a host, {self.url.host!r}, and no file: {rule}")
             if not path or path == ":memory:":
                 raise NotSupported("an in-memory SQLite database cannot be shared by processes: name a file")
             if (mounts := Path("/proc/self/mountinfo")).exists():

@@ -190,17 +190,14 @@ FIND_MARKED = select(run.c.claim_id).where(
 )
 
 # Renew all the claims whose guardians have answered, in one statement. A run that went to another node carries another
-# claim id and does not match, nor does one whose lease is over already: the caller learns what it lost by asking which
-# are left. The end is the database's clock plus the lease. Served by the unique claim.
-RENEW_CLAIMS = (
-    update(run)
-    .where(_of_claims, run.c.state == RunState.RUNNING.value, run.c.lease_ends_at > db_now())
-    .values(lease_ends_at=_lease_end)
-)
+# claim id and does not match: the caller learns what it lost by asking which are left. A lease that is over but was not
+# taken away yet goes on: whoever asks has counted its own deadline from before, and the database's clock may have
+# stepped. The end is the database's clock plus the lease. Served by the unique claim.
+RENEW_CLAIMS = update(run).where(_of_claims, run.c.state == RunState.RUNNING.value).values(lease_ends_at=_lease_end)
 # The same rows beforehand, locked in the order in which ends lock them, so that the two never wait for each other.
 FIND_RENEWABLE = (
     select(run.c.claim_id, run.c.cancel_asked_at, run.c.cancel_asked_by)
-    .where(_of_claims, run.c.state == RunState.RUNNING.value, run.c.lease_ends_at > db_now())
+    .where(_of_claims, run.c.state == RunState.RUNNING.value)
     .order_by(run.c.id)
     .with_for_update()
 )

@@ -15,14 +15,16 @@ from alembic.config import Config
 from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
-from rota.errors import DatabaseRefused, DatabaseUnavailable, DatabaseVersion
+from rota.errors import ConfigError, DatabaseRefused, DatabaseUnavailable, DatabaseVersion
 from rota.store import tables
 from rota.store.database import Database, first_line
 from rota.store.dialects import Trouble
 from rota.store.violations import CREATE_VIEW, DROP_VIEW
 
-SCHEMA_VERSION = 1  # what this program needs at least, and what `rota db upgrade` makes
+SCHEMA_VERSION = 2  # what this program needs at least, and what `rota db upgrade` makes
 VERSION_TABLE = "rota_migration"
+
+_NAME_ANOTHER = "name another one with --db or ROTA_DB"
 
 # One upgrade at a time; SQLite's transaction is such a lock already. A migration may take longer than a node's
 # statements may, and so may waiting for the one of another host, yet less than MySQL's driver waits for an answer.
@@ -47,10 +49,13 @@ def upgrade(database: Database) -> tuple[int | None, int]:
     """Bring the schema up to date and return (version before, version after). Safe to call on several hosts at once.
 
     Raises:
+        ConfigError: the folder of an SQLite file does not exist.
         DatabaseVersion: the schema is newer than this program knows.
         DatabaseRefused: the database does not want a statement of it, as where the account has no right to it.
         DatabaseUnavailable: the upgrade of another host has not ended for a minute, or nobody answers.
     """
+    if (missing := database.missing_file()) is not None and not Path(missing).parent.is_dir():
+        raise ConfigError(f"there is no folder {Path(missing).parent} for the database {missing}: make it first")
     database.server_version()
     with database.engine.connect() as connection:
         try:
@@ -79,12 +84,17 @@ def _upgrade(connection: Connection, dialect: str) -> int | None:
         raise DatabaseVersion(
             f"the database has schema {before[0]}, this program knows {SCHEMA_VERSION}: upgrade the program instead"
         )
-    config = _config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
-    # The view is derived from the schema, so it is made anew rather than migrated.
-    connection.execute(text(DROP_VIEW))
-    connection.execute(text(CREATE_VIEW))
+    if before is None or before[0] < SCHEMA_VERSION:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        # The view is derived from the schema, so it is made anew rather than migrated; in place where that can be done,
+        # since who may read it is lost with it.
+        if dialect == "sqlite":
+            connection.execute(text(DROP_VIEW))
+            connection.execute(text(CREATE_VIEW))
+        else:
+            connection.execute(text(CREATE_VIEW.replace("create view", "create or replace view", 1)))
     connection.commit()
     if dialect in _UNLOCK:
         connection.execute(text(_UNLOCK[dialect]))
@@ -115,9 +125,13 @@ def check_schema(database: Database) -> int:
     Raises:
         DatabaseVersion: there is no schema, or it is too old or too new for this program.
     """
+    if (missing := database.missing_file()) is not None:
+        raise DatabaseVersion(f"there is no database file {missing} yet: run `rota db upgrade`, or {_NAME_ANOTHER}")
     found = database.read(schema_version)
     if found is None:
-        raise DatabaseVersion("the database has no Rota schema yet: run `rota db upgrade`")
+        raise DatabaseVersion(
+            f"the database {database.shown_url} has no Rota schema yet: run `rota db upgrade`, or {_NAME_ANOTHER}"
+        )
     version, compatible_from = found
     if version < SCHEMA_VERSION:
         raise DatabaseVersion(

@@ -53,6 +53,7 @@ LEAVE_NODE = (
     .where(node.c.name == bindparam("of_name"), node.c.holder == bindparam("of_holder"))
     .values(state=NodeState.GONE.value, lease_ends_at=null(), seen_at=db_now())
 )
+DESCRIBE_NODE = update(node).where(node.c.name == bindparam("of_name"), node.c.holder == bindparam("of_holder"))
 _held = node.c.lease_ends_at > db_now()
 _HOLDER = [node.c.name, node.c.holder, node.c.boot_id, node.c.pid, node.c.pid_started, _held.label("is_held")]
 READ_HELD = select(*_HOLDER).where(node.c.name.in_(bindparam("names", expanding=True)))
@@ -155,6 +156,27 @@ def _is_held(row: Row[Any], identity: NodeIdentity, is_dead: IsDead | None) -> b
         return False
     same_boot = row.boot_id == identity.boot_id
     return not (same_boot and is_dead is not None and is_dead(row.boot_id, row.pid, row.pid_started))
+
+
+def describe_node(
+    database: Database, identity: NodeIdentity, *, state: NodeState, pools: Sequence[str], slots: int
+) -> None:
+    """Tell the others what a node does from now on: whether it drains, which pools it serves, with how many slots.
+
+    It is no error if the name belongs to another process by now.
+    """
+    facts = {"state": state.value, "pools": json.dumps(list(pools), ensure_ascii=False), "slots": slots}
+
+    def describe(connection: Connection) -> None:
+        who = {"of_name": identity.name, "of_holder": identity.holder}
+        if connection.execute(DESCRIBE_NODE, who | facts).rowcount == 1:
+            for pool_name in pools:
+                connection.execute(ADD_POOL, {"pool_name": pool_name})
+            what = f"{identity.name} serves {', '.join(pools)} with {slots} slots"
+            text = f"{identity.name} drains" if state is NodeState.DRAINING else what
+            tell_change(connection, "node", state.value, text, node=identity.name)
+
+    database.write(describe, repeatable=True)
 
 
 def leave_node(database: Database, identity: NodeIdentity) -> bool:

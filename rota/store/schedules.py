@@ -2,35 +2,46 @@
 
 Invariant: the cursor moves forward only, and by compare-and-set. Resuming and editing never replay the past: slots that
 went by meanwhile leave one row in the ledger that counts them and says why nobody ran them. Values are checked by
-``rota.model`` before they get here. Called by the doors; firing is in ``slots``.
+``rota.model`` before they get here. Called by the doors; firing is in ``firing``. Over-long, since
+all that may happen to a schedule, from its addition to its deletion, moves the same cursor.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from rota.errors import AlreadyExists, NotFound, RotaError
+from rota.model.policy import Unfinished, decide_resumed
 from rota.model.reasons import Reason
 from rota.model.schedule import ScheduleSpec
+from rota.model.slot_rule import OnClosed
 from rota.model.states import JobState, RunState
-from rota.model.timing import Timing, TimingKind
+from rota.model.timing import Timing
+from rota.store.calendars import load_calendars
 from rota.store.creation import insert_slots
 from rota.store.database import Database, now_of
-from rota.store.events import tell_change
+from rota.store.events import TELL_CHANGE, tell_change
+from rota.store.firing import FIND_OPEN, cancel_replaced, names_of_calendars, rule_of, slot_row
 from rota.store.jobs import Declared, IfExists, adding, differences, encode_definition
 from rota.store.moves import Stale, write_fresh
-from rota.store.shown import show_document, shown
+from rota.store.schedule_rows import columns_of, show_schedule, spec_of
+from rota.store.shown import shown
 from rota.store.tables import job, schedule
 from rota.store.types import db_now
 from rota.store.wakeup import announce
 
 PAGE_MAX = 500
-_SPEC_FIELDS = tuple(field.name for field in dataclasses.fields(ScheduleSpec))
+ADDED_PER_TRANSACTION = 1000
+# What makes another timing of it, with slots of its own. The anchor is looked at apart.
+_TIMING_FIELDS = ("kind", "expression", "zone", "gap", "fold", "start_at", "end_at", "first_run_at", "on_closed")
 
 INSERT_SCHEDULE = insert(schedule).values(
     state=JobState.ACTIVE.value, cursor_version=1, revision=1, created_at=db_now(), updated_at=db_now()
@@ -66,11 +77,12 @@ _SHOWN = select(*shown(schedule.c), *_JOB).join(job, job.c.id == schedule.c.job_
 READ_SHOWN = _SHOWN.where(schedule.c.name == bindparam("name"))
 LIST_SCHEDULES = _SHOWN.where(schedule.c.name > bindparam("after")).order_by(schedule.c.name).limit(bindparam("limit"))
 READ_SCHEDULE = (
-    select(schedule, *_JOB, db_now().label("now"))
+    select(schedule, *_JOB, job.c.start_within_seconds.label("job_start_within_seconds"), db_now().label("now"))
     .join(job, job.c.id == schedule.c.job_id)
     .where(schedule.c.name == bindparam("name"))
 )
-READ_JOB_ID = select(job.c.id).where(job.c.name == bindparam("name"))
+READ_JOB_IDS = select(job.c.id, job.c.name).where(job.c.name.in_(bindparam("names", expanding=True)))
+FIND_NAMES = select(schedule.c.name).where(schedule.c.name.in_(bindparam("names", expanding=True)))
 
 
 def add_schedule(
@@ -86,7 +98,9 @@ def add_schedule(
 
     def add(connection: Connection) -> dict[str, Any]:
         now = now_of(connection)
-        values = _columns_of(connection, spec, now) | {"next_slot_at": spec.first_slot(now)}
+        known = load_calendars(connection, spec.calendars)
+        spec.rule(now, known)  # refuses calendars that are not there, before anything is stored
+        values = columns_of(_job_ids(connection, spec), spec, now) | {"next_slot_at": spec.first_slot(now, known)}
         if declared_by is not None:
             values |= {"declared": encode_definition(spec.definition()), "declared_by": declared_by}
         connection.execute(INSERT_SCHEDULE, values)
@@ -103,6 +117,69 @@ def add_schedule(
         if if_exists == "update":
             return replace_schedule(database, spec, actor=actor)
         raise
+
+
+def add_schedules(
+    database: Database, specs: Sequence[ScheduleSpec], *, actor: str, if_exists: IfExists = "error"
+) -> int:
+    """Add many schedules, up to 1000 of them in one transaction, and return how many were added.
+
+    When it raises midway through more than 1000, the transactions before have happened: send all of them again with
+    ``if_exists="skip"``.
+
+    Raises:
+        AlreadyExists: a key is taken, or given twice; nothing of its thousand was stored.
+        NotFound: there is no such job; nothing of its thousand was stored.
+        Invalid: one would never be due again; nothing of its thousand was stored.
+    """
+    if if_exists == "update":
+        for spec in specs:
+            add_schedule(database, spec, actor=actor, if_exists=if_exists)
+        return len(specs)
+    added = 0
+    for start in range(0, len(specs), ADDED_PER_TRANSACTION):
+        chunk = list(specs[start : start + ADDED_PER_TRANSACTION])
+        first = f"{chunk[0].name}, or one of the {len(chunk) - 1} after it"
+        added += adding(database, "schedule", first, partial(_add_many, chunk, actor, if_exists))
+    return added
+
+
+def _add_many(specs: list[ScheduleSpec], actor: str, if_exists: IfExists, connection: Connection) -> int:
+    names = [spec.name for spec in specs]
+    taken = set(connection.execute(FIND_NAMES, {"names": names}).scalars())
+    if if_exists == "error":
+        twice = next((name for name, number in Counter(names).items() if number > 1), None)
+        if taken or twice is not None:
+            raise AlreadyExists("schedule", min(taken) if taken else str(twice))
+    # Of a key that is given twice the first one counts.
+    wanted = list({spec.name: spec for spec in reversed(specs) if spec.name not in taken}.values())[::-1]
+    if not wanted:
+        return 0
+    now = now_of(connection)
+    known = load_calendars(connection, {name for spec in wanted for name in spec.calendars})
+    found = connection.execute(READ_JOB_IDS, {"names": sorted({spec.job for spec in wanted})})
+    job_ids: dict[str, int] = {row.name: row.id for row in found}
+    rows: list[dict[str, Any]] = []
+    for spec in wanted:
+        spec.rule(now, known)
+        rows.append(columns_of(job_ids, spec, now) | {"next_slot_at": spec.first_slot(now, known)})
+    connection.execute(INSERT_SCHEDULE, rows)
+    connection.execute(
+        TELL_CHANGE,
+        [
+            {
+                "kind": "schedule",
+                "to_state": "added",
+                "text": f"schedule {spec.name} was added for job {spec.job}",
+                "actor": actor[:200],
+                "job": spec.job,
+                "schedule": spec.name,
+            }
+            for spec in wanted
+        ],
+    )
+    announce(connection)
+    return len(wanted)
 
 
 def edit_schedule(
@@ -158,7 +235,7 @@ def declare_schedule(database: Database, spec: ScheduleSpec, *, module: str, act
         if encode_definition(held) == wanted:
             return "unchanged", ""
         difference = differences(held, spec.definition())
-        if row.declared != encode_definition(held):
+        if _as_written_now(row.declared) != encode_definition(held):
             return "edited elsewhere", difference
         _replace(connection, row, old, spec, actor)
         return "changed", difference
@@ -171,6 +248,16 @@ def declare_schedule(database: Database, spec: ScheduleSpec, *, module: str, act
         else:
             return "added", ""
     return write_fresh(database, declare)
+
+
+def _as_written_now(declared: str | None) -> str | None:
+    """Return what code declared as this version writes it: a field that it does not know yet has its default."""
+    if declared is None:
+        return None
+    try:
+        return encode_definition(ScheduleSpec.from_definition(json.loads(declared)).definition())
+    except (RotaError, ValueError, AttributeError):
+        return declared
 
 
 def pause_schedule(database: Database, name: str, *, actor: str) -> dict[str, Any]:
@@ -186,28 +273,59 @@ def pause_schedule(database: Database, name: str, *, actor: str) -> dict[str, An
     return write_fresh(database, pause)
 
 
-def resume_schedule(database: Database, name: str, *, actor: str) -> dict[str, Any]:
-    """Go on with the first slot after the database's now; one row tells of those that went by meanwhile."""
+def resume_schedule(database: Database, name: str, *, actor: str, latest: bool = False) -> dict[str, Any]:
+    """Go on with the first slot after the database's now; one row tells of those that went by meanwhile.
+
+    With ``latest`` the newest of these whose start window is still open runs all the same.
+    """
 
     def resume(connection: Connection) -> dict[str, Any]:
         row = _read(connection, name)
         if row.state == JobState.PAUSED.value:
             values: dict[str, Any] = {"state": JobState.ACTIVE.value, "paused_at": None}
-            try:
-                timing = spec_of(row).timing(row.created_at)
-            except RotaError:
-                timing = None  # firing will set it aside, and say why
-            passed = _passed_over(row, timing, actor)
-            if passed and timing is not None:
-                last = passed.get("slot_last_at") or passed["slot_at"]
-                values |= {"next_slot_at": timing.next(max(row.now, last)), "last_slot_at": last}
+            passed: list[dict[str, Any]] = []
+            if row.next_slot_at is not None and row.next_slot_at <= row.now:
+                try:
+                    known = load_calendars(connection, names_of_calendars([row]))
+                    opened = connection.execute(FIND_OPEN, {"schedule_ids": [row.id]}).one_or_none()
+                    unfinished = Unfinished(opened.runs, int(opened.queued)) if opened is not None else Unfinished()
+                    firing = decide_resumed(
+                        rule_of(row, known),
+                        row.next_slot_at,
+                        row.now,
+                        _say_paused(row),
+                        unfinished=unfinished,
+                        latest=latest,
+                    )
+                except (RotaError, ValueError, ArithmeticError, LookupError):
+                    pass  # firing will set it aside, and say why
+                else:
+                    if any(decision.replaces for decision in firing.decisions):
+                        cancel_replaced(connection, [row.id])
+                    passed = [slot_row(row, decision) for decision in firing.decisions]
+                    last = passed[-1]["slot_last_at"] or passed[-1]["slot_at"]
+                    values |= {"next_slot_at": firing.next_slot, "last_slot_at": last}
             _change(connection, row, values)
-            insert_slots(connection, [passed] if passed else [])
-            _tell(connection, row, "resumed", actor, f"; {passed['reason_text']}" if passed else "")
+            insert_slots(connection, passed)
+            _tell(connection, row, "resumed", actor, f"; {passed[-1]['reason_text']}" if passed else "")
             announce(connection)
         return _show_one(connection, name)
 
     return write_fresh(database, resume)
+
+
+def move_on_by_calendar(connection: Connection, names: Iterable[str]) -> None:
+    """Compute the next slot anew of those of the schedules ``names`` whose slots a calendar moves and that are idle."""
+    for name in names:
+        row = _read(connection, name)
+        if row.on_closed == OnClosed.SKIP.value or row.next_slot_at is None or row.next_slot_at <= row.now:
+            continue
+        try:
+            timing = spec_of(row).timing(row.created_at, load_calendars(connection, names_of_calendars([row])))
+            after = row.now if row.last_slot_at is None else max(row.now, row.last_slot_at)
+            _change(connection, row, {"next_slot_at": timing.next(after)})
+        except RotaError:
+            continue  # firing will set it aside, and say why
 
 
 def delete_schedule(database: Database, name: str, *, actor: str) -> None:
@@ -219,11 +337,7 @@ def delete_schedule(database: Database, name: str, *, actor: str) -> None:
 
     def remove(connection: Connection) -> None:
         row = _read(connection, name)
-        try:
-            timing = spec_of(row).timing(row.created_at)
-        except RotaError:
-            timing = None
-        passed = _passed_over(row, timing, actor)
+        passed = _passed_over(row, _timing_of(connection, row), actor)
         which = {"schedule_id": row.id, "of_cursor": row.cursor_version}
         if connection.execute(DELETE_SCHEDULE, which).rowcount != 1:
             raise Stale(f"schedule {name} was changed meanwhile")
@@ -242,19 +356,11 @@ def read_schedule(database: Database, name: str) -> dict[str, Any]:
     return database.read(lambda connection: _show_one(connection, name))
 
 
-def read_timing(database: Database, name: str) -> tuple[Timing, datetime]:
-    """Return when a schedule is due, and the database's now.
-
-    Raises:
-        NotFound: there is no such schedule.
-        Invalid: what stands in the row cannot be understood.
-    """
-
-    def read(connection: Connection) -> tuple[Timing, datetime]:
-        row = _read(connection, name)
-        return spec_of(row).timing(row.created_at), row.now
-
-    return database.read(read)
+def _timing_of(connection: Connection, row: Row[Any]) -> Timing | None:
+    try:
+        return spec_of(row).timing(row.created_at, load_calendars(connection, names_of_calendars([row])))
+    except RotaError:
+        return None
 
 
 def list_schedules(database: Database, *, after: str = "", limit: int = PAGE_MAX) -> list[dict[str, Any]]:
@@ -294,13 +400,15 @@ def _replace(connection: Connection, row: Row[Any], old: ScheduleSpec | None, ne
         new = dataclasses.replace(new, anchor_at=old.anchor_at)
     if new == old and row.problem is None:
         return
-    values = _columns_of(connection, new, row.now) | {"problem": None}
+    known = load_calendars(connection, new.calendars)
+    new.rule(row.now, known)  # refuses calendars that are not there, before anything is stored
+    values = columns_of(_job_ids(connection, new), new, row.now) | {"problem": None}
     passed = None
     if old is None or row.problem is not None or not _same_timing(old, new) or old.anchor_at != new.anchor_at:
-        passed = _passed_over(row, old.timing(row.created_at) if old is not None else None, actor)
+        passed = _passed_over(row, _timing_of(connection, row) if old is not None else None, actor)
         last = (passed.get("slot_last_at") or passed["slot_at"]) if passed else row.last_slot_at
         after = row.now if last is None else max(row.now, last)
-        values |= {"next_slot_at": new.first_slot(after), "last_slot_at": last}
+        values |= {"next_slot_at": new.first_slot(after, known), "last_slot_at": last}
     _change(connection, row, values)
     insert_slots(connection, [passed] if passed else [])
     how = differences(old.definition(), new.definition()) if old is not None else "all of it was replaced"
@@ -309,7 +417,9 @@ def _replace(connection: Connection, row: Row[Any], old: ScheduleSpec | None, ne
 
 
 def _same_timing(old: ScheduleSpec, new: ScheduleSpec) -> bool:
-    return (old.kind, old.expression, old.zone) == (new.kind, new.expression, new.zone)
+    moves = new.on_closed is not OnClosed.SKIP
+    names = (*_TIMING_FIELDS, "calendars") if moves else _TIMING_FIELDS
+    return all(getattr(old, name) == getattr(new, name) for name in names)
 
 
 def _passed_over(row: Row[Any], timing: Timing | None, actor: str) -> dict[str, Any] | None:
@@ -321,8 +431,7 @@ def _passed_over(row: Row[Any], timing: Timing | None, actor: str) -> dict[str, 
     count = max(1, timing.count(before, row.now)) if timing is not None else 1
     last = timing.last(before, row.now, 1)[-1] if timing is not None and count > 1 else None
     if row.state == JobState.PAUSED.value:
-        since = f" since {row.paused_at:%Y-%m-%d %H:%M:%S} UTC" if row.paused_at is not None else ""
-        reason, why = Reason.SCHEDULE_PAUSED, f"the schedule was paused{since}"
+        reason, why = Reason.SCHEDULE_PAUSED, _say_paused(row)
     else:
         reason, why = Reason.OPERATOR, f"{actor} changed the schedule before anybody had decided about it"
     return {
@@ -348,52 +457,10 @@ def _passed_over(row: Row[Any], timing: Timing | None, actor: str) -> dict[str, 
     }
 
 
-def _columns_of(connection: Connection, spec: ScheduleSpec, now: datetime) -> dict[str, Any]:
-    job_id = connection.execute(READ_JOB_ID, {"name": spec.job}).scalar()
-    if job_id is None:
-        raise NotFound("job", spec.job)
-    values = spec.definition() | {
-        "job_id": job_id,
-        "args": spec.args,
-        "anchor_at": (spec.anchor_at or now) if spec.kind is TimingKind.EVERY else None,
-    }
-    del values["job"]
-    return values
+def _say_paused(row: Row[Any]) -> str:
+    since = f" since {row.paused_at:%Y-%m-%d %H:%M:%S} UTC" if row.paused_at is not None else ""
+    return f"the schedule was paused{since}"
 
 
-def spec_of(row: Row[Any]) -> ScheduleSpec:
-    """Read a schedule's row back, checked as at the doors.
-
-    Raises:
-        Invalid: somebody wrote into the row what no door would have accepted.
-    """
-    values: dict[str, Any] = {name: getattr(row, name) for name in _SPEC_FIELDS if name != "job"}
-    return ScheduleSpec.from_definition(values | {"job": row.job_name})
-
-
-def show_schedule(row: Row[Any]) -> dict[str, Any]:
-    """Show a schedule with the words of the doors; spans of time in seconds. No row is refused for what it holds."""
-    return {
-        "key": row.name,
-        "job": row.job_name,
-        "state": row.state,
-        "cron": row.expression if row.kind == TimingKind.CRON.value else None,
-        "every": show_document(row.expression) if row.kind == TimingKind.EVERY.value else None,
-        "at": row.expression if row.kind == TimingKind.AT.value else None,
-        "tz": row.zone,
-        "anchor": row.anchor_at,
-        "delay": row.delay_seconds,
-        "start_within": row.start_within_seconds,
-        "catch_up": row.catch_up,
-        "catch_up_limit": row.catch_up_limit,
-        "overlap": row.overlap,
-        "args": show_document(row.args),
-        "next_slot": row.next_slot_at,
-        "last_slot": row.last_slot_at,
-        "problem": row.problem,
-        "paused_at": row.paused_at,
-        "revision": row.revision,
-        "declared_by": row.declared_by,
-        "created_at": row.created_at,
-        "updated_at": row.updated_at,
-    }
+def _job_ids(connection: Connection, spec: ScheduleSpec) -> dict[str, int]:
+    return {row.name: row.id for row in connection.execute(READ_JOB_IDS, {"names": [spec.job]})}

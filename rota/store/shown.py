@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Dialect, type_coerce
 from sqlalchemy.types import TypeDecorator
 
+from rota.model.durations import format_duration
 from rota.model.instants import format_instant
 from rota.store.types import Instant
 
@@ -57,3 +59,17 @@ def show_document(text: str | None) -> Any:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+def say_moment(moment: datetime | None) -> str:
+    """Write a moment into a sentence: in UTC, and no finer than it is."""
+    if moment is None:
+        return "at an unknown moment"
+    text = format_instant(moment)
+    return text[:-8] + "Z" if text.endswith(".000000Z") else text
+
+
+def say_span(length: timedelta) -> str:
+    """Write a length of time into a sentence; less than nothing is nothing."""
+    seconds = max(0.0, length.total_seconds())
+    return format_duration(round(seconds) if seconds >= 10 else round(seconds, 1))

@@ -1,4 +1,4 @@
-"""One look at everything: nodes, what runs, what is late, what failed lately, what is set aside.
+"""One look at everything: nodes, what runs, what is late, what failed lately, and what does not go on by itself.
 
 Invariant: each part is bounded by an index or by a number of rows, so that it costs the same with a million runs in the
 ledger. What has ended is counted among the latest 10,000 runs.
@@ -13,6 +13,7 @@ from sqlalchemy import Connection, bindparam, desc, func, select
 from rota.model.instants import format_instant
 from rota.model.states import JobState, RunState
 from rota.store.database import Database, now_of
+from rota.store.health import check_health, show_health
 from rota.store.nodes import list_nodes
 from rota.store.runs import read_runs
 from rota.store.shown import shown
@@ -95,7 +96,7 @@ def read_status(database: Database) -> dict[str, Any]:
     found = database.read(read)
     for part in ("running", "late", "failed"):
         found[part] = read_runs(database, found[part])
-    return found | {"nodes": list_nodes(database)}
+    return found | {"nodes": list_nodes(database), "findings": show_health(check_health(database))["findings"]}
 
 
 def _show_overdue(row: Any) -> dict[str, Any]:

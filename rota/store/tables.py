@@ -25,7 +25,9 @@ from sqlalchemy import (
     text,
 )
 
+from rota.model.slot_rule import CatchUpOrder, OnClosed
 from rota.model.states import AttemptState, Delivery, JobState, NodeState, RunState
+from rota.model.timing import Fold, Gap
 from rota.store.types import Blob, Id, Instant, LongText, Name, Number, Token, Word, YesNo
 
 metadata = MetaData(
@@ -60,6 +62,9 @@ schema = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("version", Integer, nullable=False),
     Column("compatible_from", Integer, nullable=False),
+    # Until then nobody misses, catches up or rescues: the clock of the database has stepped.
+    Column("clock_held_until", Instant),
+    Column("health_looked_at", Instant),  # when a node last looked for findings: one of them does, once a minute
     **_MYSQL,
 )
 
@@ -128,6 +133,19 @@ job = Table(
     **_MYSQL,
 )
 
+# When schedules rest. Holidays are kept as dates, so that every node knows the same ones.
+calendar = Table(
+    "rota_calendar",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Name, nullable=False, unique=True),
+    Column("definition", LongText, nullable=False),  # JSON: closed weekdays, dates and windows, open dates
+    Column("revision", Integer, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    **_MYSQL,
+)
+
 schedule = Table(
     "rota_schedule",
     metadata,
@@ -135,19 +153,29 @@ schedule = Table(
     Column("name", Name, nullable=False, unique=True),
     Column("job_id", Id, ForeignKey("rota_job.id"), nullable=False),
     Column("state", Word, nullable=False, server_default=JobState.ACTIVE.value),
-    Column("kind", Word, nullable=False),  # cron, every, at
-    Column("expression", LongText, nullable=False),  # the cron expression, the seconds, or the instant
+    Column("kind", Word, nullable=False),  # cron, every, at, interval, weekly, any
+    Column("expression", LongText, nullable=False),  # as the kind writes it; JSON pairs of both for `any`
     Column("zone", Name, nullable=False),
-    Column("anchor_at", Instant),  # where the grid of an `every` starts
+    Column("gap", Word, nullable=False, server_default=Gap.SHIFT.value),  # a local time that a zone skips
+    Column("fold", Word, nullable=False, server_default=Fold.FIRST.value),  # a local time that it has twice
+    Column("anchor_at", Instant),  # where the grid of an `every` or an `interval` starts
+    Column("start_at", Instant),  # no slot before
+    Column("end_at", Instant),  # no slot after
+    Column("first_run_at", Instant),  # the first slot, wherever the others lie
+    Column("calendars", LongText),  # JSON list of names; NULL: none
+    Column("on_closed", Word, nullable=False, server_default=OnClosed.SKIP.value),
     Column("delay_seconds", Number, nullable=False),
+    Column("jitter_seconds", Number, nullable=False, server_default=text("0")),
     Column("start_within_seconds", Number),
     Column("catch_up", Word, nullable=False),
     Column("catch_up_limit", Integer, nullable=False),
+    Column("catch_up_order", Word, nullable=False, server_default=CatchUpOrder.OLDEST.value),
     Column("overlap", Word, nullable=False),
     Column("args", LongText, nullable=False),
     Column("next_slot_at", Instant),  # the cursor: the first slot nobody has decided; NULL: there is none
     Column("last_slot_at", Instant),
     Column("cursor_version", Id, nullable=False),  # moves with each change of the cursor: the compare-and-set
+    Column("skips_in_row", Integer, nullable=False, server_default=text("0")),  # for an overlap, since one ran
     Column("problem", LongText),  # set aside with this reason; fires nothing until it is edited
     Column("paused_at", Instant),
     Column("revision", Integer, nullable=False),
@@ -161,6 +189,13 @@ schedule = Table(
 # Serves FIND_DUE and the look: the earliest active cursor.
 Index("rota_schedule_due", schedule.c.state, schedule.c.next_slot_at)
 Index("rota_schedule_job", schedule.c.job_id)
+# Serves FIND_SKIPPING: few schedules skip again and again.
+Index(
+    "rota_schedule_skips",
+    schedule.c.skips_in_row,
+    postgresql_where=schedule.c.skips_in_row >= text("3"),
+    sqlite_where=schedule.c.skips_in_row >= text("3"),
+)
 
 run = Table(
     "rota_run",
@@ -293,6 +328,21 @@ output = Table(
     **_MYSQL,
 )
 
+# What does not go on by itself, as it was last seen: told when it begins and when it ends, and not in between.
+finding = Table(
+    "rota_finding",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("code", Word, nullable=False),
+    Column("subject", Name, nullable=False),
+    Column("severity", Word, nullable=False),  # warning, critical: the worst since it began
+    Column("text", LongText, nullable=False),
+    Column("since", Instant, nullable=False),
+    Column("seen_at", Instant, nullable=False),
+    UniqueConstraint("code", "subject", name="rota_finding_subject"),
+    **_MYSQL,
+)
+
 event = Table(
     "rota_event",
     metadata,
@@ -301,7 +351,7 @@ event = Table(
     Column("run_id", Id),
     Column("schedule", Name),
     Column("job", Name),
-    Column("kind", Word, nullable=False),  # run, schedule, job, node
+    Column("kind", Word, nullable=False),  # run, schedule, job, calendar, node, clock, health
     Column("from_state", Word),
     Column("to_state", Word),
     Column("reason", Word),

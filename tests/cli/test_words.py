@@ -18,6 +18,7 @@ FLAGS = {
     "worker": "--name --pool --slots -I -m --lease --poll --drain-timeout --state-dir --log-file",
     "tick": "--name --pool --slots -I -m --lease --poll --drain-timeout --state-dir --log-file",
     "status": "",
+    "check": "--nagios --warning-late --critical-late",
     "job add": "--call --command --shell --pool --timeout --start-within --delivery --retries --retry-delay --backoff "
                "--retry-delay-max --lease --priority --stdin --cwd --run-as --variable --if-exists",
     "job list": "",
@@ -28,15 +29,23 @@ FLAGS = {
     "job resume": "",
     "job delete": "",
     "job run": "--args --at --in --start-within --key --priority --wait --follow",
-    "schedule add": "--cron --every --at --tz --delay --start-within --catch-up --catch-up-limit --overlap --args "
-                    "--if-exists",
+    "schedule add": "--cron --every --at --interval --weekly --tz --gap --fold --anchor --start --end "
+                    "--first-run --calendar --on-closed --delay --jitter --start-within --catch-up "
+                    "--catch-up-limit --catch-up-order --overlap --args --if-exists",
     "schedule list": "",
     "schedule show": "",
     "schedule next": "-n --from",
-    "schedule edit": "--cron --every --at --tz --delay --start-within --catch-up --catch-up-limit --overlap --args",
+    "schedule edit": "--cron --every --at --interval --weekly --tz --gap --fold --anchor --start --end "
+                     "--first-run --calendar --on-closed --delay --jitter --start-within --catch-up "
+                     "--catch-up-limit --catch-up-order --overlap --args",
     "schedule pause": "",
-    "schedule resume": "",
+    "schedule resume": "--latest",
     "schedule delete": "",
+    "calendar add": "--weekday --date --open --window --country --subdivision --if-exists",
+    "calendar list": "",
+    "calendar show": "",
+    "calendar delete": "",
+    "forecast": "--days --job",
     "run list": "--job --schedule --state --since --limit --before",
     "run show": "",
     "run wait": "--timeout",

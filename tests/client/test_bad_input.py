@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rota import AlreadyExists, Invalid, NotFound, NotSupported, Rota
+from rota import AlreadyExists, Invalid, NotFound, Rota
 from tests.store.ledger import Ledger
 
 DEEP: Any = []
@@ -39,7 +39,19 @@ REFUSED: dict[str, tuple[Act, str]] = {
     "every 1.5x": (add_schedule(every="1.5x"), "every"),
     "every -1d": (add_schedule(every="-1d"), "every"),
     "every 0s": (add_schedule(every="0s"), "every"),
-    "two timings": (add_schedule(every="5m", cron="* * * * *"), "schedule"),
+    "all and replace": (add_schedule(every="5m", catch_up="all", overlap="replace"), "overlap"),
+    "end before start": (add_schedule(every="5m", start="2030-01-02", end="2030-01-01"), "end"),
+    "end in the past": (add_schedule(every="5m", end="2020-01-01"), "end"),
+    "jitter longer than the interval": (add_schedule(every="5m", jitter="6m"), "jitter"),
+    "interval of zero": (add_schedule(interval="0 days"), "interval"),
+    "unknown calendar": (add_schedule(every="5m", calendars=["nowhere"]), "calendars"),
+    "unknown gap": (add_schedule(cron="30 2 * * *", gap="jump"), "gap"),
+    "unknown overlap": (add_schedule(every="5m", overlap="maybe"), "overlap"),
+    "calendar that leaves no day": (
+        lambda rota: rota.calendars.add("none", weekdays=["mon", "tue", "wed", "thu", "fri", "sat", "sun"]),
+        "weekdays",
+    ),
+    "calendar that closes nothing": (lambda rota: rota.calendars.add("none"), "calendar"),
     "no timing": (add_schedule(), "schedule"),
     "at in the past": (add_schedule(at="2020-01-01"), "at"),
     "schedule args that are no object": (add_schedule(every="5m", args=[1]), "args"),
@@ -96,16 +108,6 @@ def test_bad_input_is_refused_with_its_field_and_nothing_is_stored(rota: Rota, l
     assert field in str(refusal.value)
     assert (rota.jobs.list(), rota.schedules.list(), ledger.value("select count(*) from rota_event")) == before
     assert ledger.runs() == []
-
-
-@pytest.mark.parametrize("overlap", ["queue", "replace"])
-def test_an_overlap_that_comes_later_is_refused(rota: Rota, overlap: str) -> None:
-    rota.jobs.add("job", shell="true")
-
-    with pytest.raises(NotSupported, match=overlap):
-        rota.schedules.add("k", "job", every="5m", overlap=overlap)
-
-    assert rota.schedules.list() == []
 
 
 @pytest.mark.parametrize(

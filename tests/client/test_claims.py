@@ -73,7 +73,7 @@ def test_a_result_that_is_not_json_is_refused_and_the_claim_is_still_held(rota: 
     assert handle.result == "done"
 
 
-def test_a_heartbeat_keeps_the_lease_and_without_one_it_ends(
+def test_a_heartbeat_keeps_the_lease_and_without_one_it_is_taken_away(
     rota: Rota, job: str, ledger: Ledger, clock: Clock
 ) -> None:
     rota.enqueue(job)
@@ -84,8 +84,9 @@ def test_a_heartbeat_keeps_the_lease_and_without_one_it_ends(
     clock.advance(seconds=50)
     kept = rescue_runs(ledger.database, rescuer="b")
     clock.advance(seconds=20)
+    taken = rescue_runs(ledger.database, rescuer="b")
 
-    assert (cancelled, kept) == (False, 0)
+    assert (cancelled, kept, taken) == (False, 0, 1)
     with pytest.raises(Preempted):
         claim.heartbeat()
 

@@ -162,7 +162,7 @@ def keyed(key: str) -> None: ...
     [
         (sales_report, {"cron": "???"}, "cron"),
         (sales_report, {"cron": "0 7 * * *", "tz": "JST-9"}, "tz"),
-        (sales_report, {"every": "5m", "cron": "0 7 * * *"}, "schedule"),
+        (sales_report, {"every": "5m", "overlap": "maybe"}, "overlap"),
         (sales_report, {"tz": "UTC"}, "tz"),
         (sales_report, {"timeout": "1.5x"}, "timeout"),
         (sales_report, {"retry": 3}, "retry"),

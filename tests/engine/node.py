@@ -27,7 +27,9 @@ class Node:
             environment={},
         )
         self.database = database or ledger.connect()
-        self.bookkeeper = Bookkeeper(self.database, identity_of(name), self.settings, self.told.append)
+        self.bookkeeper = Bookkeeper(
+            self.database, identity_of(name), self.settings, self.told.append, clock=ledger.clock.uptime
+        )
 
     def round(self) -> list[Message]:
         """Do one round, as after a hint, and return what the watch was told in it."""

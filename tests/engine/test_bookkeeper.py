@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from datetime import timedelta
 
@@ -15,9 +16,11 @@ from rota.model.states import RunState
 from rota.store.database import Database
 from rota.store.endings import Delivered
 from rota.store.interventions import cancel_run
+from rota.store.nodes import read_node
 from tests.clock import BEGINNING
 from tests.engine.node import Node
 from tests.store.ledger import LEASE_SECONDS, Ledger, statements_of
+from tests.store.living import start_node
 from tests.store.trouble import commit_breaks
 
 
@@ -274,3 +277,16 @@ def test_an_end_that_is_refused_is_kept_and_holds_up_nobody_else(
     node.bookkeeper.round()
     assert node.ledger.run(refused_id).state == "succeeded"
     assert claims[refused_id].claim_id in node.acknowledged
+
+
+def test_a_node_that_drains_or_has_other_settings_tells_the_others(node: Node, ledger: Ledger) -> None:
+    start_node(ledger, "a")
+    node.bookkeeper.apply(dataclasses.replace(node.settings, pools=("other",), slots=3))
+    node.round()
+    before = read_node(ledger.database, "a")
+
+    node.bookkeeper.stop_claiming(tell=True)
+    node.round()
+
+    assert (before["state"], before["pools"], before["slots"]) == ("alive", ["other"], 3)
+    assert read_node(ledger.database, "a")["state"] == "draining"

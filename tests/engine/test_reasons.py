@@ -7,8 +7,10 @@ from datetime import timedelta
 
 import pytest
 
+from rota.model.calendars import Calendar
 from rota.model.reasons import Reason
 from rota.model.states import RunState
+from rota.store.calendars import add_calendar
 from rota.store.interventions import cancel_run, mark_succeeded, rerun_run, skip_run
 from rota.store.schedules import pause_schedule, resume_schedule
 from tests.clock import BEGINNING
@@ -141,6 +143,20 @@ def _(node: Node) -> None:
     schedule(node)
     node.round()
     node.ledger.clock.advance(minutes=1)
+    node.round()
+
+
+@produces(Reason.REPLACED, RunState.SKIPPED)
+def _(node: Node) -> None:
+    schedule(node, kind="every", expression="1", anchor_at=BEGINNING, overlap="replace")
+    node.ledger.clock.advance(seconds=1)
+    node.round()
+
+
+@produces(Reason.CALENDAR, RunState.SKIPPED)
+def _(node: Node) -> None:
+    add_calendar(node.ledger.database, Calendar.checked("rest", weekdays=["mon"]), actor="ann")
+    schedule(node, calendars='["rest"]')
     node.round()
 
 

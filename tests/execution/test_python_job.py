@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rota.engine.watch import end_of
 from rota.errors import StateError
 from rota.execution.command import argv_for_call, job_environment
 from rota.execution.context import current_run
@@ -33,6 +34,9 @@ async def later(a):
 def nothing(): print("said")
 def fail(): raise ValueError("no good")
 class Own(Exception): pass
+def wish(kind, after=None):
+    from rota.model.outcomes import Release, Retry, Skip
+    raise {"skip": Skip, "release": Release, "retry": lambda text: Retry(text, after=after)}[kind]("for a reason")
 def fail_own(): raise Own("mine")
 def leave(code): sys.exit(code)
 def vanish(): os._exit(0)
@@ -244,3 +248,21 @@ def test_a_result_counts_although_the_job_was_gone_when_its_guardian_looked(harn
     os.kill(started.guardian_pid, signal.SIGCONT)
 
     assert harness.ended(order).result == "5"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "error_type", "after"),
+    [
+        ({"kind": "skip"}, "no_op", None, None),
+        ({"kind": "release"}, "released", None, None),
+        ({"kind": "retry"}, "exception", "Retry", None),
+        ({"kind": "retry", "after": "90s"}, "exception", "Retry", 90.0),
+    ],
+)
+def test_a_callable_may_ask_for_another_end(
+    call: Callable[..., Outcome], arguments: Any, kind: str, error_type: str | None, after: float | None
+) -> None:
+    end = end_of(call("jobs_here:wish", arguments))
+
+    assert (end.kind, end.error_type, end.error_message) == (kind, error_type, "for a reason")
+    assert end.retry_after_seconds == after

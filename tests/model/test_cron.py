@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -10,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rota.errors import Invalid
-from rota.model.cron import Cron, parse_cron
+from rota.model.cron import parse_cron
+from rota.model.daylight import Fold, Gap
+from rota.model.grids import LocalGrid
+from rota.model.pattern import Pattern, Times
 from tests.model.slow_cron import Fields, instant, make_fields, slots_between
 
 AMSTERDAM = "Europe/Amsterdam"  # 2026: gap on 29 March at 02:00, fold on 25 October at 03:00
@@ -64,7 +68,7 @@ def nights_of_change(draw: st.DrawFn) -> tuple[str, datetime]:
 def local_slots(expression: str, after: str, count: int, zone: str = AMSTERDAM) -> list[str]:
     moment, found = instant(after), []
     for _ in range(count):
-        slot = Cron(expression, zone).next(moment)
+        slot = parse_cron(expression, zone).next(moment)
         assert slot is not None
         found.append(slot.astimezone(ZoneInfo(zone)).strftime("%d %H:%M%z"))
         moment = slot
@@ -104,14 +108,14 @@ def test_counting_and_the_last_slots_agree_with_visiting_each(
     cron = parse_cron(fields.text, zone)
     visited = list(cron.between(after, until))
 
-    assert cron.count(after, until) == len(visited)
-    assert cron.last(after, until, limit) == visited[-limit:]
+    assert cron.grid.count(after, until) == len(visited)
+    assert cron.grid.last(after, until, limit) == visited[-limit:]
 
 
 @pytest.mark.parametrize("zone", ["Europe/Amsterdam", "America/Sao_Paulo", "Australia/Lord_Howe", "Asia/Beirut"])
 @pytest.mark.parametrize("hour", range(0, 24, 3))
 def test_a_fixed_time_fires_exactly_once_on_each_local_day(zone: str, hour: int) -> None:
-    cron = Cron(f"30 {hour} * * *", zone)
+    cron = parse_cron(f"30 {hour} * * *", zone)
 
     slots = cron.between(instant("2007-01-01T12:00"), instant("2009-01-01T12:00"))
 
@@ -150,22 +154,22 @@ def test_a_fixed_time_in_a_fold_fires_the_first_time_only_and_an_interval_each_t
 
 
 def test_started_in_the_second_pass_of_a_fold_it_does_not_step_backwards() -> None:
-    assert Cron("45 2 * * *", AMSTERDAM).next(instant("2026-10-25T01:30")) == instant("2026-10-26T01:45")
+    assert parse_cron("45 2 * * *", AMSTERDAM).next(instant("2026-10-25T01:30")) == instant("2026-10-26T01:45")
 
 
 def test_counting_from_within_the_second_pass_of_a_fold_counts_no_fixed_time_again() -> None:
     second_pass, after_it = instant("2026-10-25T01:10"), instant("2026-10-25T03:00")
 
-    assert Cron("0,30 2 * * *", AMSTERDAM).count(second_pass, after_it) == 0
-    assert Cron("*/30 2 * * *", AMSTERDAM).count(second_pass, after_it) == 1
+    assert parse_cron("0,30 2 * * *", AMSTERDAM).grid.count(second_pass, after_it) == 0
+    assert parse_cron("*/30 2 * * *", AMSTERDAM).grid.count(second_pass, after_it) == 1
 
 
 def test_an_interval_half_a_year_ahead_follows_the_clock_of_that_day() -> None:
-    assert Cron("0 * 1 7 *", AMSTERDAM).next(instant("2026-01-10T00:00")) == instant("2026-06-30T22:00")
+    assert parse_cron("0 * 1 7 *", AMSTERDAM).next(instant("2026-01-10T00:00")) == instant("2026-06-30T22:00")
 
 
 def test_a_day_that_a_country_skipped_is_not_made_up_for() -> None:
-    cron = Cron("0 12 * * *", "Pacific/Apia")  # which had no 30 December 2011
+    cron = parse_cron("0 12 * * *", "Pacific/Apia")  # which had no 30 December 2011
 
     slots = list(cron.between(instant("2011-12-28T00:00"), instant("2012-01-01T00:00")))
 
@@ -199,12 +203,12 @@ def test_a_day_that_a_country_skipped_is_not_made_up_for() -> None:
     ],
 )
 def test_an_expression_names_its_next_slot(expression: str, slot: str) -> None:
-    assert Cron(expression, "UTC").next(instant("2026-11-21T00:00:00")) == instant(slot)
+    assert parse_cron(expression, "UTC").next(instant("2026-11-21T00:00:00")) == instant(slot)
 
 
 def test_the_rarest_expression_is_found() -> None:
     # 29 February on a Sunday, across 2100, which is no leap year.
-    assert Cron("0 0 29 2 */7", "UTC").next(instant("2088-03-01T00:00")) == instant("2128-02-29T00:00")
+    assert parse_cron("0 0 29 2 */7", "UTC").next(instant("2088-03-01T00:00")) == instant("2128-02-29T00:00")
 
 
 @pytest.mark.parametrize(
@@ -233,7 +237,8 @@ def test_the_rarest_expression_is_found() -> None:
         ("@reboot", "not bound to a machine that boots"),
         ("@every 5m", "`every`"),
         ("@never", "@daily"),
-        ("H * * * *", "by hash"),
+        ("H * * * *", "no name here"),
+        ("H(1-60) * * * *", "no name here"),
         ("0 0 ? * *", "no ?"),
     ],
 )
@@ -250,7 +255,69 @@ def test_what_cannot_be_read_or_never_fires_is_refused_with_its_rule(expression:
 @settings(deadline=None, max_examples=300)
 def test_no_text_breaks_the_parser(text: str) -> None:
     try:
-        cron = Cron(text, "UTC")
+        cron = parse_cron(text, "UTC")
     except Invalid:
         return
     assert cron.next(instant("2026-11-21T00:00")) is not None
+
+
+@pytest.mark.parametrize(
+    ("expression", "notes"),
+    [("0 0 13 * FRI", 1), ("0 0 */13 * FRI", 0), ("0 0 13 * *", 0), ("0 0 * * FRI", 0), ("30 0 0 1 * MON", 1)],
+)
+def test_two_restricted_day_fields_come_with_a_note(expression: str, notes: int) -> None:
+    found = parse_cron(expression, "UTC").notes
+
+    assert len(found) == notes
+    assert all("either matches" in note for note in found)
+
+
+class CountingPattern(Pattern):
+    """Counts how often it is asked for the days of a month: what a bound means, without a clock."""
+
+    def __init__(self, pattern: Pattern) -> None:
+        self.pattern = pattern
+        self.asked = 0
+
+    def days_of_month(self, year: int, month: int) -> Sequence[int]:
+        self.asked += 1
+        return self.pattern.days_of_month(year, month)
+
+    def times_on(self, day: date) -> Times:
+        return self.pattern.times_on(day)
+
+
+@pytest.mark.parametrize("expression", ["0 0 29 2 *", "0 0 29 2 */7", "0 0 29 2 1#5", "0 0 31 12 *", "0 0 * * *"])
+@pytest.mark.parametrize("after", ["2088-03-01", "2096-02-29", "2026-11-21"])
+def test_the_next_slot_is_found_in_few_steps_however_rare(expression: str, after: str) -> None:
+    pattern = CountingPattern(parse_cron(expression, AMSTERDAM).grid._pattern)
+    grid = LocalGrid(pattern, ZoneInfo(AMSTERDAM), Gap.SHIFT, Fold.FIRST)
+
+    assert grid.next(instant(after)) is not None
+
+    assert pattern.asked <= 2 * 12 * 41  # once or twice each month of the forty years that the rarest one waits
+
+
+def test_a_month_of_minutes_is_counted_in_few_steps() -> None:
+    pattern = CountingPattern(parse_cron("0-59 0-23 * * *", AMSTERDAM).grid._pattern)
+    grid = LocalGrid(pattern, ZoneInfo(AMSTERDAM), Gap.SHIFT, Fold.FIRST)
+
+    assert grid.count(instant("2026-11-01T00:00"), instant("2026-12-01T00:00")) == 43_200
+
+    assert pattern.asked < 10
+
+
+def test_a_limit_of_years_ends_without_an_overflow() -> None:
+    for expression in ("0 0 * * *", "*/5 * * * *", "0 0 29 2 *", "* * * * * *"):
+        for zone in ("Pacific/Apia", "Pacific/Honolulu", AMSTERDAM):
+            cron = parse_cron(expression, zone)
+            end = instant("2998-12-31T23:59:59")
+
+            assert cron.next(end) is None
+            assert cron.next(instant("9999-12-31T23:59:59")) is None
+            assert all(slot.year <= 2998 for slot in cron.between(end - timedelta(hours=1), end + timedelta(days=9)))
+            assert cron.grid.count(end, instant("9999-12-31")) == 0
+            assert cron.grid.last(end, instant("9999-12-31"), 3) == []
+            first = cron.next(instant("0001-01-01"))
+            assert first is not None
+            assert first >= instant("1900-01-01") - timedelta(days=1)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rota.errors import Invalid
 from rota.model.crontab import CrontabPlan, LineKind, read_crontab, split_percent
-from rota.model.policy import Overlap
+from rota.model.slot_rule import Overlap
 
 SYSTEM = r"""# /etc/crontab: system-wide crontab
 SHELL=/bin/sh

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rota.errors import Invalid, NotSupported
+from rota.errors import Invalid
 from rota.model.ending import Backoff
 from rota.model.job import JobKind, JobSpec
 from rota.model.schedule import ScheduleSpec
@@ -152,14 +152,19 @@ def test_a_field_that_no_job_has_is_refused() -> None:
     with pytest.raises(Invalid, match="a job has no such field"):
         JobSpec.from_definition({**definition, "on": "all"})
     with pytest.raises(Invalid, match="a schedule has no such field"):
-        ScheduleSpec.from_definition({"name": "a", "job": "b", "kind": "cron", "expression": "@daily", "gap": "skip"})
+        ScheduleSpec.from_definition({"name": "a", "job": "b", "kind": "cron", "expression": "@daily", "colour": "red"})
 
 
 @pytest.mark.parametrize(
     ("field", "options"),
     [
         ("schedule", {}),
-        ("schedule", {"cron": "@daily", "every": "1h"}),
+        ("gap", {"cron": "@daily", "gap": "jump"}),
+        ("fold", {"cron": "@daily", "fold": "twice"}),
+        ("interval", {"interval": "3 moons"}),
+        ("weekly", {"weekly": "someday 07:00"}),
+        ("every", {"every": 0}),
+        ("calendars", {"cron": "@daily", "calendars": {"a": 1}}),
         ("cron", {"cron": "???"}),
         ("cron", {"cron": "0 0 30 2 *"}),
         ("cron", {"cron": 5}),
@@ -193,11 +198,6 @@ def test_a_schedule_with_a_value_that_breaks_its_rule_is_refused_under_its_name(
     assert refused.value.field == field
 
 
-def test_an_overlap_that_is_to_come_is_refused_as_such() -> None:
-    with pytest.raises(NotSupported):
-        ScheduleSpec.checked("n", job="j", cron="@daily", overlap="queue")
-
-
 @pytest.mark.parametrize(
     "spec",
     [
@@ -206,6 +206,27 @@ def test_an_overlap_that_is_to_come_is_refused_as_such() -> None:
             "tick", job="hello", every="2s", anchor="2026-11-20", catch_up="all", args={"b": 1, "a": 2}
         ),
         ScheduleSpec.checked("once", job="hello", at="2026-12-01T07:00", tz="Asia/Tokyo", overlap="allow"),
+        ScheduleSpec.checked(
+            "all",
+            job="hello",
+            cron=["H 7 * * *", "0 12 * * 5"],
+            at="2026-12-24T10:00",
+            weekly="sat 09:00",
+            interval="3 months at 09:00",
+            anchor="2026-01-31",
+            tz="Europe/Amsterdam",
+            gap="skip",
+            fold="both",
+            start="2026-01-01",
+            end="2030-01-01",
+            first_run="2026-12-01T05:00",
+            calendars=["work", "freeze"],
+            on_closed="next",
+            jitter="10s",
+            catch_up="all",
+            catch_up_order="newest",
+            overlap="queue",
+        ),
     ],
 )
 def test_a_schedule_comes_back_from_its_definition_and_from_its_columns(spec: ScheduleSpec) -> None:
@@ -213,6 +234,33 @@ def test_a_schedule_comes_back_from_its_definition_and_from_its_columns(spec: Sc
 
     assert ScheduleSpec.from_definition(json.loads(json.dumps(definition))) == spec
     assert ScheduleSpec.from_definition({**definition, "anchor_at": spec.anchor_at, "args": spec.args}) == spec
+
+
+def test_contradictory_options_are_refused() -> None:
+    for field, options in (
+        ("overlap", {"catch_up": "all", "overlap": "replace"}),
+        ("end", {"start": "2026-12-02", "end": "2026-12-01"}),
+        ("first_run", {"first_run": "2026-12-02", "end": "2026-12-01"}),
+        ("on_closed", {"on_closed": "next"}),
+        ("jitter", {"jitter": "2d"}),
+    ):
+        with pytest.raises(Invalid) as refused:
+            ScheduleSpec.checked("n", job="j", cron="@daily", **options)
+        assert refused.value.field == field
+
+
+def test_what_is_allowed_and_may_surprise_is_explained() -> None:
+    spec = ScheduleSpec.checked("n", job="j", cron="0 7 * * *", catch_up="all", start_within="30m")
+
+    assert ["catch-up all with a start window of 30m" in note for note in spec.notes()] == [True]
+
+
+def test_the_first_run_is_the_first_slot_and_changes_no_other() -> None:
+    spec = ScheduleSpec.checked("n", job="j", every="1h", anchor=NOW, first_run=NOW + timedelta(minutes=90))
+
+    assert spec.first_slot(NOW) == NOW + timedelta(minutes=90)
+    assert spec.timing(NOW).next(NOW + timedelta(minutes=90)) == NOW + timedelta(hours=2)
+    assert spec.first_slot(NOW + timedelta(days=1)) == NOW + timedelta(hours=25)  # it has been
 
 
 def test_a_new_timing_takes_the_place_of_the_old_one() -> None:
@@ -225,7 +273,7 @@ def test_a_new_timing_takes_the_place_of_the_old_one() -> None:
     assert spec.edited(delay=None).delay_seconds == 0
     assert spec.edited(delay=None).anchor_at == spec.anchor_at
     with pytest.raises(Invalid, match="a schedule has no such field"):
-        spec.edited(jitter="5s")
+        spec.edited(colour="red")
 
 
 def test_the_first_slot_lies_ahead_and_a_schedule_that_has_none_is_refused() -> None:
@@ -238,6 +286,6 @@ def test_the_start_window_of_a_schedule_goes_before_its_jobs() -> None:
     own = ScheduleSpec.checked("n", job="j", cron="@daily", start_within="1m")
     silent = ScheduleSpec.checked("n", job="j", cron="@daily")
 
-    assert own.rule(NOW, 900).window_seconds(NOW) == 60
-    assert silent.rule(NOW, 900).window_seconds(NOW) == 900
+    assert own.rule(NOW, {}, 900).window_seconds(NOW) == 60
+    assert silent.rule(NOW, {}, 900).window_seconds(NOW) == 900
     assert silent.rule(NOW).window_seconds(instant("2026-11-20T00:00")) == 86400

@@ -9,20 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rota.errors import Invalid, NotSupported
-from rota.model.cron import Cron
-from rota.model.policy import (
-    LATE_SLOTS_MAX,
-    CatchUp,
-    Firing,
-    Overlap,
-    SlotDecision,
-    SlotRule,
-    check_catch_up,
-    check_overlap,
-    decide_slots,
-)
+from rota.model.grids import LocalGrid
+from rota.model.policy import LATE_SLOTS_MAX, Firing, SlotDecision, Unfinished, decide_resumed, decide_slots
 from rota.model.reasons import Reason
+from rota.model.slot_rule import CatchUp, CatchUpOrder, Overlap, SlotRule, jitter_of
 from rota.model.states import RunState
 from rota.model.timing import Timing
 from tests.model.slow_cron import instant
@@ -33,9 +23,17 @@ MINUTELY = Timing.cron("* * * * *", "Europe/Amsterdam")
 
 
 def decide(
-    rule: SlotRule, first: datetime, now: datetime, *, unfinished: bool = False, job_paused: bool = False
+    rule: SlotRule,
+    first: datetime,
+    now: datetime,
+    *,
+    unfinished: bool = False,
+    queued: int = 0,
+    job_paused: bool = False,
+    skips_in_row: int = 0,
 ) -> Firing:
-    return decide_slots(rule, first, now, unfinished=unfinished, job_paused=job_paused)
+    before = Unfinished(int(unfinished) + queued, queued)
+    return decide_slots(rule, first, now, unfinished=before, job_paused=job_paused, skips_in_row=skips_in_row)
 
 
 def only(firing: Firing) -> SlotDecision:
@@ -63,7 +61,10 @@ rules = st.builds(
     start_within_seconds=st.sampled_from([None, None, 5.0, 300.0, 10_000.0]),
     catch_up=st.sampled_from(CatchUp),
     catch_up_limit=st.sampled_from([1, 5, 100, 300]),
+    catch_up_order=st.sampled_from(CatchUpOrder),
     overlap=st.sampled_from(Overlap),
+    name=st.just("each"),
+    jitter_seconds=st.sampled_from([0.0, 0.0, 0.9]),
 )
 ages = st.one_of(st.integers(0, 400), st.integers(0, 90_000), st.integers(0, 4_000_000))
 
@@ -93,7 +94,8 @@ def test_every_slot_is_decided_exactly_once_and_the_rules_hold(
 
     for decision in firing.decisions:
         assert decision.text
-        assert decision.run_at == decision.slot + timedelta(seconds=rule.delay_seconds)
+        put_off = (decision.run_at - decision.slot).total_seconds() - rule.delay_seconds
+        assert -1e-6 <= put_off <= rule.jitter_seconds
         window_passed = decision.start_by is not None and decision.start_by < now
         if decision.makes_run:
             assert not window_passed
@@ -107,12 +109,16 @@ def test_every_slot_is_decided_exactly_once_and_the_rules_hold(
         if on_time:
             assert decision.reason not in {Reason.CATCH_UP_LATEST, Reason.CATCH_UP_NONE, Reason.CATCH_UP_LIMIT}
     at_once = [decision for decision in firing.decisions if decision.makes_run and not decision.queued]
-    if rule.overlap is Overlap.SKIP:
+    queued = [decision for decision in firing.decisions if decision.queued]
+    if rule.overlap is not Overlap.ALLOW:
         assert len(at_once) <= (0 if unfinished else 1)
-    else:
-        assert not any(decision.queued for decision in firing.decisions)
-    if rule.catch_up is not CatchUp.ALL:
-        assert not any(decision.queued for decision in firing.decisions)
+    if rule.overlap is Overlap.ALLOW or (rule.overlap is Overlap.SKIP and rule.catch_up is not CatchUp.ALL):
+        assert queued == []
+    assert len(queued) <= rule.catch_up_limit + 4
+    replacing = [decision for decision in firing.decisions if decision.replaces]
+    assert len(replacing) <= int(unfinished and rule.overlap is Overlap.REPLACE)
+    if rule.overlap is Overlap.REPLACE:
+        assert sum(decision.makes_run for decision in firing.decisions) <= 1
 
 
 def test_a_slot_on_time_becomes_a_ready_run() -> None:
@@ -198,8 +204,8 @@ def test_all_queues_a_slot_on_time_behind_those_that_are_caught_up() -> None:
     rule = SlotRule(HOURLY, catch_up=CatchUp.ALL)
 
     together = decide(rule, NOON - timedelta(hours=1), NOON + timedelta(seconds=1))
-    later = decide_slots(rule, NOON, NOON, unfinished=True, job_paused=False, backlog=True)
-    without = decide_slots(rule, NOON, NOON, unfinished=True, job_paused=False)
+    later = decide(rule, NOON, NOON, unfinished=True, queued=1)
+    without = decide(rule, NOON, NOON, unfinished=True)
 
     assert reasons(together) == [Reason.DUE, Reason.OVERLAP]  # the one before it is not queued, it runs
     assert reasons(later) == [Reason.QUEUED]
@@ -255,14 +261,14 @@ def test_a_month_of_a_minutely_schedule_leaves_one_row_for_what_does_not_run(cat
 
 def test_an_outage_of_a_year_is_counted_without_visiting_its_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     visited = 0
-    find_next = Cron.next
+    find_next = LocalGrid.next
 
-    def count_visits(cron: Cron, after: datetime) -> datetime | None:
+    def count_visits(grid: LocalGrid, after: datetime) -> datetime | None:
         nonlocal visited
         visited += 1
-        return find_next(cron, after)
+        return find_next(grid, after)
 
-    monkeypatch.setattr(Cron, "next", count_visits)
+    monkeypatch.setattr(LocalGrid, "next", count_visits)
     timing = Timing.cron("* * * * * *", "Europe/Amsterdam")
 
     firing = decide(SlotRule(timing), NOON - timedelta(days=365), NOON)
@@ -279,14 +285,87 @@ def test_a_slot_that_the_timing_no_longer_names_is_decided_all_the_same() -> Non
     assert [decision.slot for decision in firing.decisions] == [odd, NOON]
 
 
-def test_policies_that_are_to_come_are_told_from_words_that_mean_nothing() -> None:
-    assert check_overlap("allow") is Overlap.ALLOW
-    assert check_catch_up("none") is CatchUp.NONE
-    for overlap in ("queue", "replace"):
-        with pytest.raises(NotSupported, match="not supported yet"):
-            check_overlap(overlap)
-    for wrong in ("", "SKIP", None, 3, ["skip"]):
-        with pytest.raises(Invalid, match="skip, allow"):
-            check_overlap(wrong)
-        with pytest.raises(Invalid, match="latest, all, none"):
-            check_catch_up(wrong)
+def test_queue_lets_each_slot_wait_for_the_one_before_it_up_to_the_limit() -> None:
+    rule = SlotRule(HOURLY, overlap=Overlap.QUEUE, catch_up_limit=2)
+
+    one = only(decide(rule, NOON, NOON, unfinished=True))
+    full = only(decide(rule, NOON, NOON, unfinished=True, queued=2))
+
+    assert (one.state, one.reason, one.queued, one.start_by) == (RunState.WAITING, Reason.QUEUED, True, None)
+    assert (full.state, full.reason) == (RunState.SKIPPED, Reason.OVERLAP)
+    assert "catch-up limit" in full.text
+
+
+def test_replace_waits_for_the_end_of_what_it_replaces_and_only_the_newest_slot_does() -> None:
+    rule = SlotRule(HOURLY, overlap=Overlap.REPLACE)
+
+    first = only(decide(rule, NOON, NOON))
+    second = only(decide(rule, NOON, NOON, unfinished=True))
+
+    assert (first.state, first.replaces) == (RunState.READY, False)
+    assert (second.state, second.reason, second.queued, second.replaces) == (
+        RunState.WAITING,
+        Reason.QUEUED,
+        True,
+        True,
+    )
+    # Two slots in one second: the older one is not even begun.
+    twice = decide(SlotRule(Timing.every(1, NOON), overlap=Overlap.REPLACE), NOON, NOON + timedelta(seconds=1))
+    assert reasons(twice) == [Reason.REPLACED, Reason.DUE]
+
+
+def test_newest_first_runs_the_newest_late_slot_and_queues_the_older_ones() -> None:
+    rule = SlotRule(HOURLY, catch_up=CatchUp.ALL, catch_up_order=CatchUpOrder.NEWEST)
+
+    firing = decide(rule, NOON - timedelta(hours=2), NOON + timedelta(minutes=1))
+
+    assert reasons(firing) == [Reason.QUEUED, Reason.QUEUED, Reason.DUE]
+
+
+def test_skips_are_counted_until_a_slot_runs() -> None:
+    rule = SlotRule(HOURLY)
+
+    skipped = decide(rule, NOON, NOON, unfinished=True, skips_in_row=4)
+    ran = decide(rule, NOON, NOON, skips_in_row=5)
+    missed = decide(rule, NOON, NOON + timedelta(days=2), unfinished=True, skips_in_row=5)
+
+    assert (skipped.skips_in_row, ran.skips_in_row) == (5, 0)
+    assert missed.skips_in_row == 6  # the newest one; those it stands before were late
+
+
+def test_jitter_is_the_same_for_a_slot_at_all_times_and_differs_between_slots_and_schedules() -> None:
+    slots = [NOON + timedelta(hours=hour) for hour in range(50)]
+    found = [jitter_of("each", slot, 60) for slot in slots]
+
+    assert found == [jitter_of("each", slot, 60) for slot in slots]
+    assert all(0 <= seconds <= 60 for seconds in found)
+    assert max(found) - min(found) > 30
+    assert found != [jitter_of("other", slot, 60) for slot in slots]
+    rule = SlotRule(HOURLY, name="each", delay_seconds=5, jitter_seconds=60)
+    decision = only(decide(rule, NOON, NOON))
+    assert decision.slot == NOON
+    assert decision.run_at == NOON + timedelta(seconds=5 + jitter_of("each", NOON, 60))
+    assert "jitter" in decision.text
+
+
+@pytest.mark.parametrize("latest", [False, True])
+def test_what_went_by_during_a_pause_is_told_and_with_latest_the_newest_that_may_start_runs(latest: bool) -> None:
+    first, now = NOON - timedelta(hours=5), NOON + timedelta(minutes=10)
+
+    firing = decide_resumed(SlotRule(HOURLY), first, now, "it was paused", unfinished=Unfinished(), latest=latest)
+
+    summary, *rest = firing.decisions
+    assert (summary.state, summary.reason) == (RunState.SKIPPED, Reason.SCHEDULE_PAUSED)
+    assert (summary.slot, summary.slot_count) == (first, 5 if latest else 6)
+    assert [decision.reason for decision in rest] == ([Reason.DUE] if latest else [])
+    assert firing.next_slot == NOON + timedelta(hours=1)
+
+
+def test_with_latest_nothing_runs_whose_window_has_passed() -> None:
+    rule = SlotRule(HOURLY, start_within_seconds=300)
+
+    firing = decide_resumed(
+        rule, NOON - timedelta(hours=5), NOON + timedelta(minutes=10), "paused", unfinished=Unfinished(), latest=True
+    )
+
+    assert reasons(firing) == [Reason.SCHEDULE_PAUSED]

@@ -11,8 +11,9 @@ import weakref
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Connection, NullPool, create_engine, text
+from sqlalchemy import Connection, NullPool, create_engine, text, update
 
+from rota.store.migrate import SCHEMA_VERSION
 from rota.store.tables import metadata
 from tests.conftest import assert_no_violations
 from tests.servers import Server
@@ -50,7 +51,14 @@ def _empty(url: str) -> None:
             connection.execute(text(f"truncate {', '.join(names)} restart identity"))
         else:
             _empty_mysql(connection, names)
-        connection.execute(text("update rota_schema set version = 1, compatible_from = 1"))
+        connection.execute(
+            update(metadata.tables["rota_schema"]).values(
+                version=SCHEMA_VERSION,
+                compatible_from=SCHEMA_VERSION,
+                clock_held_until=None,
+                health_looked_at=None,
+            )
+        )
         connection.commit()
 
 

@@ -8,10 +8,10 @@ import threading
 import pytest
 
 from rota.model.run import End, NewRun, Written
+from rota.store.advancing import advance_runs
 from rota.store.endings import end_runs, rescue_runs, surrender_runs
 from rota.store.interventions import mark_succeeded, rerun_run
 from rota.store.leases import mark_started
-from rota.store.slots import advance_runs
 from tests.store.ledger import LEASE_SECONDS, Ledger, statements_of
 from tests.store.trouble import commit_breaks
 

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, insert
 
+from rota.store.advancing import FIND_WAITED
 from rota.store.endings import FIND_ENDING, FIND_EXPIRED
+from rota.store.firing import FIND_DUE, FIND_OPEN
 from rota.store.leases import FIND_CLAIMABLE, FIND_CLAIMABLE_LOCKED, RENEW_CLAIMS
-from rota.store.slots import FIND_DUE, FIND_OPEN, FIND_WAITED, look_statement
+from rota.store.outlook import look_statement
 from rota.store.tables import job, run, schedule
 from tests.store.ledger import _JOB, _SCHEDULE, Ledger
 

@@ -8,31 +8,17 @@ from typing import Any
 import pytest
 
 from rota.errors import NotFound
-from rota.model.run import NodeIdentity
-from rota.store import history, interventions, jobs, schedules
-from rota.store.nodes import register_node
-from rota.store.slots import fire_schedules
+from rota.store import history, interventions, jobs, slot_history
+from rota.store.advancing import advance_runs
+from rota.store.clock import tell_clock_step
+from rota.store.firing import fire_schedules
 from rota.store.status import read_status
 from tests.clock import BEGINNING
 from tests.store.ledger import Ledger
+from tests.store.living import start_node
 
 ANN = "ann@desk"
 MINUTE = timedelta(minutes=1)
-
-
-def start_node(ledger: Ledger, name: str = "a", *, pools: tuple[str, ...] = ("default",), slots: int = 4) -> None:
-    register_node(
-        ledger.database,
-        NodeIdentity("", f"holder-of-{name}", "boot"),
-        host="alpha",
-        pid=1,
-        pid_started=1,
-        pools=pools,
-        slots=slots,
-        version="0.1.0",
-        lease_seconds=60.0,
-        wanted=name,
-    )
 
 
 def why(ledger: Ledger, run_id: int) -> list[str]:
@@ -95,7 +81,142 @@ def test_a_queued_run_names_the_one_before_it(ledger: Ledger) -> None:
     fire_schedules(ledger.database, fired_by="a")
     first, second, *_ = ledger.runs()
 
-    assert f"it queues behind an earlier slot of its schedule: run {first.id}, ready" in why(ledger, second.id)[0]
+    assert (
+        why(ledger, second.id)[0]
+        == f"it queues behind run {first.id} of its schedule, ready, of the slot 2026-11-02T11:58:00Z"
+    )
+
+
+def test_a_run_that_replaces_another_names_the_stop_it_waits_for(ledger: Ledger) -> None:
+    ledger.add_job()
+    start_node(ledger)
+    ledger.add_schedule(next_slot_at=BEGINNING, overlap="replace")
+    fire_schedules(ledger.database, fired_by="a")
+    claim = ledger.claim_one()
+    ledger.clock.advance(minutes=1)
+    fire_schedules(ledger.database, fired_by="a")
+    second = ledger.runs()[-1]
+
+    assert why(ledger, second.id)[0] == (
+        f"overlap is replace: it starts once run {claim.run_id} has stopped; "
+        "a was asked 2026-11-02T12:01:00Z to stop it"
+    )
+
+
+def test_a_retry_names_what_went_wrong_and_when_it_is_tried_again(ledger: Ledger) -> None:
+    claim = ledger.start_one(retries=1)
+    ledger.end(claim, "exited", exit_code=7)
+
+    because = why(ledger, claim.run_id)
+
+    assert because[0] == (
+        "it may start at 2026-11-02T12:00:10Z, in 10s: attempt 1 on a exited with 7; retry 1 of 1 in 10 s"
+    )
+    assert because[1] == "no node serves pool default: start one with `rota worker --pool default`"
+
+
+def test_a_waiting_run_whose_time_came_names_the_node_that_is_missing(ledger: Ledger) -> None:
+    ledger.add_job()
+    run_id = ledger.enqueue(in_seconds=90.0)
+    ledger.clock.advance(minutes=2)
+
+    because = why(ledger, run_id)
+
+    assert because[0] == "no node is alive to move it on: start one with `rota worker`"
+    assert because[1].startswith("its time came 2026-11-02T12:01:30Z, and a node is to move it on")
+
+
+def test_a_ready_run_tells_to_whom_it_is_offered(ledger: Ledger) -> None:
+    ledger.add_job()
+    start_node(ledger, "a", slots=1)
+    start_node(ledger, "b", slots=3)
+    start_node(ledger, "elsewhere", pools=("reports",))
+    first, second = ledger.enqueue(), ledger.enqueue()
+    (claim,) = ledger.claim("a", 1)
+    assert claim.run_id == first
+
+    because = why(ledger, second)
+
+    assert because[0].startswith("it is the next one of pool default")
+    told = because[1].removeprefix("it is offered to ").split(", ")
+    assert sorted(told) == ["a (0 of 1 slots free)", "b (3 of 3 slots free)"]
+
+
+def test_a_paused_job_decides_before_the_slots_that_are_taken(ledger: Ledger) -> None:
+    ledger.add_job()
+    start_node(ledger, slots=1)
+    run_id = ledger.enqueue()
+    ledger.enqueue(priority=1)
+    ledger.claim_one()
+    jobs.pause_job(ledger.database, "job", actor=ANN)
+
+    because = why(ledger, run_id)
+
+    assert because[0] == "its job job is paused: `rota job resume job`"
+    assert because[1] == "all 1 slots of pool default are taken, on a"
+    assert not any("offered" in sentence for sentence in because)
+
+
+def test_a_closed_window_decides_and_a_clock_that_stepped_holds_even_that(ledger: Ledger) -> None:
+    ledger.add_job()
+    start_node(ledger)
+    run_id = ledger.enqueue(start_within_seconds=30.0)
+    ledger.clock.step(hours=1)
+    closed = why(ledger, run_id)
+    tell_clock_step(ledger.database, 3600.0, 60.0, node="a")
+
+    held = why(ledger, run_id)
+
+    assert closed[0] == "its start window closed at 2026-11-02T12:00:30Z, 59m30s ago: it will be missed"
+    assert held[0].startswith(
+        "its start window closed at 2026-11-02T12:00:30Z, 59m30s ago; the database's clock has stepped"
+    )
+    assert held[0].endswith("nothing late is decided before 2026-11-02T13:01:00Z, in 1m")
+
+
+def test_a_lease_that_is_over_is_not_taken_away_while_the_clock_is_held(ledger: Ledger) -> None:
+    claim = ledger.start_one()
+    ledger.clock.step(hours=1)
+    tell_clock_step(ledger.database, 3600.0, 60.0, node="a")
+
+    (first, *_) = why(ledger, claim.run_id)
+
+    assert first.startswith(
+        "its lease is over: a fell silent; the database's clock has stepped: nothing late is decided"
+    )
+
+
+def test_a_slot_that_was_skipped_names_the_run_in_its_way_also_after_that_has_ended(ledger: Ledger) -> None:
+    ledger.add_job()
+    ledger.add_schedule(next_slot_at=BEGINNING)
+    fire_schedules(ledger.database, fired_by="a")
+    claim = ledger.claim_one()
+    ledger.clock.advance(minutes=1)
+    fire_schedules(ledger.database, fired_by="a")
+    skipped = ledger.runs()[-1]
+
+    during = why(ledger, skipped.id)
+    ledger.clock.advance(seconds=5)
+    ledger.end(claim)
+    after = why(ledger, skipped.id)
+
+    said = f"run {claim.run_id}, of the slot 2026-11-02T12:00:00Z, stood in its way; it"
+    assert during[:3] == [f"{skipped.reason_text} (overlap)", f"{said} has not ended yet", "it never started"]
+    assert after[1] == f"{said} ended 2026-11-02T12:01:05Z"
+
+
+def test_every_attempt_is_told_with_its_node(ledger: Ledger) -> None:
+    claim = ledger.start_one(retries=1)
+    ledger.end(claim, "exited", exit_code=7)
+    ledger.clock.advance(seconds=10)
+    advance_runs(ledger.database)
+    ledger.end(ledger.claim_one("b"), "exited", exit_code=8)
+
+    because = why(ledger, claim.run_id)
+
+    assert because[0].endswith("(exit_code)")
+    assert because[1].startswith("attempt 2 on b ended 2026-11-02T12:00:10Z: attempt 2 on b exited with 8")
+    assert because[2].startswith("attempt 1 on a ended 2026-11-02T12:00:00Z: attempt 1 on a exited with 7")
 
 
 def test_a_running_run_names_its_node_its_lease_and_who_wants_it_stopped(ledger: Ledger) -> None:
@@ -107,7 +228,10 @@ def test_a_running_run_names_its_node_its_lease_and_who_wants_it_stopped(ledger:
     ledger.clock.advance(seconds=61)
     over = why(ledger, claim.run_id)
 
-    assert running == ["a has attempt 1, under a lease until 2026-11-02T12:01:00Z"]
+    assert running == [
+        "a has attempt 1, under a lease until 2026-11-02T12:01:00Z",
+        "it runs since 2026-11-02T12:00:00Z, for 0s",
+    ]
     assert cancelled[0] == f"{ANN} asked to cancel it 2026-11-02T12:00:00Z; a is to stop it"
     assert any("its lease is over: a fell silent" in sentence for sentence in over)
 
@@ -158,78 +282,7 @@ def test_a_job_tells_what_holds_it_and_when_it_is_due(ledger: Ledger) -> None:
     assert [event["to"] for event in answer["events"]] == ["paused"]
 
 
-def schedule_that_fired(ledger: Ledger, clock: Any) -> None:
-    ledger.add_job()
-    start_node(ledger)
-    spec = schedules.ScheduleSpec.checked("each", job="job", cron="* * * * *")
-    schedules.add_schedule(ledger.database, spec, actor=ANN)
-    clock.advance(minutes=1)
-    fire_schedules(ledger.database, fired_by="a")
-
-
-def test_a_schedule_tells_its_next_slot_and_what_became_of_the_last_one(ledger: Ledger, clock: Any) -> None:
-    schedule_that_fired(ledger, clock)
-
-    answer = history.why_schedule(ledger.database, "each")
-
-    assert answer["because"][0] == "its next slot is 2026-11-02T12:02:00Z, in 1m"
-    assert "run 1 is ready; overlap is skip" in answer["because"][1]
-    assert answer["because"][-1].startswith("its last decided slot: slot 2026-11-02T12:01:00Z is run 1, ready")
-
-
-@pytest.mark.parametrize(
-    ("columns", "state", "said"),
-    [
-        ({"problem": "cannot be fired: x"}, "set aside", "it is set aside and fires nothing until it is edited"),
-        ({"state": "paused", "paused_at": BEGINNING}, "paused", "it is paused since 2026-11-02T12:00:00Z"),
-        ({"next_slot_at": None}, "active", "it has no slots left"),
-        ({"next_slot_at": BEGINNING - MINUTE}, "active", "is due since 2m and not decided"),
-    ],
-)
-def test_a_schedule_tells_why_it_does_not_fire(
-    ledger: Ledger, clock: Any, columns: dict[str, Any], state: str, said: str
-) -> None:
-    ledger.add_job()
-    start_node(ledger)
-    schedule_id = ledger.add_schedule(next_slot_at=BEGINNING + MINUTE)
-    ledger.set_schedule(schedule_id, **columns)
-    clock.advance(minutes=1)
-
-    answer = history.why_schedule(ledger.database, "each")
-
-    assert answer["state"] == state
-    assert said in answer["because"][0]
-
-
-def test_each_kind_of_slot_is_accounted_for(ledger: Ledger, clock: Any) -> None:
-    schedule_that_fired(ledger, clock)
-    clock.advance(days=1)
-    fire_schedules(ledger.database, fired_by="a")
-
-    def about(slot: Any) -> tuple[str, str]:
-        answer = history.why_schedule(ledger.database, "each", slot)
-        return answer["state"], answer["because"][0]
-
-    assert about(BEGINNING + MINUTE) == (
-        "ready",
-        "slot 2026-11-02T12:01:00Z is run 1, ready: " + ledger.run(1).reason_text,
-    )
-    shared = about(BEGINNING + 5 * MINUTE)
-    assert shared[0] == "missed"
-    assert "slots from 2026-11-02T12:02:00Z to" in shared[1]
-    ahead = about(clock.now + 2 * MINUTE)
-    assert (ahead[0], ahead[1]) == ("ahead", "it is ahead, in 2m")
-    none = about(BEGINNING + timedelta(seconds=90))
-    assert none == (
-        "none",
-        "the schedule, cron * * * * * in UTC, is not due then; the next slot after it is 2026-11-02T12:02:00Z",
-    )
-    assert about(BEGINNING - 5 * MINUTE) == ("none", "the schedule was added later: nothing was decided about it")
-    clock.advance(minutes=1)
-    assert about(clock.now)[0] == "due"
-
-
-@pytest.mark.parametrize("ask", [history.why_job, history.why_schedule])
+@pytest.mark.parametrize("ask", [history.why_job, slot_history.why_schedule])
 def test_what_nobody_knows_is_not_found(ledger: Ledger, ask: Any) -> None:
     with pytest.raises(NotFound):
         ask(ledger.database, "nothing")

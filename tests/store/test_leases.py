@@ -13,6 +13,7 @@ from rota.errors import DatabaseUnavailable
 from rota.model.run import NewRun, NodeIdentity
 from rota.model.states import NodeState
 from rota.store.database import Database
+from rota.store.endings import rescue_runs
 from rota.store.leases import claim_runs, mark_started, renew_claims
 from rota.store.tables import node
 from rota.store.wakeup import Pulse
@@ -381,15 +382,20 @@ def test_a_renewal_says_what_was_lost(ledger: Ledger, pulse: Pulse) -> None:
     assert ledger.run(stolen.run_id) == before
 
 
-def test_a_lease_that_is_over_by_the_databases_clock_is_not_renewed(ledger: Ledger, pulse: Pulse) -> None:
-    claim = ledger.start_one()
-    before = ledger.run(claim.run_id)
-    ledger.clock.advance(seconds=LEASE_SECONDS)
+def test_a_lease_that_is_over_goes_on_unless_somebody_has_taken_the_run_away(ledger: Ledger, pulse: Pulse) -> None:
+    kept = ledger.start_one()
+    ledger.enqueue()
+    taken = ledger.started(ledger.claim_one())
+    ledger.clock.step(hours=1)
+    ledger.set_run(kept.run_id, lease_ends_at=ledger.clock.after(1))
+    assert rescue_runs(ledger.database, rescuer="b") == 1
+    ledger.set_run(kept.run_id, lease_ends_at=ledger.clock.after(-1))
 
-    renewal = renew_claims(pulse, identity_of("a"), [claim.claim_id], LEASE_SECONDS)
+    renewal = renew_claims(pulse, identity_of("a"), [kept.claim_id, taken.claim_id], LEASE_SECONDS)
 
-    assert renewal.kept == frozenset()
-    assert ledger.run(claim.run_id) == before
+    assert renewal.kept == {kept.claim_id}
+    assert ledger.run(kept.run_id).lease_ends_at == ledger.clock.after(LEASE_SECONDS)
+    assert ledger.run(taken.run_id).lease_ends_at is None
 
 
 def test_a_renewal_says_which_runs_are_to_be_cancelled(ledger: Ledger, pulse: Pulse) -> None:

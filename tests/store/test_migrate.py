@@ -171,7 +171,7 @@ def test_a_newer_schema_that_does_not_fit_is_refused(empty: Database) -> None:
     upgrade(empty)
     set_version(empty, SCHEMA_VERSION + 2, SCHEMA_VERSION + 1)
 
-    with pytest.raises(DatabaseVersion, match=r"needs a program that knows schema 2; .*: upgrade the program"):
+    with pytest.raises(DatabaseVersion, match=r"needs a program that knows schema 3; .*: upgrade the program"):
         check_schema(empty)
 
 

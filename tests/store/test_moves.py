@@ -11,9 +11,9 @@ from rota.errors import Conflict
 from rota.model.reasons import Reason
 from rota.model.run import NewRun
 from rota.model.states import TRANSITIONS, AttemptState, Because, RunState
+from rota.store.advancing import advance_runs
 from rota.store.endings import surrender_runs
 from rota.store.moves import Move, Stale, apply_moves
-from rota.store.slots import advance_runs
 from tests.store.ledger import Ledger, statements_of
 
 SKIP = Move(

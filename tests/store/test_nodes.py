@@ -9,8 +9,9 @@ import pytest
 
 from rota.errors import Conflict, Invalid, NotFound
 from rota.model.run import NodeIdentity
+from rota.model.states import NodeState
 from rota.store.database import Database
-from rota.store.nodes import leave_node, list_nodes, read_node, register_node
+from rota.store.nodes import describe_node, leave_node, list_nodes, read_node, register_node
 from tests.store.ledger import Ledger
 
 
@@ -127,3 +128,17 @@ def test_a_node_is_shown_with_what_it_runs_and_a_silent_one_as_gone(ledger: Ledg
 def test_a_node_that_nobody_knows_is_not_found(ledger: Ledger) -> None:
     with pytest.raises(NotFound, match="node 'beta'"):
         read_node(ledger.database, "beta")
+
+
+def test_a_node_tells_what_it_does_from_now_on(ledger: Ledger) -> None:
+    register(ledger, "a")
+
+    describe_node(
+        ledger.database, NodeIdentity("alpha", "a", "boot"), state=NodeState.DRAINING, pools=["default", "new"], slots=9
+    )
+    describe_node(ledger.database, NodeIdentity("alpha", "b", "boot"), state=NodeState.ALIVE, pools=["x"], slots=1)
+
+    view = read_node(ledger.database, "alpha")
+    assert (view["state"], view["pools"], view["slots"]) == ("draining", ["default", "new"], 9)
+    assert view["events"][-1]["text"] == "alpha drains"
+    assert ledger.value("select count(*) from rota_pool where name = 'new'") == 1

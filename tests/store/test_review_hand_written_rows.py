@@ -7,9 +7,11 @@ from datetime import timedelta
 import pytest
 
 from rota.model.run import End, NewRun, Written
+from rota.store.advancing import advance_runs
 from rota.store.endings import end_runs, rescue_runs
+from rota.store.firing import fire_schedules
 from rota.store.leases import renew_claims
-from rota.store.slots import advance_runs, fire_schedules, look
+from rota.store.outlook import look
 from rota.store.wakeup import Pulse
 from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of
 

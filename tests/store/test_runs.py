@@ -12,8 +12,8 @@ from rota.errors import AlreadyFinished, Conflict, NotFound
 from rota.model.run import NewRun, Written
 from rota.model.states import RunState
 from rota.store import interventions, runs
+from rota.store.firing import fire_schedules
 from rota.store.requests import request_runs
-from rota.store.slots import fire_schedules
 from tests.clock import BEGINNING
 from tests.store.ledger import Ledger, statements_of
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from rota.errors import AlreadyExists, Invalid, NotFound
 from rota.model.schedule import ScheduleSpec
 from rota.store import schedules
-from rota.store.slots import fire_schedules
+from rota.store.firing import fire_schedules
 from tests.clock import BEGINNING
 from tests.store.ledger import Ledger
 
@@ -269,12 +269,3 @@ def test_a_broken_row_is_shown_in_the_list(ledger: Ledger) -> None:
     (view,) = schedules.list_schedules(ledger.database)
 
     assert (view["args"], view["every"], view["catch_up"]) == ("no json", "often", "x")
-
-
-def test_the_timing_of_a_schedule_is_read_with_the_databases_now(ledger: Ledger) -> None:
-    add(ledger)
-
-    timing, now = schedules.read_timing(ledger.database, "each")
-
-    assert now == BEGINNING
-    assert timing.next(now) == datetime(2026, 11, 2, 12, 1, tzinfo=UTC)

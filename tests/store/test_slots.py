@@ -10,7 +10,9 @@ import pytest
 
 from rota.model.run import NewRun
 from rota.model.states import RunState
-from rota.store.slots import Advanced, Fired, advance_runs, fire_schedules, look
+from rota.store.advancing import Advanced, advance_runs
+from rota.store.firing import Fired, fire_schedules
+from rota.store.outlook import look
 from tests.clock import BEGINNING
 from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of, statements_of
 from tests.store.trouble import commit_breaks
@@ -419,7 +421,16 @@ BROKEN = {
     "catch_up": {"catch_up": "some"},
     "catch_up_limit": {"catch_up": "all", "catch_up_limit": 0},
     "overlap": {"overlap": "maybe"},
-    "overlap to come": {"overlap": "queue"},
+    "order": {"catch_up": "all", "catch_up_order": "random"},
+    "all and replace": {"catch_up": "all", "overlap": "replace"},
+    "gap": {"gap": "jump"},
+    "fold": {"fold": "twice"},
+    "jitter": {"jitter_seconds": 1e7},
+    "end before start": {"start_at": BEGINNING, "end_at": BEGINNING - timedelta(days=1)},
+    "calendars": {"calendars": "weekends"},
+    "unknown calendar": {"calendars": '["nowhere"]'},
+    "unknown calendar that moves": {"calendars": '["nowhere"]', "on_closed": "next"},
+    "on closed": {"on_closed": "ignore"},
     "delay": {"delay_seconds": 1e300},
     "negative delay": {"delay_seconds": -5.0},
     "window": {"start_within_seconds": -1.0},

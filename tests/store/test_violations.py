@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rota.store.slots import fire_schedules
+from rota.store.firing import fire_schedules
 from rota.store.violations import VIOLATIONS
 from tests.clock import BEGINNING
 from tests.store.ledger import Ledger

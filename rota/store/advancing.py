@@ -1,0 +1,169 @@
+"""Advancing: moving on the runs whose time has come, or whose start window has closed.
+
+Invariant: a run is moved by compare-and-set, under the state, fence and claim that it was found with, so any number of
+nodes may do it at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, and_, bindparam, case, exists, func, literal, not_, null, or_, select, update
+
+from rota.model.reasons import Reason
+from rota.model.slot_rule import CatchUpOrder
+from rota.model.states import Because, RunState
+from rota.store.database import Database
+from rota.store.moves import Move, apply_moves, write_fresh
+from rota.store.tables import run, schedule
+from rota.store.types import AnyRow, db_now, db_now_plus
+
+ADVANCE_BATCH_MAX = 500
+QUEUE_RECHECK_SECONDS = 5.0
+
+_MOVED_ON = {RunState.WAITING.value, RunState.READY.value}
+
+# Runs that the scheduler has to look at: waiting ones that may start, ready ones whose window has closed. Served by
+# rota_run_due.
+FIND_WAITED = (
+    select(
+        run.c.id,
+        run.c.fence,
+        run.c.claim_id,
+        run.c.state,
+        run.c.run_at,
+        run.c.start_by,
+        run.c.started_at,
+        run.c.queued,
+        run.c.open_schedule_id,
+        run.c.slot_at,
+        run.c.target_node,
+        run.c.attempt,
+        db_now().label("now"),
+    )
+    .where(run.c.due_at <= db_now())
+    .order_by(run.c.due_at)
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
+)
+_earlier = run.alias("earlier")
+# Of these queued runs, those that have another unfinished run of their schedule before them: one that does not queue,
+# or that queues with an earlier slot, or a later one where the newest goes first. Served by rota_run_open_schedule.
+FIND_BLOCKED = (
+    select(run.c.id)
+    .outerjoin(schedule, schedule.c.id == run.c.schedule_id)
+    .where(
+        run.c.id.in_(bindparam("ids", expanding=True)),
+        exists().where(
+            _earlier.c.open_schedule_id == run.c.open_schedule_id,
+            _earlier.c.target_node == run.c.target_node,
+            _earlier.c.id != run.c.id,
+            or_(
+                not_(_earlier.c.queued),
+                and_(schedule.c.catch_up_order == CatchUpOrder.NEWEST.value, _earlier.c.slot_at > run.c.slot_at),
+                and_(
+                    func.coalesce(schedule.c.catch_up_order, "") != CatchUpOrder.NEWEST.value,
+                    _earlier.c.slot_at < run.c.slot_at,
+                ),
+            ),
+        ),
+    )
+)
+# Still blocked: look again a little later, should nobody wake it before.
+POSTPONE = (
+    update(run)
+    .where(run.c.id.in_(bindparam("ids", expanding=True)), run.c.state == RunState.WAITING.value)
+    .values(
+        due_at=db_now_plus(literal(QUEUE_RECHECK_SECONDS)),
+        reason=Reason.QUEUED.value,
+        reason_text=case(
+            (run.c.reason == Reason.QUEUED.value, run.c.reason_text), else_="another run of its schedule is unfinished"
+        ),
+    )
+)
+# Neither to be moved nor blocked: somebody changed the row by hand. Look at it when its window closes, or never.
+LOOK_AWAY = (
+    update(run)
+    .where(run.c.id.in_(bindparam("ids", expanding=True)), run.c.due_at <= db_now())
+    .values(
+        due_at=case(
+            (and_(run.c.state == RunState.READY.value, run.c.started_at.is_(None)), run.c.start_by), else_=null()
+        )
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """What one round of advancing did."""
+
+    ready: int = 0
+    missed: int = 0
+    postponed: int = 0
+
+
+def advance_runs(database: Database, *, limit: int = ADVANCE_BATCH_MAX, is_held: bool = False) -> Advanced:
+    """Move on the runs whose time has come: waiting to ready, and to missed what could not start in its window.
+
+    With ``is_held`` nothing is missed, while the clock is not trusted.
+    """
+
+    def advance(connection: Connection) -> Advanced:
+        rows = connection.execute(FIND_WAITED, {"limit": limit}).all()
+        queued = [row.id for row in rows if row.queued and row.state == RunState.WAITING.value]
+        blocked: set[int] = set()
+        if queued:
+            blocked = set(connection.execute(FIND_BLOCKED, {"ids": queued}).scalars())
+        moves: list[Move] = []
+        strays: list[int] = []
+        for row in rows:
+            if row.state in _MOVED_ON and _window_is_over(row):
+                if not is_held:
+                    moves.append(_miss(row))
+            elif row.state == RunState.WAITING.value:
+                if row.id not in blocked:
+                    moves.append(_ready(row))
+            else:
+                strays.append(row.id)
+        apply_moves(connection, moves)
+        if blocked:
+            connection.execute(POSTPONE, {"ids": sorted(blocked)})
+        if strays:
+            connection.execute(LOOK_AWAY, {"ids": sorted(strays)})
+        missed = sum(1 for move in moves if move.target is RunState.MISSED)
+        return Advanced(len(moves) - missed, missed, len(blocked))
+
+    return write_fresh(database, advance)
+
+
+def _window_is_over(row: AnyRow) -> bool:
+    # The window binds until the first start: retries and rescues ignore it.
+    return row.start_by is not None and row.started_at is None and row.start_by < row.now
+
+
+def _miss(row: AnyRow) -> Move:
+    late = (row.now - row.start_by).total_seconds()
+    return Move(
+        run_id=row.id,
+        fence=row.fence,
+        claim_id=row.claim_id,
+        source=RunState(row.state),
+        target=RunState.MISSED,
+        because=Because.WINDOW_PASSED,
+        reason=Reason.WINDOW_PASSED,
+        text=f"could not start by {row.start_by:%Y-%m-%d %H:%M:%S} UTC, {late:.1f} s ago: "
+        + ("it was still waiting" if row.state == RunState.WAITING.value else "no node had a free slot for it"),
+    )
+
+
+def _ready(row: AnyRow) -> Move:
+    return Move(
+        run_id=row.id,
+        fence=row.fence,
+        claim_id=row.claim_id,
+        source=RunState.WAITING,
+        target=RunState.READY,
+        because=Because.MAY_START,
+        reason=Reason.DUE,
+        text="its time has come" if row.attempt == 0 else f"attempt {row.attempt + 1} may start",
+    )

@@ -1,0 +1,323 @@
+"""Firing: deciding the slots that are due, and moving the cursors of their schedules.
+
+Invariant: a schedule's cursor moves only forward and only by compare-and-set, in the transaction that inserts the
+rows of the slots it passes; so each due slot leaves one row, whichever nodes fire. What to do with a slot is decided
+by pure code (``rota.model.policy``), and a schedule that cannot be understood is set aside with its reason and stops
+nobody else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sqlalchemy import Connection, String, bindparam, case, func, insert, literal, select, update
+
+from rota.errors import Invalid, RotaError
+from rota.model.calendars import Calendar
+from rota.model.job import check_start_within
+from rota.model.policy import ON_TIME_SECONDS, SlotDecision, Unfinished, decide_slots
+from rota.model.reasons import Reason
+from rota.model.schedule import ScheduleSpec, read_names
+from rota.model.slot_rule import SlotRule
+from rota.model.states import FINISHED, Because, JobState, RunState
+from rota.store.calendars import load_calendars
+from rota.store.creation import insert_slots
+from rota.store.database import Database
+from rota.store.moves import Move, Stale, apply_moves, write_fresh
+from rota.store.outlook import IS_ACTIVE
+from rota.store.tables import event, job, run, schedule
+from rota.store.types import AnyRow, db_now, db_now_plus, encode_rows, given_rows
+
+log = logging.getLogger("rota.store")
+
+FIRE_BATCH_MAX = 100
+SKIPS_WARNED_FROM = 3
+
+# Schedules whose cursor has come, with all that deciding takes. Read without a lock: the compare-and-set decides.
+FIND_DUE = (
+    select(
+        schedule,
+        job.c.name.label("job_name"),
+        job.c.state.label("job_state"),
+        job.c.pool,
+        job.c.priority,
+        job.c.delivery,
+        job.c.lease_seconds,
+        job.c.start_within_seconds.label("job_start_within_seconds"),
+        db_now().label("now"),
+    )
+    # Without its job a schedule is set aside; left out here, it would be due for ever.
+    .outerjoin(job, job.c.id == schedule.c.job_id)
+    .where(IS_ACTIVE, schedule.c.next_slot_at <= db_now())
+    .order_by(schedule.c.next_slot_at)
+    .limit(bindparam("limit"))
+)
+# The same while the clock is not trusted: what is due since a moment ago, and nothing that is late.
+FIND_DUE_ON_TIME = FIND_DUE.where(schedule.c.next_slot_at >= db_now_plus(literal(-ON_TIME_SECONDS)))
+# How many unfinished runs these schedules have, and how many of them queue. Served by rota_run_open_schedule.
+FIND_OPEN = (
+    select(
+        run.c.open_schedule_id, func.count().label("runs"), func.sum(case((run.c.queued, 1), else_=0)).label("queued")
+    )
+    .where(run.c.open_schedule_id.in_(bindparam("schedule_ids", expanding=True)))
+    .group_by(run.c.open_schedule_id)
+)
+# What a new slot of these schedules replaces. Served by rota_run_open_schedule.
+FIND_REPLACED = (
+    select(run.c.id, run.c.schedule, run.c.state, run.c.fence, run.c.claim_id)
+    .where(run.c.open_schedule_id.in_(bindparam("schedule_ids", expanding=True)))
+    .order_by(run.c.id)
+    .with_for_update()
+)
+ASK_REPLACED = (
+    update(run)
+    .where(
+        run.c.id.in_(bindparam("ids", expanding=True)),
+        run.c.state == RunState.RUNNING.value,
+        run.c.cancel_asked_at.is_(None),
+    )
+    .values(cancel_asked_at=db_now(), cancel_asked_by=func.coalesce(literal("schedule ") + run.c.schedule, ""))
+)
+TELL_REPLACED = insert(event).from_select(
+    ["at", "run_id", "schedule", "job", "kind", "from_state", "to_state", "reason", "text", "attempt", "node"],
+    select(
+        db_now(),
+        run.c.id,
+        run.c.schedule,
+        run.c.job,
+        literal("run"),
+        run.c.state,
+        run.c.state,
+        literal(Reason.CANCEL.value),
+        literal("a newer slot of its schedule replaces it; its node is to stop it"),
+        run.c.attempt,
+        run.c.node,
+    ).where(run.c.id.in_(bindparam("ids", expanding=True))),
+)
+
+_cursors = given_rows(
+    "cursors",
+    schedule_id="id",
+    cursor_version="id",
+    next_slot_at="instant",
+    last_slot_at="instant",
+    skips_in_row="id",
+    problem="text",
+)
+# Move the cursors, if nobody has meanwhile. The first statement of a firing.
+MOVE_CURSORS = (
+    update(schedule)
+    .where(
+        schedule.c.id == _cursors.c.schedule_id,
+        schedule.c.cursor_version == _cursors.c.cursor_version,
+        IS_ACTIVE,
+    )
+    .values(
+        next_slot_at=_cursors.c.next_slot_at,
+        last_slot_at=func.coalesce(_cursors.c.last_slot_at, schedule.c.last_slot_at),
+        cursor_version=schedule.c.cursor_version + 1,
+        skips_in_row=func.coalesce(_cursors.c.skips_in_row, schedule.c.skips_in_row),
+        problem=_cursors.c.problem,
+    )
+)
+_TOLD = ["at", "schedule", "kind", "to_state", "text", "node"]
+TELL_PROBLEMS = insert(event).from_select(
+    _TOLD,
+    select(
+        db_now(),
+        schedule.c.name,
+        literal("schedule"),
+        literal("set aside"),
+        schedule.c.problem,
+        bindparam("told_by", type_=String),
+    ).where(schedule.c.id == _cursors.c.schedule_id, _cursors.c.problem.is_not(None)),
+)
+
+_skipping = given_rows("skipping", schedule_id="id", text="text")
+TELL_SKIPPING = insert(event).from_select(
+    _TOLD,
+    select(
+        db_now(),
+        schedule.c.name,
+        literal("schedule"),
+        literal("skipping"),
+        _skipping.c.text,
+        bindparam("told_by", type_=String),
+    ).where(schedule.c.id == _skipping.c.schedule_id),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """What one round of firing did."""
+
+    schedules: int = 0
+    runs: int = 0  # rows of the ledger, of whatever state
+    set_aside: int = 0
+    ready: int = 0
+
+
+def fire_schedules(database: Database, *, fired_by: str, limit: int = FIRE_BATCH_MAX, is_held: bool = False) -> Fired:
+    """Decide the slots that are due, of up to ``limit`` schedules, and move their cursors past them.
+
+    ``is_held`` leaves alone what is late, while the clock is not trusted. Any number of nodes may do it at once: the
+    compare-and-set lets one of them decide each schedule. Deciding takes milliseconds also after an outage of a month,
+    so that the transaction holds its locks for a short time only.
+    """
+
+    def fire(connection: Connection) -> Fired:
+        rows = connection.execute(FIND_DUE_ON_TIME if is_held else FIND_DUE, {"limit": limit}).all()
+        if not rows:
+            return Fired()
+        found = connection.execute(FIND_OPEN, {"schedule_ids": [row.id for row in rows]})
+        opened = {row.open_schedule_id: Unfinished(row.runs, int(row.queued)) for row in found}
+        known = load_calendars(connection, names_of_calendars(rows))
+        cursors: list[dict[str, Any]] = []
+        slots: list[dict[str, Any]] = []
+        replacing: list[int] = []
+        skipping: list[dict[str, Any]] = []
+        for row in rows:
+            cursor, decisions = _decide(row, opened.get(row.id, Unfinished()), known)
+            cursors.append(cursor)
+            slots.extend(slot_row(row, decision) for decision in decisions)
+            if any(decision.replaces for decision in decisions):
+                replacing.append(row.id)
+            if (text := _warn_of_skips(row, cursor.get("skips_in_row"))) is not None:
+                skipping.append({"schedule_id": row.id, "text": text})
+        given = encode_rows(cursors)
+        if connection.execute(MOVE_CURSORS, {"cursors": given}).rowcount != len(cursors):
+            raise Stale("another node fired some of these schedules")
+        if replacing:
+            cancel_replaced(connection, replacing)
+        insert_slots(connection, slots)
+        if skipping:
+            connection.execute(TELL_SKIPPING, {"skipping": encode_rows(skipping), "told_by": fired_by})
+        set_aside = sum(1 for cursor in cursors if cursor.get("problem"))
+        if set_aside:
+            connection.execute(TELL_PROBLEMS, {"cursors": given, "told_by": fired_by})
+        ready = sum(1 for slot in slots if slot["state"] == RunState.READY.value)
+        return Fired(len(rows), len(slots), set_aside, ready)
+
+    return write_fresh(database, fire)
+
+
+def _decide(
+    row: AnyRow, unfinished: Unfinished, known: Mapping[str, Calendar]
+) -> tuple[dict[str, Any], tuple[SlotDecision, ...]]:
+    cursor: dict[str, Any] = {"schedule_id": row.id, "cursor_version": row.cursor_version}
+    try:
+        firing = decide_slots(
+            rule_of(row, known),
+            row.next_slot_at,
+            row.now,
+            unfinished=unfinished,
+            job_paused=row.job_state == JobState.PAUSED.value,
+            skips_in_row=row.skips_in_row,
+        )
+    except (RotaError, ValueError, TypeError, ArithmeticError, LookupError) as error:
+        # A row that was written by hand, or by a newer program: it waits for a person, and the others go on.
+        log.error("schedule %s is set aside: %s", row.name, error)
+        return cursor | {"next_slot_at": row.next_slot_at, "problem": f"cannot be fired: {error}"}, ()
+    decided = firing.decisions[-1]
+    cursor |= {
+        "next_slot_at": firing.next_slot,
+        "last_slot_at": decided.slot_last or decided.slot,
+        "skips_in_row": firing.skips_in_row,
+    }
+    return cursor, firing.decisions
+
+
+def names_of_calendars(rows: Iterable[AnyRow]) -> list[str]:
+    """Return the calendars that these schedules name; what cannot be read names none, and is refused by ``rule_of``."""
+    names: set[str] = set()
+    for row in rows:
+        if row.calendars is not None:
+            with contextlib.suppress(Invalid):
+                names.update(read_names("calendars", row.calendars))
+    return sorted(names)
+
+
+def rule_of(row: AnyRow, known: Mapping[str, Calendar]) -> SlotRule:
+    """Read a schedule's row with the same checks as at the doors: anybody may have changed it in SQL since.
+
+    Raises:
+        Invalid: a value breaks its rule.
+    """
+    definition = {item.name: getattr(row, item.name) for item in fields(ScheduleSpec) if item.name != "job"}
+    spec = ScheduleSpec.from_definition(definition | {"job": row.job_name})
+    if row.anchor_at is None and spec.timing(row.next_slot_at).needs_anchor:
+        raise Invalid("anchor_at", None, f"a schedule of kind {spec.kind} needs an anchor")
+    return spec.rule(row.next_slot_at, known, check_start_within(row.job_start_within_seconds))
+
+
+def _warn_of_skips(row: AnyRow, skips: int | None) -> str | None:
+    """Return a warning when so many slots in a row were skipped that somebody should know: 3, 30, 300 and so on."""
+    if skips is None or skips <= row.skips_in_row:
+        return None
+    mark = SKIPS_WARNED_FROM
+    while mark * 10 <= skips:
+        mark *= 10
+    if not row.skips_in_row < mark <= skips:
+        return None
+    text = (
+        f"{skips} slots in a row were skipped, since an earlier run has not finished: it takes longer than its rhythm"
+    )
+    log.warning("schedule %s: %s", row.name, text)
+    return text
+
+
+def cancel_replaced(connection: Connection, schedule_ids: list[int]) -> None:
+    """Withdraw what waits of these schedules, and ask for the end of what runs."""
+    rows = connection.execute(FIND_REPLACED, {"schedule_ids": schedule_ids}).all()
+    running = [row.id for row in rows if row.state == RunState.RUNNING.value]
+    if running:
+        connection.execute(ASK_REPLACED, {"ids": running})
+        connection.execute(TELL_REPLACED, {"ids": running})
+    apply_moves(
+        connection,
+        [
+            Move(
+                run_id=row.id,
+                fence=row.fence,
+                claim_id=row.claim_id,
+                source=RunState(row.state),
+                target=RunState.CANCELLED,
+                because=Because.CANCEL_ASKED,
+                reason=Reason.CANCEL,
+                text="a newer slot of its schedule replaces it",
+                actor=f"schedule {row.schedule}"[:200],
+            )
+            for row in rows
+            if row.state != RunState.RUNNING.value
+        ],
+    )
+
+
+def slot_row(row: AnyRow, decision: SlotDecision) -> dict[str, Any]:
+    """Return the row of the ledger for what was decided about a slot of the schedule in ``row``."""
+    return {
+        "job_id": row.job_id,
+        "job": row.job_name,
+        "schedule_id": row.id,
+        "schedule": row.name,
+        "slot_at": decision.slot,
+        "slot_count": decision.slot_count,
+        "slot_last_at": decision.slot_last,
+        "state": decision.state.value,
+        "reason": decision.reason.value,
+        "reason_text": decision.text,
+        "args": row.args,
+        "pool": row.pool,
+        "priority": row.priority,
+        "delivery": row.delivery,
+        "requested_by": f"schedule:{row.name}"[:200],
+        "run_at": decision.run_at,
+        "start_by": decision.start_by,
+        "queued": decision.queued,
+        "lease_seconds": row.lease_seconds,
+        "finished": decision.state in FINISHED,
+    }

@@ -1,0 +1,212 @@
+"""What lies ahead: the schedules with a coming slot, how long their jobs take, and who is there to run them.
+
+Invariant: reading is bounded. Schedules come by an index, only those due in the time asked for; a job's durations are
+those of its latest attempts, found by an index too. A schedule that cannot be understood is left out, as firing sets it
+aside. Called by the doors, and by simulated time.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, case, desc, func, literal, select
+
+from rota.errors import NotFound, RotaError
+from rota.model.forecast import Durations, Subject
+from rota.model.job import check_start_within
+from rota.model.slot_rule import SlotRule
+from rota.model.states import AttemptState, JobState, NodeState, RunState
+from rota.store.calendars import load_calendars
+from rota.store.database import Database, now_of
+from rota.store.firing import names_of_calendars, rule_of
+from rota.store.schedule_rows import spec_of
+from rota.store.schedules import READ_SCHEDULE
+from rota.store.tables import attempt, job, node, run, schedule
+from rota.store.types import AnyRow, Instant, db_now
+
+SCHEDULES_MAX = 100_000
+JOBS_MAX = 1000  # whose durations are looked up; of the others nothing is expected
+NODES_MAX = 1000
+RUNS_LOOKED_AT = 200
+ATTEMPTS_MAX = 50
+
+# Schedules that are due soon, in the order of their slots, without their arguments, which may be long. Served by
+# rota_schedule_due.
+FIND_COMING = (
+    select(
+        *(column for column in schedule.c if column.name not in {"args", "declared"}),
+        literal("{}").label("args"),
+        job.c.name.label("job_name"),
+        job.c.state.label("job_state"),
+        job.c.pool,
+        job.c.start_within_seconds.label("job_start_within_seconds"),
+    )
+    .join(job, job.c.id == schedule.c.job_id)
+    .where(
+        schedule.c.state == JobState.ACTIVE.value,
+        schedule.c.problem.is_(None),
+        schedule.c.next_slot_at < bindparam("until", type_=Instant()),
+    )
+    .order_by(schedule.c.next_slot_at)
+    .limit(SCHEDULES_MAX + 1)
+)
+FIND_COMING_OF_JOB = FIND_COMING.where(job.c.name == bindparam("job"))
+READ_JOB_ID = select(job.c.id).where(job.c.name == bindparam("job"))
+# The latest runs of a job. Served by rota_run_job; however few of them ended well, no more are looked at.
+_latest = (
+    select(run.c.id)
+    .where(run.c.job_id == bindparam("job_id"))
+    .order_by(desc(run.c.id))
+    .limit(RUNS_LOOKED_AT)
+    .subquery()
+)
+READ_DURATIONS = (
+    select(attempt.c.seconds, attempt.c.started_at, attempt.c.finished_at)
+    .join(_latest, _latest.c.id == attempt.c.run_id)
+    .where(attempt.c.state == AttemptState.SUCCEEDED.value)
+    .order_by(desc(_latest.c.id))
+    .limit(ATTEMPTS_MAX)
+)
+READ_LIVING = (
+    select(node.c.pools, node.c.slots)
+    .where(node.c.state == NodeState.ALIVE.value, node.c.lease_ends_at > db_now())
+    .limit(NODES_MAX)
+)
+
+# When something will be due, for a clock that moves from one such instant to the next. A run that queues and was put
+# off for a few seconds is left out but for the end of its window: whatever ends before it wakes it.
+_is_put_off = and_(run.c.queued, run.c.state == RunState.WAITING.value, run.c.due_at > run.c.run_at)
+READ_AHEAD = select(
+    select(func.min(schedule.c.next_slot_at))
+    .where(schedule.c.state == JobState.ACTIVE.value, schedule.c.problem.is_(None))
+    .scalar_subquery()
+    .label("next_slot_at"),
+    select(func.min(case((_is_put_off, run.c.start_by), else_=run.c.due_at)))
+    .where(run.c.due_at.is_not(None))
+    .scalar_subquery()
+    .label("next_due_at"),
+    select(func.min(run.c.lease_ends_at))
+    .where(run.c.lease_ends_at.is_not(None))
+    .scalar_subquery()
+    .label("lease_ends_at"),
+    select(func.count()).where(run.c.lease_ends_at.is_not(None)).scalar_subquery().label("lease_count"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """The next instants at which there is something to do, and how many leases there are."""
+
+    next_slot_at: datetime | None
+    next_due_at: datetime | None
+    next_lease_end_at: datetime | None
+    lease_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """All that a look ahead takes."""
+
+    now: datetime
+    subjects: list[Subject]
+    pools: dict[str, int]  # slots of living nodes; a node of several pools counts for each
+    unknown_jobs: list[str]  # without a good attempt to go by
+    is_cut: bool  # more schedules are due than are looked at
+    left_out: list[str]  # schedules that cannot be understood
+
+
+def read_ahead(database: Database) -> Ahead:
+    """Return when something will be due next."""
+    row = database.read(lambda connection: connection.execute(READ_AHEAD).one())
+    return Ahead(row.next_slot_at, row.next_due_at, row.lease_ends_at, row.lease_count)
+
+
+def read_prospect(database: Database, days: int, job_name: str | None = None) -> Prospect:
+    """Read what is due within ``days``, of all jobs or of one.
+
+    Raises:
+        NotFound: there is no such job.
+    """
+
+    def read(connection: Connection) -> Prospect:
+        now = now_of(connection)
+        until = {"until": now + timedelta(days=days)}
+        if job_name is None:
+            rows = connection.execute(FIND_COMING, until).all()
+        else:
+            if connection.execute(READ_JOB_ID, {"job": job_name}).scalar() is None:
+                raise NotFound("job", job_name)
+            rows = connection.execute(FIND_COMING_OF_JOB, until | {"job": job_name}).all()
+        is_cut, rows = len(rows) > SCHEDULES_MAX, rows[:SCHEDULES_MAX]
+        job_names: dict[int, str] = {row.job_id: row.job_name for row in rows}
+        durations = {job_id: _durations(connection, job_id) for job_id in list(job_names)[:JOBS_MAX]}
+        known = load_calendars(connection, names_of_calendars(rows))
+        subjects: list[Subject] = []
+        left_out: list[str] = []
+        for row in rows:
+            try:
+                rule = rule_of(row, known)
+            except (RotaError, ValueError, TypeError, ArithmeticError, LookupError):
+                left_out.append(row.name)
+                continue
+            paused = row.job_state == JobState.PAUSED.value
+            subjects.append(
+                Subject(row.name, row.job_name, row.pool, rule, row.next_slot_at, durations.get(row.job_id), paused)
+            )
+        unknown = sorted(name for job_id, name in job_names.items() if durations.get(job_id) is None)
+        return Prospect(now, subjects, _count_slots(connection), unknown, is_cut, left_out)
+
+    return database.read(read)
+
+
+def read_rule(database: Database, name: str) -> tuple[SlotRule, datetime, datetime | None]:
+    """Return what decides about the slots of a schedule, the database's now, and a first slot that is still ahead.
+
+    Raises:
+        NotFound: there is no such schedule.
+        Invalid: what stands in its row cannot be understood.
+    """
+
+    def read(connection: Connection) -> tuple[SlotRule, datetime, datetime | None]:
+        row = connection.execute(READ_SCHEDULE, {"name": name}).one_or_none()
+        if row is None:
+            raise NotFound("schedule", name)
+        known = load_calendars(connection, names_of_calendars([row]))
+        spec = spec_of(row)
+        rule = spec.rule(row.created_at, known, check_start_within(row.job_start_within_seconds))
+        first = spec.first_run_at if spec.first_run_at is not None and spec.first_run_at > row.now else None
+        return rule, row.now, first
+
+    return database.read(read)
+
+
+def _durations(connection: Connection, job_id: int) -> Durations | None:
+    measured = [_seconds_of(row) for row in connection.execute(READ_DURATIONS, {"job_id": job_id})]
+    return Durations.of([seconds for seconds in measured if seconds is not None])
+
+
+def _seconds_of(row: AnyRow) -> float | None:
+    if row.seconds is not None:
+        return max(0.0, row.seconds)
+    if row.started_at is None or row.finished_at is None:
+        return None
+    return max(0.0, (row.finished_at - row.started_at).total_seconds())
+
+
+def _count_slots(connection: Connection) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for row in connection.execute(READ_LIVING):
+        for name in _names(row.pools):
+            found[name] = found.get(name, 0) + row.slots
+    return found
+
+
+def _names(text: str) -> list[str]:
+    try:
+        names: Any = json.loads(text)
+    except ValueError:
+        return []
+    return [str(name) for name in names] if isinstance(names, list) else []  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]

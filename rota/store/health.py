@@ -1,0 +1,465 @@
+"""Silence is noticed: what does not go on by itself, found by whoever looks.
+
+Invariant: looking changes nothing, and costs the same with a million runs in the ledger: each part is one look into an
+index, or bounded by a number of rows. Called by the doors, and by the one node that looks for all in ``findings``.
+Over-long, as a list of looks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    bindparam,
+    desc,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    text,
+)
+
+from rota.errors import Invalid, RotaError
+from rota.model.calendars import Calendar
+from rota.model.findings import Finding, FindingCode, Severity, Thresholds, judge_all, sort_findings
+from rota.model.instants import format_instant
+from rota.model.states import JobState, RunState
+from rota.model.timing import TimingKind, parse_any
+from rota.store.clock import READ_HELD
+from rota.store.database import Database, now_of
+from rota.store.pools import last_seen, read_servers, say_full, say_nobody, serving
+from rota.store.shown import say_moment, say_span
+from rota.store.tables import calendar, event, finding, job, run, schedule
+from rota.store.types import AnyRow, Number, db_now, db_now_plus
+
+FOUND_MAX = 100  # rows of one kind
+NAMED_MAX = 5  # of them, those that a sentence names
+POOLS_MAX = 100
+CALENDARS_MAX = 1000
+READY_LOOKED_AT = 10_000  # of a pool, those that are claimed first
+RECENT_RUNS = 10_000
+FAILURES_IN_ROW = 3
+LAST_RUNS = 50
+SKIPS_IN_ROW = 3
+HOLIDAYS_DAYS = 60
+CLOCK_TOLD_SECONDS = 3600.0
+# Who said goodbye may come back, as after an upgrade, or with the next pass of `rota tick`.
+GOODBYE_SECONDS = 300.0
+SILENT_SECONDS_MAX = 86400.0  # then a node is taken for gone
+
+_is_active = schedule.c.state == JobState.ACTIVE.value
+_late = db_now_plus(-bindparam("late_seconds", type_=Number))
+_paused_jobs = select(job.c.id).where(job.c.state == JobState.PAUSED.value)
+
+# Slots that are due and undecided, oldest first. Served by rota_schedule_due, and so are the next three.
+FIND_ABSENT = (
+    select(schedule.c.name, schedule.c.next_slot_at)
+    .where(_is_active, schedule.c.problem.is_(None), schedule.c.next_slot_at < _late)
+    .order_by(schedule.c.next_slot_at)
+    .limit(FOUND_MAX)
+)
+# A schedule is set aside when its slot comes, and its cursor stays there.
+FIND_SET_ASIDE = (
+    select(schedule.c.name, schedule.c.problem, schedule.c.next_slot_at)
+    .where(_is_active, schedule.c.problem.is_not(None), schedule.c.next_slot_at <= db_now())
+    .order_by(schedule.c.next_slot_at)
+    .limit(FOUND_MAX)
+)
+_ended = (_is_active, schedule.c.problem.is_(None), schedule.c.next_slot_at.is_(None))
+_ENDED = [schedule.c.name, schedule.c.kind, schedule.c.expression, schedule.c.last_slot_at]
+_was_told_to_end = or_(schedule.c.kind == TimingKind.AT.value, schedule.c.end_at.is_not(None))
+FIND_STOPPED = select(*_ENDED).where(*_ended, ~_was_told_to_end).limit(FOUND_MAX)
+FIND_ENDED = select(*_ENDED).where(*_ended, _was_told_to_end).limit(FOUND_MAX)
+HAS_AHEAD = (
+    select(schedule.c.next_slot_at)
+    .where(_is_active, schedule.c.problem.is_(None), schedule.c.next_slot_at.is_not(None))
+    .order_by(schedule.c.next_slot_at)
+    .limit(1)
+)
+# Served by rota_schedule_skips, whose condition is repeated as it stands.
+FIND_SKIPPING = (
+    select(schedule.c.name, schedule.c.skips_in_row, schedule.c.last_slot_at)
+    .where(schedule.c.skips_in_row >= text(str(SKIPS_IN_ROW)), _is_active)
+    .limit(FOUND_MAX)
+)
+
+# Runs whose moment has passed and that nobody has moved on; not those made of an old slot just now, nor those in a
+# queue, whose moment is put back when their turn may have come. Served by rota_run_due, rota_run_lease.
+FIND_STUCK = (
+    select(run.c.id, run.c.job, run.c.due_at.label("moment"))
+    .where(run.c.due_at < _late, run.c.enqueued_at < _late, not_(run.c.queued))
+    .order_by(run.c.due_at)
+    .limit(FOUND_MAX)
+)
+FIND_EXPIRED = (
+    select(run.c.id, run.c.job, run.c.node, run.c.lease_ends_at.label("moment"))
+    .where(run.c.lease_ends_at < _late)
+    .order_by(run.c.lease_ends_at)
+    .limit(FOUND_MAX)
+)
+HAS_DUE = select(run.c.id).where(run.c.due_at.is_not(None)).order_by(run.c.due_at).limit(1)
+
+# The pools that have ready runs, one look into rota_run_claim for each, however many runs are ready.
+_is_ready = run.c.state == text(f"'{RunState.READY.value}'")
+_first_pool = select(func.min(run.c.pool).label("pool"), literal(1).label("number")).where(_is_ready)
+_pools = _first_pool.cte("ready_pools", recursive=True)
+READ_READY_POOLS = select(
+    _pools.union_all(
+        select(
+            select(func.min(run.c.pool)).where(_is_ready, run.c.pool > _pools.c.pool).scalar_subquery(),
+            _pools.c.number + 1,
+        ).where(_pools.c.pool.is_not(None), _pools.c.number < POOLS_MAX)
+    ).c.pool
+)
+# Of the ready runs of a pool that are claimed first, those that have been there for a while. Served by rota_run_claim
+# in its own order.
+_ready = (
+    select(run.c.id, run.c.job, run.c.run_at, run.c.enqueued_at)
+    .where(run.c.state == RunState.READY.value, run.c.pool == bindparam("pool"), run.c.job_id.not_in(_paused_jobs))
+    .order_by(run.c.urgency, run.c.run_at, run.c.id)
+)
+HAS_READY = _ready.limit(1)
+_first = _ready.limit(READY_LOOKED_AT).subquery("first_ready")
+FIND_LATE = select(_first).where(_first.c.run_at < _late, _first.c.enqueued_at < _late).limit(FOUND_MAX)
+# Since when they are ready: a run may have waited, or run, before. Served by rota_event_run.
+READ_READY_SINCE = (
+    select(event.c.run_id, func.max(event.c.at).label("at"))
+    .where(event.c.run_id.in_(bindparam("run_ids", expanding=True)))
+    .group_by(event.c.run_id)
+)
+READ_JOB_POOLS = select(job.c.pool).where(job.c.state == JobState.ACTIVE.value).distinct().limit(POOLS_MAX)
+# Served by rota_schedule_job.
+HAS_SCHEDULE = (
+    select(schedule.c.id)
+    .join(job, job.c.id == schedule.c.job_id)
+    .where(
+        job.c.pool == bindparam("pool"),
+        job.c.state == JobState.ACTIVE.value,
+        _is_active,
+        schedule.c.problem.is_(None),
+        schedule.c.next_slot_at.is_not(None),
+    )
+    .limit(1)
+)
+
+_latest = select(func.coalesce(func.max(run.c.id), 0)).scalar_subquery()
+_BAD = (RunState.FAILED.value, RunState.LOST.value)
+_ENDED_BY_ITSELF = {RunState.SUCCEEDED.value, *_BAD}
+# Jobs that may be failing: of which several runs failed lately, and those that were before. Served by the primary key,
+# and by rota_run_job for the runs of each.
+FIND_FAILED_JOBS = (
+    select(run.c.job_id)
+    .where(run.c.id > _latest - RECENT_RUNS, run.c.state.in_(_BAD))
+    .group_by(run.c.job_id)
+    .limit(FOUND_MAX)
+)
+FIND_JOBS_FOUND = (
+    select(job.c.id)
+    .join(finding, finding.c.subject == job.c.name)
+    .where(finding.c.code == FindingCode.JOB_FAILING.value)
+    .limit(FOUND_MAX)
+)
+READ_ACTIVE_JOBS = select(job.c.id, job.c.name).where(
+    job.c.id.in_(bindparam("job_ids", expanding=True)), job.c.state == JobState.ACTIVE.value
+)
+READ_LAST_RUNS = (
+    select(run.c.id, run.c.state, run.c.reason_text, run.c.finished_at)
+    .where(run.c.job_id == bindparam("job_id"))
+    .order_by(desc(run.c.id))
+    .limit(LAST_RUNS)
+)
+
+READ_CALENDARS = select(calendar.c.name, calendar.c.definition).order_by(calendar.c.name).limit(CALENDARS_MAX)
+
+# Served by rota_event_kind, whose condition is repeated as it stands.
+FIND_STEP = (
+    select(event.c.at, event.c.text)
+    .where(event.c.kind == text("'clock'"), event.c.kind != text("'run'"))
+    .order_by(desc(event.c.id))
+    .limit(1)
+)
+
+READ_FINDINGS = select(finding)
+# Served by rota_run_claim and rota_run_lease.
+COUNT_READY = select(func.count()).where(run.c.state == RunState.READY.value)
+COUNT_RUNNING = select(func.count()).where(run.c.lease_ends_at.is_not(None))
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How things stand."""
+
+    now: datetime
+    findings: tuple[Finding, ...]  # what is worst first
+    ready: int
+    running: int
+    late: int  # ready for too long; 100 stands for more
+    nodes: int  # that are alive
+
+
+def check_health(database: Database, thresholds: Thresholds = Thresholds()) -> Health:  # noqa: B008 - frozen
+    """Look at everything that should go on by itself, and return what does not.
+
+    Raises:
+        DatabaseUnavailable: nobody answers: nothing is known.
+    """
+    return database.read(lambda connection: _Look(connection, thresholds).look())
+
+
+def show_health(health: Health) -> dict[str, Any]:
+    """Show how things stand with the words of the doors."""
+    return {
+        "state": judge_all(health.findings),
+        "now": format_instant(health.now),
+        "counts": {"ready": health.ready, "running": health.running, "late": health.late, "nodes": health.nodes},
+        "findings": [
+            {
+                "severity": found.severity.value,
+                "code": found.code.value,
+                "subject": found.subject,
+                "text": found.text,
+                "since": None if found.since is None else format_instant(found.since),
+            }
+            for found in health.findings
+        ],
+    }
+
+
+class _Look:
+    """One look at everything."""
+
+    def __init__(self, connection: Connection, thresholds: Thresholds) -> None:
+        self._connection = connection
+        self._thresholds = thresholds
+        self._late = {"late_seconds": thresholds.warning_late_seconds}
+        self._now = now_of(connection)
+        self._held_until: datetime | None = connection.execute(READ_HELD).scalar()
+        self._servers = read_servers(connection)
+        self._found: list[Finding] = []
+
+    def look(self) -> Health:
+        ready_pools = [pool for pool in self._connection.execute(READ_READY_POOLS).scalars() if pool is not None]
+        self._look_at_clock()
+        if self._held_until is None:  # else what is late is left alone on purpose
+            self._look_at_slots()
+            self._look_at_moments()
+        late = sum(self._look_at_ready(pool) for pool in ready_pools)
+        if any(server.is_there for server in self._servers):
+            self._look_at_pools(ready_pools)
+        else:
+            is_late = any(found.code is not FindingCode.CLOCK_STEPPED for found in self._found)
+            self._tell_stopped(has_come=is_late or any(map(self._has_ready, ready_pools)))
+        self._look_at_nodes()
+        self._look_at_schedules()
+        self._look_at_jobs()
+        self._look_at_calendars()
+        return Health(
+            now=self._now,
+            findings=tuple(sort_findings(self._with_beginnings())),
+            ready=self._connection.execute(COUNT_READY).scalar_one() if ready_pools else 0,
+            running=self._connection.execute(COUNT_RUNNING).scalar_one(),
+            late=late,
+            nodes=sum(server.is_alive for server in self._servers),
+        )
+
+    def _tell(
+        self, severity: Severity, code: FindingCode, subject: str, sentence: str, since: datetime | None = None
+    ) -> None:
+        self._found.append(Finding(severity, code, subject, sentence, since))
+
+    def _look_at_clock(self) -> None:
+        step = self._connection.execute(FIND_STEP).one_or_none()
+        if self._held_until is not None:
+            left = say_span(self._held_until - self._now)
+            told = f"{step.text}; " if step is not None else ""
+            sentence = f"{told}the hold ends at {say_moment(self._held_until)}, in {left}"
+            since = step.at if step is not None else None
+            self._tell(Severity.CRITICAL, FindingCode.CLOCK_STEPPED, "database", sentence, since)
+        elif step is not None and step.at is not None and self._age(step.at) < CLOCK_TOLD_SECONDS:
+            self._tell(Severity.WARNING, FindingCode.CLOCK_STEPPED, "database", step.text, step.at)
+
+    def _age(self, moment: datetime | None) -> float:
+        return 0.0 if moment is None else (self._now - moment).total_seconds()
+
+    def _look_at_slots(self) -> None:
+        rows = self._connection.execute(FIND_ABSENT, self._late).all()
+        if rows:
+            oldest: datetime = rows[0].next_slot_at
+            each = _name(rows, lambda row: f"{row.name} at {say_moment(row.next_slot_at)}")
+            sentence = f"{_count(rows, 'slot')} due and not decided, for up to {say_span(self._now - oldest)}: {each}"
+            severity = self._thresholds.judge(self._age(oldest))
+            self._tell(severity, FindingCode.SLOT_ABSENT, "schedules", sentence, oldest)
+
+    def _look_at_moments(self) -> None:
+        rows = self._connection.execute(FIND_STUCK, self._late).all()
+        if rows:
+            each = _name(rows, lambda row: f"run {row.id} of {row.job} since {say_moment(row.moment)}")
+            sentence = f"{_count(rows, 'run')} to be moved on, and no node does it: {each}"
+            severity = self._thresholds.judge(self._age(rows[0].moment))
+            self._tell(severity, FindingCode.RUN_STUCK, "runs", sentence, rows[0].moment)
+        rows = self._connection.execute(FIND_EXPIRED, self._late).all()
+        if rows:
+            each = _name(rows, lambda row: f"run {row.id} of {row.job} on {row.node} since {say_moment(row.moment)}")
+            sentence = f"{_count(rows, 'run')} past the end of the lease, and no node takes them away: {each}"
+            self._tell(Severity.CRITICAL, FindingCode.LEASE_OVER, "runs", sentence, rows[0].moment)
+
+    def _look_at_ready(self, pool: str) -> int:
+        rows = self._connection.execute(FIND_LATE, self._late | {"pool": pool}).all()
+        if not rows:
+            return 0
+        ids = {"run_ids": [row.id for row in rows]}
+        since: dict[int, datetime] = {row.run_id: row.at for row in self._connection.execute(READ_READY_SINCE, ids)}
+        edge = self._now - timedelta(seconds=self._thresholds.warning_late_seconds)
+        # One without an event was put there by hand.
+        ready_since = {row.id: since.get(row.id) or max(row.run_at, row.enqueued_at) for row in rows}
+        late = sorted((row for row in rows if ready_since[row.id] < edge), key=lambda row: ready_since[row.id])
+        if late:
+            oldest = ready_since[late[0].id]
+            each = _name(late, lambda row: f"run {row.id} of {row.job}")
+            why = say_nobody(self._servers, pool) or say_full(self._servers, pool) or "its nodes do not take them"
+            span = say_span(self._now - oldest)
+            sentence = f"{_count(late, 'run')} ready in pool {pool}, for up to {span}: {each}; {why}"
+            self._tell(self._thresholds.judge(self._age(oldest)), FindingCode.RUN_LATE, pool, sentence, oldest)
+        return len(late)
+
+    def _has_ready(self, pool: str) -> bool:
+        return self._connection.execute(HAS_READY, {"pool": pool}).first() is not None
+
+    def _tell_stopped(self, *, has_come: bool) -> None:
+        has_ahead = any(self._connection.execute(each).scalar() is not None for each in (HAS_AHEAD, HAS_DUE))
+        if not has_come and not has_ahead:
+            return
+        if not self._servers:
+            what, since, is_silent = "no node has ever been there", None, False
+        else:
+            last = last_seen(self._servers)
+            how = "fell silent" if last.is_silent else "said goodbye"
+            what = f"no node is alive: {last.name} was the last one and {how}, seen {say_moment(last.seen_at)}"
+            since, is_silent = last.seen_at, any(server.is_silent for server in self._servers)
+            if not is_silent and self._age(since) < GOODBYE_SECONDS:
+                return  # what is late by now is a finding of its own
+        severity = Severity.CRITICAL if has_come or is_silent else Severity.WARNING
+        sentence = f"{what}; nothing is fired, started or rescued: start one with `rota worker`"
+        self._tell(severity, FindingCode.SCHEDULER_STOPPED, "cluster", sentence, since)
+
+    def _look_at_pools(self, ready_pools: Sequence[str]) -> None:
+        known = dict.fromkeys([*ready_pools, *self._connection.execute(READ_JOB_POOLS).scalars()])
+        for pool in known:
+            nobody = say_nobody(self._servers, pool)
+            if nobody is None:
+                continue
+            served = serving(self._servers, pool)
+            since = last_seen(served).seen_at if served else None
+            left_in_order = served and not any(server.is_silent for server in served)
+            if left_in_order and self._age(since) < GOODBYE_SECONDS:
+                continue
+            if pool in ready_pools and self._has_ready(pool):
+                self._tell(Severity.CRITICAL, FindingCode.POOL_EMPTY, pool, f"runs are ready, and {nobody}", since)
+            elif self._connection.execute(HAS_SCHEDULE, {"pool": pool}).scalar() is not None:
+                sentence = f"schedules of its jobs come due, and {nobody}"
+                self._tell(Severity.WARNING, FindingCode.POOL_EMPTY, pool, sentence, since)
+
+    def _look_at_nodes(self) -> None:
+        silent = [server for server in self._servers if server.is_silent]
+        for server in [one for one in silent if self._age(one.lease_ends_at) < SILENT_SECONDS_MAX][:FOUND_MAX]:
+            held = f"; it held {server.held} runs" if server.held else ""
+            sentence = (
+                f"node {server.name} fell silent: seen {say_moment(server.seen_at)}, its lease ended "
+                f"{say_moment(server.lease_ends_at)}{held}"
+            )
+            self._tell(Severity.WARNING, FindingCode.NODE_SILENT, server.name, sentence, server.lease_ends_at)
+
+    def _look_at_schedules(self) -> None:
+        for row in self._connection.execute(FIND_SET_ASIDE).all():
+            sentence = f"schedule {row.name} is set aside and fires nothing until it is edited: {row.problem}"
+            since = row.next_slot_at
+            self._tell(Severity.WARNING, FindingCode.SCHEDULE_SET_ASIDE, row.name, sentence, since)
+        for row in self._connection.execute(FIND_SKIPPING).all():
+            sentence = (
+                f"schedule {row.name} skipped {row.skips_in_row} slots in a row, up to {say_moment(row.last_slot_at)}, "
+                "since an earlier run has not finished"
+            )
+            self._tell(Severity.WARNING, FindingCode.SCHEDULE_SKIPPING, row.name, sentence)
+        rows = self._connection.execute(FIND_STOPPED).all()
+        ended = [*self._connection.execute(FIND_ENDED).all(), *filter(_is_once, rows)]
+        for row in rows:
+            if not _is_once(row):
+                last = f"; the last one was {say_moment(row.last_slot_at)}" if row.last_slot_at is not None else ""
+                sentence = f"schedule {row.name} has no slots left, and nobody gave it an end{last}"
+                self._tell(Severity.WARNING, FindingCode.SCHEDULE_STOPPED, row.name, sentence, row.last_slot_at)
+        if ended:
+            each = _name(ended, lambda row: row.name)
+            number = f"{_many(ended)} schedule{'s have' if len(ended) > 1 else ' has'}"
+            self._tell(Severity.INFO, FindingCode.SCHEDULE_ENDED, "schedules", f"{number} come to an end: {each}")
+
+    def _look_at_jobs(self) -> None:
+        job_ids = set(self._connection.execute(FIND_FAILED_JOBS).scalars())
+        job_ids.update(self._connection.execute(FIND_JOBS_FOUND).scalars())
+        if not job_ids:
+            return
+        for row in self._connection.execute(READ_ACTIVE_JOBS, {"job_ids": sorted(job_ids)}).all():
+            ends: list[AnyRow] = []
+            for one in self._connection.execute(READ_LAST_RUNS, {"job_id": row.id}).all():
+                if one.state in _BAD:
+                    ends.append(one)
+                elif one.state in _ENDED_BY_ITSELF:
+                    break
+            if len(ends) >= FAILURES_IN_ROW:
+                sentence = (
+                    f"the last {len(ends)} runs of job {row.name} failed; run {ends[0].id}: {ends[0].reason_text}"
+                )
+                since = ends[-1].finished_at
+                self._tell(Severity.WARNING, FindingCode.JOB_FAILING, row.name, sentence, since)
+
+    def _look_at_calendars(self) -> None:
+        for row in self._connection.execute(READ_CALENDARS):
+            try:
+                until = Calendar.from_definition(row.name, json.loads(row.definition)).holidays_until
+            except (Invalid, ValueError, TypeError, AttributeError):
+                continue  # changed by hand: a schedule that needs it is set aside, with the reason
+            if until is None or datetime(until + 1, 1, 1, tzinfo=UTC) - self._now > timedelta(days=HOLIDAYS_DAYS):
+                continue
+            sentence = (
+                f"the holidays of calendar {row.name} are known up to the end of {until} only: add it again with "
+                "`rota calendar add ... --if-exists update`"
+            )
+            self._tell(Severity.WARNING, FindingCode.CALENDAR_ENDING, row.name, sentence)
+
+    def _with_beginnings(self) -> list[Finding]:
+        """Give each finding the beginning that the nodes have noted, where that is earlier or the only one."""
+        rows = self._connection.execute(READ_FINDINGS).all()
+        noted: dict[tuple[str, str], datetime] = {(row.code, row.subject): row.since for row in rows}
+        found: list[Finding] = []
+        for one in self._found:
+            since = noted.get((one.code.value, one.subject))
+            moments = [moment for moment in (since, one.since) if moment is not None]
+            found.append(replace(one, since=min(moments, default=None)))
+        return found
+
+
+def _is_once(row: AnyRow) -> bool:
+    """Tell whether a schedule of several timings is due at certain moments only, which have passed."""
+    if row.kind != TimingKind.ANY.value:
+        return False
+    try:
+        return all(kind == TimingKind.AT.value for kind, _ in parse_any(row.expression))
+    except RotaError:
+        return False
+
+
+def _many(rows: Sequence[Any]) -> str:
+    return f"{FOUND_MAX} or more" if len(rows) >= FOUND_MAX else str(len(rows))
+
+
+def _count(rows: Sequence[Any], noun: str) -> str:
+    return f"{_many(rows)} {noun}{'s are' if len(rows) > 1 else ' is'}"
+
+
+def _name(rows: Sequence[AnyRow], say: Callable[[AnyRow], str]) -> str:
+    return ", ".join(say(row) for row in rows[:NAMED_MAX]) + (" and others" if len(rows) > NAMED_MAX else "")

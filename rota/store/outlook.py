@@ -1,0 +1,123 @@
+"""The look: what there is to do and when the next thing will be, in one statement.
+
+An idle node sends nothing else. Called by the scheduler of every node, over and over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+
+from sqlalchemy import ColumnElement, Executable, and_, bindparam, exists, func, or_, select
+
+from rota.model.run import NodeIdentity
+from rota.model.states import JobState, RunState
+from rota.store.clock import IS_HELD
+from rota.store.database import Database
+from rota.store.findings import IS_LOOK_DUE
+from rota.store.tables import job, run, schedule
+from rota.store.types import db_now
+
+# Schedules that fire: neither paused nor set aside.
+IS_ACTIVE = and_(schedule.c.state == JobState.ACTIVE.value, schedule.c.problem.is_(None))
+_may_start_in_time = or_(run.c.start_by.is_(None), run.c.started_at.is_not(None), run.c.start_by >= db_now())
+
+_next_slot_at = (
+    select(schedule.c.next_slot_at)
+    .where(IS_ACTIVE, schedule.c.next_slot_at.is_not(None))
+    .order_by(schedule.c.next_slot_at)
+    .limit(1)
+    .scalar_subquery()
+)
+_next_due_at = select(func.min(run.c.due_at)).where(run.c.due_at.is_not(None)).scalar_subquery()
+_next_lease_end_at = select(func.min(run.c.lease_ends_at)).where(run.c.lease_ends_at.is_not(None)).scalar_subquery()
+
+
+def _has_ready(pool: str) -> ColumnElement[bool]:
+    return (
+        select(run.c.id)
+        .where(
+            run.c.state == RunState.READY.value,
+            run.c.pool == bindparam(pool),
+            run.c.target_node.in_(["", bindparam("node")]),
+            _may_start_in_time,
+            run.c.job_id.not_in(select(job.c.id).where(job.c.state == JobState.PAUSED.value)),
+        )
+        .order_by(run.c.urgency, run.c.run_at, run.c.id)
+        .limit(1)
+        .scalar_subquery()
+        .is_not(None)
+    )
+
+
+# All that a waiting node has to know, in one statement, built once for each number of pools. Each part is one look into
+# an index: rota_schedule_due, rota_run_due, rota_run_lease, and rota_run_claim for each pool. The spelling is for the
+# planners: SQLite serves the least of a column from a partial index only if the query repeats its condition; MariaDB
+# would read every schedule for the least one without a problem; and PostgreSQL, asked whether a ready run exists rather
+# than for the first, would read the whole ledger up to it.
+@cache
+def look_statement(pool_count: int) -> Executable:
+    """Return the look of a node of ``pool_count`` pools; its parameters are pool_0, pool_1 and so on, node, holder."""
+    return select(
+        db_now().label("now"),
+        _next_slot_at.label("next_slot_at"),
+        _next_due_at.label("next_due_at"),
+        _next_lease_end_at.label("next_lease_end_at"),
+        (_next_slot_at <= db_now()).label("slot_has_come"),
+        (_next_due_at <= db_now()).label("due_has_come"),
+        (_next_lease_end_at < db_now()).label("lease_has_ended"),
+        or_(*(_has_ready(f"pool_{number}") for number in range(pool_count))).label("has_ready"),
+        exists()
+        .where(
+            run.c.lease_ends_at.is_not(None),
+            run.c.holder == bindparam("holder"),
+            run.c.cancel_asked_at.is_not(None),
+        )
+        .label("has_cancelled"),
+        IS_HELD.label("is_held"),
+        IS_LOOK_DUE.label("health_is_due"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What lies ahead, by the database's clock."""
+
+    now: datetime
+    next_slot_at: datetime | None
+    next_due_at: datetime | None
+    next_lease_end_at: datetime | None
+    slot_has_come: bool
+    due_has_come: bool
+    lease_has_ended: bool
+    has_ready: bool
+    has_cancelled: bool
+    health_is_due: bool = False  # for a minute nobody has looked for what does not go on by itself
+    is_held: bool = False  # the clock has stepped: nothing late is decided, nothing missed or rescued
+
+    def seconds_until(self, moment: datetime | None) -> float | None:
+        """Return how far ahead ``moment`` lies; zero or less when it has come."""
+        return None if moment is None else (moment - self.now).total_seconds()
+
+
+def look(database: Database, identity: NodeIdentity, pools: Sequence[str]) -> Outlook:
+    """Ask, in one statement, what there is to do and when the next thing will be."""
+    statement = look_statement(len(pools))
+    parameters = {"node": identity.name, "holder": identity.holder}
+    parameters |= {f"pool_{number}": pool for number, pool in enumerate(pools)}
+    row = database.read(lambda connection: connection.execute(statement, parameters).one())
+    return Outlook(
+        row.now,
+        row.next_slot_at,
+        row.next_due_at,
+        row.next_lease_end_at,
+        bool(row.slot_has_come),
+        bool(row.due_has_come),
+        bool(row.lease_has_ended),
+        bool(row.has_ready),
+        bool(row.has_cancelled),
+        bool(row.health_is_due),
+        bool(row.is_held),
+    )

@@ -1,0 +1,139 @@
+"""Who serves a pool: which nodes may be offered its runs, and how many of their slots are free.
+
+Invariant: nothing is guessed. A node is alive while its lease has not ended by the database's clock and it has not said
+that it drains. Called by whoever explains or watches; claiming does not ask here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, desc, func, select
+
+from rota.model.states import NodeState
+from rota.store.shown import say_moment
+from rota.store.tables import node, run
+from rota.store.types import db_now
+
+NODES_MAX = 1000
+NAMED_MAX = 5
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)  # for a moment that cannot be read
+
+# The latest ones: names of machines that are gone for good pile up.
+READ_NODES = (
+    select(
+        node.c.name,
+        node.c.state,
+        node.c.pools,
+        node.c.slots,
+        node.c.seen_at,
+        node.c.lease_ends_at,
+        (node.c.lease_ends_at > db_now()).label("is_held"),
+    )
+    .order_by(desc(node.c.seen_at))
+    .limit(NODES_MAX)
+)
+# Served by rota_run_lease.
+COUNT_HELD = (
+    select(run.c.node, func.count().label("number")).where(run.c.lease_ends_at.is_not(None)).group_by(run.c.node)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A node, as far as its pools are concerned."""
+
+    name: str
+    pools: frozenset[str]
+    slots: int
+    held: int
+    seen_at: datetime | None
+    lease_ends_at: datetime | None
+    is_there: bool  # its lease goes on, also while it drains: it fires and rescues
+    is_alive: bool  # it claims as well
+    is_silent: bool  # it did not say goodbye, and its lease is over
+
+    @property
+    def free(self) -> int:
+        """How many runs it has room for."""
+        return max(0, self.slots - self.held)
+
+
+def read_servers(connection: Connection) -> list[Server]:
+    """Return the nodes, the one that was seen last first."""
+    rows = connection.execute(READ_NODES).all()
+    held = {found.node: found.number for found in connection.execute(COUNT_HELD)}
+    return [
+        Server(
+            name=row.name,
+            pools=_pools_of(row.pools),
+            slots=row.slots,
+            held=held.get(row.name, 0),
+            seen_at=row.seen_at,
+            lease_ends_at=row.lease_ends_at,
+            is_there=row.state != NodeState.GONE.value and bool(row.is_held),
+            is_alive=row.state == NodeState.ALIVE.value and bool(row.is_held),
+            is_silent=row.state != NodeState.GONE.value and not row.is_held,
+        )
+        for row in rows
+    ]
+
+
+def _pools_of(text: str) -> frozenset[str]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return frozenset()
+    return frozenset(str(name) for name in found) if isinstance(found, list) else frozenset()  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+
+
+def serving(servers: Sequence[Server], pool: str, target: str = "") -> list[Server]:
+    """Return the nodes that serve ``pool``; with ``target``, the one of that name."""
+    return [server for server in servers if pool in server.pools and target in ("", server.name)]
+
+
+def say_nobody(servers: Sequence[Server], pool: str, target: str = "") -> str | None:
+    """Say that no living node serves ``pool``; None when one does."""
+    found = serving(servers, pool, target)
+    if any(server.is_alive for server in found):
+        return None
+    if target:
+        seen = f", seen {say_moment(found[0].seen_at)}" if found else ""
+        return f"only node {target} may take it, and it is not alive in pool {pool}{seen}"
+    if not found:
+        return f"no node serves pool {pool}: start one with `rota worker --pool {pool}`"
+    last = last_seen(found)
+    return f"no node of pool {pool} is alive: {last.name} was the last one, seen {say_moment(last.seen_at)}"
+
+
+def last_seen(servers: Sequence[Server]) -> Server:
+    """Return the node that was seen last."""
+    return max(servers, key=lambda server: server.seen_at or _LONG_AGO)
+
+
+def say_full(servers: Sequence[Server], pool: str, target: str = "") -> str | None:
+    """Say that the living nodes of ``pool`` have no free slot; None when one has, or when none lives."""
+    alive = [server for server in serving(servers, pool, target) if server.is_alive]
+    if not alive or any(server.free for server in alive):
+        return None
+    total = sum(server.slots for server in alive)
+    return f"all {total} slots of pool {pool} are taken, on {_name(server.name for server in alive)}"
+
+
+def say_offered(servers: Sequence[Server], pool: str, target: str = "") -> str | None:
+    """Say to which nodes the runs of ``pool`` are offered; None when to none."""
+    alive = [server for server in serving(servers, pool, target) if server.is_alive]
+    if not alive:
+        return None
+    each = _name(f"{server.name} ({server.free} of {server.slots} slots free)" for server in alive)
+    return f"it is offered to {each}"
+
+
+def _name(words: Iterable[str]) -> str:
+    listed = list(words)
+    more = f" and {len(listed) - NAMED_MAX} more" if len(listed) > NAMED_MAX else ""
+    return ", ".join(listed[:NAMED_MAX]) + more
