@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rota.engine.clock_guard import ClockGuard
+from rota.errors import DatabaseUnavailable
 from rota.execution.linux import boottime
 from rota.model.run import NodeIdentity
 from rota.store.advancing import advance_runs
@@ -89,9 +90,18 @@ class Scheduler:
             done.rescued = rescue_runs(self._database, rescuer=self.identity.name)
             if done.rescued:
                 log.warning("took %d runs away from nodes whose lease was over", done.rescued)
-        if outlook.health_is_due:  # last, so that no trouble with it holds up what is due
-            watch_health(self._database, node=self.identity.name)
+        if outlook.health_is_due:
+            self._watch_health()
         return done
+
+    def _watch_health(self) -> None:
+        # Whatever is wrong with looking for trouble must not hold up what is due.
+        try:
+            watch_health(self._database, node=self.identity.name)
+        except DatabaseUnavailable:
+            raise
+        except Exception:
+            log.exception("looking for what does not go on by itself failed")
 
     @staticmethod
     def seconds_until_next(outlook: Outlook) -> float | None:

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from rota.engine import bookkeeper as bookkeeper_module
+from rota.engine import scheduler as scheduler_module
 from rota.engine.bookkeeper import Idle
 from rota.errors import DatabaseRefused, DatabaseUnavailable
 from rota.model.run import End, NewRun, Written
@@ -290,3 +291,18 @@ def test_a_node_that_drains_or_has_other_settings_tells_the_others(node: Node, l
 
     assert (before["state"], before["pools"], before["slots"]) == ("alive", ["other"], 3)
     assert read_node(ledger.database, "a")["state"] == "draining"
+
+
+def test_trouble_with_looking_for_trouble_holds_nothing_up(
+    node: Node, job: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("an odd row")
+
+    monkeypatch.setattr(scheduler_module, "watch_health", fail)
+    node.ledger.enqueue()
+
+    node.round()
+
+    assert len(node.started) == 1
+    assert "looking for what does not go on by itself failed" in caplog.text
