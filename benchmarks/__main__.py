@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--database", choices=[*KINDS, "all"], default="postgresql")
     parser.add_argument("--runs", type=int, default=20_000, help="no-op jobs to drain")
     parser.add_argument("--slots", type=int, default=32, help="runs at once")
-    parser.add_argument("--idle-seconds", type=float, default=30.0, help="how long an idle worker is watched")
+    parser.add_argument("--idle-seconds", type=float, default=120.0, help="how long an idle worker is watched")
     parser.add_argument("--schedules", type=int, default=0, help="measure with so many schedules instead")
     parser.add_argument("--due", type=int, default=100, help="how many of the schedules are due each second")
     parser.add_argument("--machine", action=argparse.BooleanOptionalAction, default=True, help="the machine too")
