@@ -233,7 +233,7 @@ def _read_file(file: Path) -> Mapping[str, Any]:
         written = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the configuration {file} cannot be read: {_because(error)}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"the configuration {file} is not TOML: {error}") from error
     _refuse_unknown(file, written, (*KEYS, "connections"), "")
     return written

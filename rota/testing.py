@@ -132,7 +132,12 @@ class Simulation:
             self.rota: Rota = _Governed(self._database, default_zone=default_zone)
             self._identity = NodeIdentity("simulation", secrets.token_hex(16), "")
             self._scheduler = Scheduler(
-                self._database, self._identity, self._pools, LEASE_SECONDS, clock=self._seconds_passed
+                self._database,
+                self._identity,
+                self._pools,
+                LEASE_SECONDS,
+                clock=self._seconds_passed,
+                pause=lambda _seconds: None,  # nobody else writes
             )
             self._register()
         except BaseException:

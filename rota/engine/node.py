@@ -236,7 +236,7 @@ class Node:
             return
         try:
             settings = self._reload()
-        except (RotaError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever is in the file, the node lives
             log.error("the configuration is not taken over, the old one stays in force: %s", error)
             return
         fixed = ("database_url", "state_dir", "name", "lease_seconds", "reuse", "output_bytes_max")

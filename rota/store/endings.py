@@ -240,7 +240,7 @@ def _facts_of(row: AnyRow) -> RunFacts:
         delivery=Delivery(row.delivery),
         marked=row.marked_at is not None,
         retries_used=row.retries_used,
-        losses=row.losses,
+        losses=row.losses if isinstance(row.losses, int) else 0,
         cancel_asked_by=row.cancel_asked_by,
         cancel_asked=row.cancel_asked_at is not None,
     )
@@ -258,17 +258,20 @@ def _rule_of(row: AnyRow) -> RetryRule:
         backoff = Backoff(row.backoff)
     except ValueError:  # written by hand: an end must be kept whatever stands there
         backoff = Backoff.FIXED
-    return RetryRule(
-        retries=row.retries,
-        lost_max=row.lost_max,
-        retry_delay_seconds=_within(row.retry_delay_seconds),
-        backoff=backoff,
-        retry_delay_max_seconds=_within(row.retry_delay_max_seconds),
-    )
+    try:
+        return RetryRule(
+            retries=int(row.retries),
+            lost_max=int(row.lost_max),
+            retry_delay_seconds=_within(row.retry_delay_seconds),
+            backoff=backoff,
+            retry_delay_max_seconds=_within(row.retry_delay_max_seconds),
+        )
+    except (TypeError, ValueError, OverflowError):  # text, as SQLite keeps it in any column
+        return RULES_DEFAULT
 
 
 def _within(seconds: float) -> float:
-    return max(0.0, min(seconds, DURATION_SECONDS_MAX))  # the doors hold it; a hand may not have
+    return max(0.0, min(float(seconds), DURATION_SECONDS_MAX))  # the doors hold it; a hand may not have
 
 
 def _move(row: AnyRow, ending: Ending, end: End | None, actor: str | None = None) -> Move:

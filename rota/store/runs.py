@@ -158,7 +158,7 @@ def _show_run(row: Row[Any], attempts: Sequence[Row[Any]], events: list[dict[str
         "started_at": row.started_at,
         "finished_at": row.finished_at,
         "attempt": row.attempt,
-        "max_attempts": None if retries is None or retries == FOR_EVER else retries + 1,
+        "max_attempts": retries + 1 if isinstance(retries, int) and retries != FOR_EVER else None,
         "progress": None,
         "checkpoint": None,
         "requested_by": row.requested_by,

@@ -74,7 +74,8 @@ class Instant(TypeDecorator[datetime]):
                 value = datetime.fromisoformat(value)
             except ValueError:  # SQLite keeps what it is given; whoever reads it sets such a row aside
                 return None
-        assert isinstance(value, datetime)
+        if not isinstance(value, datetime):
+            return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 

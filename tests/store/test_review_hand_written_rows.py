@@ -12,6 +12,7 @@ from rota.store.endings import end_runs, rescue_runs
 from rota.store.firing import fire_schedules
 from rota.store.leases import renew_claims
 from rota.store.outlook import look
+from rota.store.runs import list_runs
 from rota.store.wakeup import Pulse
 from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of
 
@@ -179,3 +180,24 @@ def test_a_run_whose_job_is_gone_is_claimed_and_says_so(ledger: Ledger) -> None:
 
     assert claim.run_id == run_id
     assert "deleted" in (claim.problem or "")
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["retry_delay_seconds = '30s'", "lost_max = 'many'", "retries = 'three'", "retry_delay_max_seconds = 'long'"],
+)
+def test_a_retry_rule_that_is_no_number_keeps_no_other_run_from_being_rescued(
+    ledger: Ledger, database_kind: str, change: str
+) -> None:
+    if database_kind != "sqlite":
+        pytest.skip("only SQLite keeps text in a column of numbers")
+    ledger.add_job("bad")
+    ledger.add_job("sound")
+    runs = [ledger.enqueue("bad"), ledger.enqueue("sound")]
+    ledger.claim(limit=2)
+    ledger.execute(f"update rota_job set {change} where name = 'bad'")
+    ledger.clock.advance(seconds=LEASE_SECONDS + 1)
+
+    assert rescue_runs(ledger.database, rescuer="b") == 2
+    assert {ledger.run(run_id).state for run_id in runs} == {"ready"}
+    assert len(list_runs(ledger.database)) == 2
