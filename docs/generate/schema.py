@@ -110,7 +110,9 @@ def _meaning(owner: Table, column: Column[Any], notes: dict[int, str], calls: di
         key for key in owner.constraints if isinstance(key, ForeignKeyConstraint) and column.name in key.column_keys
     ]
     refers = f"refers to `{keys[0].elements[0].target_fullname}`" if keys else ""
-    return "; ".join(part for part in (said, refers) if part)
+    low, high = tables.ranges_of(owner).get(column.name, (None, None))
+    within = f"from {low:,.0f} to {high:,.0f}" if low is not None and high is not None else ""
+    return "; ".join(part for part in (said, refers, within) if part)
 
 
 def _describe_key(key: UniqueConstraint) -> str:

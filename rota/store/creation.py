@@ -21,7 +21,7 @@ from rota.model.states import JobState, RunState
 from rota.store.database import now_of
 from rota.store.moves import Stale
 from rota.store.tables import event, job, run
-from rota.store.types import db_now, encode_rows, given_rows
+from rota.store.types import db_now, encode_rows, given_rows, in_portions
 
 _new = given_rows(
     "new",
@@ -150,9 +150,15 @@ def insert_slots(connection: Connection, rows: Sequence[dict[str, Any]]) -> None
     """Insert the runs of slots, and their events; a slot that has its row already keeps it."""
     if not rows:
         return
-    connection.execute(INSERT_RUNS, {"new": encode_rows(rows)})
+    _insert_runs(connection, rows)
     told = [{name: row.get(name) for name in ("schedule_id", "slot_at", "target_node")} for row in rows]
     connection.execute(TELL_SLOTS, {"told": encode_rows(told)})
+
+
+def _insert_runs(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    # One statement, unless the arguments are so large together that a server would not take it.
+    for portion in in_portions(rows, lambda row: len(row["args"])):
+        connection.execute(INSERT_RUNS, {"new": encode_rows(portion)})
 
 
 def request_ids(count: int) -> list[str]:
@@ -194,7 +200,7 @@ def enqueue_runs(connection: Connection, wanted: Sequence[NewRun], requests: Seq
             first_of_key[key] = request
         request_of.append(request)
         rows.append(_request_row(new, request, known, now))
-    connection.execute(INSERT_RUNS, {"new": encode_rows(rows)})
+    _insert_runs(connection, rows)
     asked = encode_rows({"request_id": row["request_id"]} for row in rows)
     connection.execute(TELL_ASKED, {"asked": asked})
     ids = {row.request_id: row.id for row in connection.execute(FIND_ASKED, {"asked": asked})}

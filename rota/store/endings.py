@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
-from rota.model.durations import DURATION_SECONDS_MAX
 from rota.model.ending import (
     Backoff,
     Ending,
@@ -30,7 +29,7 @@ from rota.model.states import AttemptState, Delivery, RunState
 from rota.store.database import Database
 from rota.store.moves import Move, apply_moves, write_fresh
 from rota.store.tables import attempt, job, output, run
-from rota.store.types import AnyRow, db_now, encode_rows, given_rows
+from rota.store.types import AnyRow, db_now, encode_rows, given_rows, in_portions
 from rota.store.wakeup import announce
 
 _FACTS = (
@@ -97,8 +96,6 @@ WAKE_QUEUED = (
 )
 
 RULES_DEFAULT = RetryRule()
-# MariaDB takes statements of 16 MiB, and escaping can make four bytes of one.
-PORTION_BYTES_MAX = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,27 +116,13 @@ def end_runs(database: Database, ends: Sequence[End]) -> Delivered:
     Raises:
         DatabaseUnavailable: keep the ends and deliver them later.
     """
-    portions = [_deliver(database, portion) for portion in _portions(ends)]
+    portions = [_deliver(database, portion) for portion in in_portions(ends, _size_of)]
     waits = [part.waiting_seconds_min for part in portions if part.waiting_seconds_min is not None]
     return Delivered(
         frozenset(claim_id for part in portions for claim_id in part.applied),
         frozenset(claim_id for part in portions for claim_id in part.orphaned),
         min(waits, default=None),
     )
-
-
-def _portions(ends: Sequence[End]) -> Iterator[list[End]]:
-    portion: list[End] = []
-    size = 0
-    for end in ends:
-        of_end = _size_of(end)
-        if portion and size + of_end > PORTION_BYTES_MAX:
-            yield portion
-            portion, size = [], 0
-        portion.append(end)
-        size += of_end
-    if portion:
-        yield portion
 
 
 def _size_of(end: End) -> int:
@@ -240,7 +223,7 @@ def _facts_of(row: AnyRow) -> RunFacts:
         delivery=Delivery(row.delivery),
         marked=row.marked_at is not None,
         retries_used=row.retries_used,
-        losses=row.losses if isinstance(row.losses, int) else 0,
+        losses=row.losses,
         cancel_asked_by=row.cancel_asked_by,
         cancel_asked=row.cancel_asked_at is not None,
     )
@@ -258,20 +241,13 @@ def _rule_of(row: AnyRow) -> RetryRule:
         backoff = Backoff(row.backoff)
     except ValueError:  # written by hand: an end must be kept whatever stands there
         backoff = Backoff.FIXED
-    try:
-        return RetryRule(
-            retries=int(row.retries),
-            lost_max=int(row.lost_max),
-            retry_delay_seconds=_within(row.retry_delay_seconds),
-            backoff=backoff,
-            retry_delay_max_seconds=_within(row.retry_delay_max_seconds),
-        )
-    except (TypeError, ValueError, OverflowError):  # text, as SQLite keeps it in any column
-        return RULES_DEFAULT
-
-
-def _within(seconds: float) -> float:
-    return max(0.0, min(float(seconds), DURATION_SECONDS_MAX))  # the doors hold it; a hand may not have
+    return RetryRule(
+        retries=row.retries,
+        lost_max=row.lost_max,
+        retry_delay_seconds=row.retry_delay_seconds,
+        backoff=backoff,
+        retry_delay_max_seconds=row.retry_delay_max_seconds,
+    )
 
 
 def _move(row: AnyRow, ending: Ending, end: End | None, actor: str | None = None) -> Move:

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import Connection, String, bindparam, case, func, insert, literal, select, update
+from sqlalchemy import Connection, Select, String, bindparam, case, func, insert, literal, select, update
 
-from rota.errors import Invalid, RotaError
+from rota.errors import DatabaseRefused, Invalid, RotaError
 from rota.model.calendars import Calendar
 from rota.model.job import check_start_within
 from rota.model.policy import ON_TIME_SECONDS, SlotDecision, Unfinished, decide_slots
@@ -160,6 +160,14 @@ class Fired:
     set_aside: int = 0
     ready: int = 0
 
+    def __add__(self, other: Fired) -> Fired:
+        return Fired(
+            self.schedules + other.schedules,
+            self.runs + other.runs,
+            self.set_aside + other.set_aside,
+            self.ready + other.ready,
+        )
+
 
 def fire_schedules(database: Database, *, fired_by: str, limit: int = FIRE_BATCH_MAX, is_held: bool = False) -> Fired:
     """Decide the slots that are due, of up to ``limit`` schedules, and move their cursors past them.
@@ -167,42 +175,64 @@ def fire_schedules(database: Database, *, fired_by: str, limit: int = FIRE_BATCH
     ``is_held`` leaves alone what is late, while the clock is not trusted. Any number of nodes may do it at once: the
     compare-and-set lets one of them decide each schedule. Deciding takes milliseconds also after an outage of a month,
     so that the transaction holds its locks for a short time only.
+
+    Raises:
+        DatabaseRefused: it does not take what was decided about one of them; the others have been fired all the same.
+        DatabaseUnavailable: nothing was fired; calling again is safe.
     """
 
-    def fire(connection: Connection) -> Fired:
-        rows = connection.execute(FIND_DUE_ON_TIME if is_held else FIND_DUE, {"limit": limit}).all()
-        if not rows:
-            return Fired()
-        found = connection.execute(FIND_OPEN, {"schedule_ids": [row.id for row in rows]})
-        opened = {row.open_schedule_id: Unfinished(row.runs, int(row.queued)) for row in found}
-        known = load_calendars(connection, names_of_calendars(rows))
-        cursors: list[dict[str, Any]] = []
-        slots: list[dict[str, Any]] = []
-        replacing: list[int] = []
-        skipping: list[dict[str, Any]] = []
-        for row in rows:
-            cursor, decisions = _decide(row, opened.get(row.id, Unfinished()), known)
-            cursors.append(cursor)
-            slots.extend(slot_row(row, decision) for decision in decisions)
-            if any(decision.replaces for decision in decisions):
-                replacing.append(row.id)
-            if (text := _warn_of_skips(row, cursor.get("skips_in_row"))) is not None:
-                skipping.append({"schedule_id": row.id, "text": text})
-        given = encode_rows(cursors)
-        if connection.execute(MOVE_CURSORS, {"cursors": given}).rowcount != len(cursors):
-            raise Stale("another node fired some of these schedules")
-        if replacing:
-            cancel_replaced(connection, replacing)
-        insert_slots(connection, slots)
-        if skipping:
-            connection.execute(TELL_SKIPPING, {"skipping": encode_rows(skipping), "told_by": fired_by})
-        set_aside = sum(1 for cursor in cursors if cursor.get("problem"))
-        if set_aside:
-            connection.execute(TELL_PROBLEMS, {"cursors": given, "told_by": fired_by})
-        ready = sum(1 for slot in slots if slot["state"] == RunState.READY.value)
-        return Fired(len(rows), len(slots), set_aside, ready)
+    find = FIND_DUE_ON_TIME if is_held else FIND_DUE
+    try:
+        return write_fresh(database, lambda connection: _fire(connection, find, limit, fired_by))
+    except DatabaseRefused:
+        due = database.read(lambda connection: connection.execute(find, {"limit": limit}).all())
+        if len(due) == 1:
+            raise
+    # One of them holds what the database does not take, or it takes nothing of any: each goes by itself.
+    fired, refusals = Fired(), list[DatabaseRefused]()
+    for row in due:
+        only = find.where(schedule.c.id == row.id)
+        try:
+            fired += write_fresh(database, lambda connection, only=only: _fire(connection, only, 1, fired_by))
+        except DatabaseRefused as error:
+            refusals.append(DatabaseRefused(f"schedule {row.name} cannot be fired: {error}"))
+    if refusals:
+        raise refusals[0]
+    return fired
 
-    return write_fresh(database, fire)
+
+def _fire(connection: Connection, find: Select[Any], limit: int, fired_by: str) -> Fired:
+    rows = connection.execute(find, {"limit": limit}).all()
+    if not rows:
+        return Fired()
+    found = connection.execute(FIND_OPEN, {"schedule_ids": [row.id for row in rows]})
+    opened = {row.open_schedule_id: Unfinished(row.runs, int(row.queued)) for row in found}
+    known = load_calendars(connection, names_of_calendars(rows))
+    cursors: list[dict[str, Any]] = []
+    slots: list[dict[str, Any]] = []
+    replacing: list[int] = []
+    skipping: list[dict[str, Any]] = []
+    for row in rows:
+        cursor, decisions = _decide(row, opened.get(row.id, Unfinished()), known)
+        cursors.append(cursor)
+        slots.extend(slot_row(row, decision) for decision in decisions)
+        if any(decision.replaces for decision in decisions):
+            replacing.append(row.id)
+        if (text := _warn_of_skips(row, cursor.get("skips_in_row"))) is not None:
+            skipping.append({"schedule_id": row.id, "text": text})
+    given = encode_rows(cursors)
+    if connection.execute(MOVE_CURSORS, {"cursors": given}).rowcount != len(cursors):
+        raise Stale("another node fired some of these schedules")
+    if replacing:
+        cancel_replaced(connection, replacing)
+    insert_slots(connection, slots)
+    if skipping:
+        connection.execute(TELL_SKIPPING, {"skipping": encode_rows(skipping), "told_by": fired_by})
+    set_aside = sum(1 for cursor in cursors if cursor.get("problem"))
+    if set_aside:
+        connection.execute(TELL_PROBLEMS, {"cursors": given, "told_by": fired_by})
+    ready = sum(1 for slot in slots if slot["state"] == RunState.READY.value)
+    return Fired(len(rows), len(slots), set_aside, ready)
 
 
 def _decide(

@@ -28,7 +28,6 @@ from sqlalchemy import (
 )
 
 from rota.errors import DatabaseUnavailable
-from rota.model.job import LEASE_SECONDS_MAX, LEASE_SECONDS_MIN
 from rota.model.reasons import Reason
 from rota.model.run import Claim, NodeIdentity
 from rota.model.states import AttemptState, Delivery, JobState, NodeState, RunState
@@ -37,11 +36,7 @@ from rota.store.moves import Stale, Writer, write_fresh
 from rota.store.tables import attempt, event, job, node, run
 from rota.store.types import AnyRow, db_now, db_now_plus
 
-# The job's lease, unless no door would have accepted it: one row with a lease of a million years must not stop a batch.
-_lease = case(
-    (run.c.lease_seconds.between(LEASE_SECONDS_MIN, LEASE_SECONDS_MAX), run.c.lease_seconds),
-    else_=bindparam("node_lease", type_=run.c.lease_seconds.type),
-)
+_lease = func.coalesce(run.c.lease_seconds, bindparam("node_lease", type_=run.c.lease_seconds.type))
 _lease_end = db_now_plus(_lease)
 # One after the last that is kept: an attempt number that was reset by hand must not be given twice.
 _attempts = attempt.alias("earlier")

@@ -8,6 +8,7 @@ work with the schema: a rolling upgrade runs both.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 from alembic import command
@@ -19,9 +20,10 @@ from rota.errors import ConfigError, DatabaseRefused, DatabaseUnavailable, Datab
 from rota.store import tables
 from rota.store.database import Database, first_line
 from rota.store.dialects import Trouble
+from rota.store.guards import create_guards, drop_guards
 from rota.store.violations import CREATE_VIEW, DROP_VIEW
 
-SCHEMA_VERSION = 2  # what this program needs at least, and what `rota db upgrade` makes
+SCHEMA_VERSION = 3  # what this program needs at least, and what `rota db upgrade` makes
 VERSION_TABLE = "rota_migration"
 
 _NAME_ANOTHER = "name another one with --db or ROTA_DB"
@@ -88,11 +90,11 @@ def _upgrade(connection: Connection, dialect: str) -> int | None:
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-        # The view is derived from the schema, so it is made anew rather than migrated; in place where that can be done,
-        # since who may read it is lost with it.
+        # View and triggers are derived from the schema, so they are made anew rather than migrated; the view in place
+        # where that can be done, since who may read it is lost with it.
         if dialect == "sqlite":
-            connection.execute(text(DROP_VIEW))
-            connection.execute(text(CREATE_VIEW))
+            for statement in _derived_sql(dialect):
+                connection.exec_driver_sql(statement)
         else:
             connection.execute(text(CREATE_VIEW.replace("create view", "create or replace view", 1)))
     connection.commit()
@@ -108,7 +110,16 @@ def upgrade_sql(database: Database) -> str:
     config = _config(buffer)
     config.attributes["dialect"] = database.engine.dialect
     command.upgrade(config, "head", sql=True)
-    return buffer.getvalue() + f"\n{DROP_VIEW};\n\n{CREATE_VIEW};\n"
+    derived = _derived_sql(database.dialect.name)
+    return buffer.getvalue() + "".join(f"\n{statement};\n" for statement in derived)
+
+
+def _derived_sql(dialect: str) -> Iterator[str]:
+    """Give the statements that make anew what follows from the schema."""
+    yield from (DROP_VIEW, CREATE_VIEW)
+    if dialect == "sqlite":
+        yield from drop_guards()
+        yield from create_guards()
 
 
 def schema_version(connection: Connection) -> tuple[int, int] | None:

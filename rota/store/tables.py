@@ -25,10 +25,16 @@ from sqlalchemy import (
     text,
 )
 
+from rota.model.durations import DURATION_SECONDS_MAX
+from rota.model.job import LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, PRIORITY_MAX
 from rota.model.slot_rule import CatchUpOrder, OnClosed
 from rota.model.states import AttemptState, Delivery, JobState, NodeState, RunState
 from rota.model.timing import Fold, Gap
 from rota.store.types import Blob, Id, Instant, LongText, Name, Number, Token, Word, YesNo
+
+# Far above what any run reaches, and far below where counting one further is an error.
+COUNT_MAX = 1_000_000_000
+VERSION_MAX = 1_000_000_000_000_000
 
 metadata = MetaData(
     naming_convention={
@@ -53,6 +59,24 @@ _MYSQL: dict[str, Any] = {
 def _one_of(name: str, states: type[StrEnum]) -> CheckConstraint:
     listed = ", ".join(f"'{state.value}'" for state in states)
     return CheckConstraint(f"{name} in ({listed})", name=f"{name}_known")
+
+
+def _within(low: float, high: float, *names: str) -> tuple[CheckConstraint, ...]:
+    # Also refuses what is not a number and what is infinite. One such row would make a statement fail that moves a
+    # hundred others. SQLite can add no constraint to a table: there the triggers of `guards` hold these.
+    return tuple(
+        CheckConstraint(f"{name} between {low:.0f} and {high:.0f}", name=f"{name}_within", info={name: (low, high)})
+        for name in names
+    )
+
+
+def ranges_of(table: Table) -> dict[str, tuple[float, float]]:
+    """Return the columns of ``table`` whose values are held within a range, and that range."""
+    found: dict[str, tuple[float, float]] = {}
+    for constraint in table.constraints:
+        if isinstance(constraint, CheckConstraint):
+            found |= constraint.info
+    return found
 
 
 # One row: which schema this is, and the oldest program that can still work with it.
@@ -130,6 +154,10 @@ job = Table(
     _one_of("delivery", Delivery),
     CheckConstraint("retries >= -1", name="retries_counted"),
     CheckConstraint("lost_max >= 0", name="lost_max_counted"),
+    *_within(-PRIORITY_MAX, PRIORITY_MAX, "priority"),
+    *_within(LEASE_SECONDS_MIN, LEASE_SECONDS_MAX, "lease_seconds"),
+    *_within(0, DURATION_SECONDS_MAX, "timeout_seconds", "start_within_seconds"),
+    *_within(0, DURATION_SECONDS_MAX, "retry_delay_seconds", "retry_delay_max_seconds"),
     **_MYSQL,
 )
 
@@ -184,6 +212,8 @@ schedule = Table(
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
     _one_of("state", JobState),
+    *_within(0, COUNT_MAX, "skips_in_row"),  # what is wrong with the definition sets the schedule aside
+    *_within(0, VERSION_MAX, "cursor_version"),
     **_MYSQL,
 )
 # Serves FIND_DUE and the look: the earliest active cursor.
@@ -250,6 +280,10 @@ run = Table(
     _one_of("state", RunState),
     _one_of("delivery", Delivery),
     CheckConstraint("(state = 'running') = (lease_ends_at is not null)", name="lease_while_running"),
+    *_within(-PRIORITY_MAX, PRIORITY_MAX, "priority"),
+    *_within(LEASE_SECONDS_MIN, LEASE_SECONDS_MAX, "lease_seconds"),
+    *_within(0, COUNT_MAX, "slot_count", "attempt", "retries_used", "losses"),
+    *_within(0, VERSION_MAX, "fence"),
     **_MYSQL,
 )
 # Serves FIND_CLAIMABLE: all equalities first, then its order. Only ready runs are in it where the database can say so.
@@ -314,6 +348,7 @@ attempt = Table(
     Column("orphan", LongText),  # that end, as JSON
     UniqueConstraint("run_id", "attempt", name="rota_attempt_number"),
     _one_of("state", AttemptState),
+    *_within(0, COUNT_MAX, "attempt"),
     **_MYSQL,
 )
 

@@ -7,9 +7,9 @@ JSON parameter into a table, so that a batch of any size is one statement with a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import (
     BigInteger,
@@ -36,6 +36,8 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 # A row whose columns are asked for by name: how the driver's own type is spelt differs between versions.
 AnyRow: TypeAlias = Any
+
+T = TypeVar("T")
 
 MYSQL = ("mysql", "mariadb")
 
@@ -162,6 +164,25 @@ def given_rows(parameter: str, **columns: str) -> TableValuedAlias:
     return _GivenRows(parameter, signature).table_valued(
         *(column(name, _GIVEN_TYPES[kind][0]) for name, kind in columns.items()), name=f"given_{parameter}"
     )
+
+
+# MariaDB takes statements of 16 MiB, and escaping can make four bytes of one.
+PORTION_BYTES_MAX = 2 * 1024 * 1024
+
+
+def in_portions(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """Split ``items``, of ``size_of`` bytes each, into portions of which a server takes each in one statement."""
+    portion: list[T] = []
+    size = 0
+    for item in items:
+        of_item = size_of(item)
+        if portion and size + of_item > PORTION_BYTES_MAX:
+            yield portion
+            portion, size = [], 0
+        portion.append(item)
+        size += of_item
+    if portion:
+        yield portion
 
 
 def encode_rows(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -56,7 +56,6 @@ BROKEN = {
     "variables no object": {"variables": "[1]"},
     "variables with a NUL": {"variables": '{"A": "\\u0000"}'},
     "backoff": {"backoff": "nonsense", "target": "false", "retries": 1},
-    "timeout": {"timeout_seconds": -1.0},
     "folder": {"cwd": "/no/such/folder"},
     "user": {"run_as": "no such user"},
 }

@@ -16,7 +16,7 @@ from rota.errors import ConfigError, DatabaseRefused, DatabaseUnavailable, NotSu
 from rota.store.database import TRIES_MAX, Database, now_of, parse_url
 from tests.store.trouble import commit_breaks, kill_connections
 
-INSERT = text("insert into rota_pool (name, created_at) values (:name, '2026-11-02 12:00:00')")
+INSERT = text("insert into rota_pool (name, created_at) values (:name, '2026-11-02 12:00:00.000000')")
 NAMES = text("select name from rota_pool order by name")
 
 
@@ -209,13 +209,13 @@ def test_two_transactions_that_lock_in_opposite_order_both_get_done(database: Da
         first_try = [True]
 
         def work(connection: Connection) -> None:
-            connection.execute(change, {"at": "2026-11-02 13:00:00", "name": order[0]})
+            connection.execute(change, {"at": "2026-11-02 13:00:00.000000", "name": order[0]})
             if first_try:
                 first_try.clear()
                 # Where writers exclude each other, the second has not begun.
                 with contextlib.suppress(threading.BrokenBarrierError):
                     together.wait(2)
-            connection.execute(change, {"at": "2026-11-02 13:00:00", "name": order[1]})
+            connection.execute(change, {"at": "2026-11-02 13:00:00.000000", "name": order[1]})
 
         own.write(work, repeatable=True)
         outcomes.append(order[0])

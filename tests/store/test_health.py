@@ -402,9 +402,9 @@ def test_what_is_worst_comes_first_and_says_how_things_stand(ledger: Ledger, clo
     "broken",
     [
         "insert into rota_calendar (name, definition, revision, created_at, updated_at)"
-        " values ('c', 'no json', 1, '2026-11-02 12:00:00', '2026-11-02 12:00:00')",
+        " values ('c', 'no json', 1, '2026-11-02 12:00:00.000000', '2026-11-02 12:00:00.000000')",
         "insert into rota_calendar (name, definition, revision, created_at, updated_at)"
-        " values ('c', '[1]', 1, '2026-11-02 12:00:00', '2026-11-02 12:00:00')",
+        " values ('c', '[1]', 1, '2026-11-02 12:00:00.000000', '2026-11-02 12:00:00.000000')",
         "update rota_node set pools = 'nothing'",
         "update rota_schedule set kind = 'any', expression = 'nonsense', next_slot_at = null",
         "update rota_schedule set skips_in_row = 7",

@@ -203,7 +203,7 @@ def test_a_declaration_does_not_take_over_a_job_that_was_added_elsewhere(ledger:
 
 def test_a_broken_row_is_shown_in_the_list_and_can_be_replaced(ledger: Ledger) -> None:
     add(ledger)
-    ledger.set_job(target="[not json", kind="command", variables="nor this", retry_delay_seconds=-1.0)
+    ledger.set_job(target="[not json", kind="command", variables="nor this", backoff="sudden")
 
     (view,) = jobs.list_jobs(ledger.database)
     with pytest.raises(Invalid):
