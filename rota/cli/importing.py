@@ -62,10 +62,15 @@ def crontab(
     )
     if not plan:
         _store(door, found, if_exists)
+    absent = _find_absent(door, found)
     if door.screen.as_json:
-        print_json(_describe(found, planned=plan))
+        print_json({**_describe(found, planned=plan), "not_in_file": absent})
     else:
         _show(found, planned=plan)
+        if absent:
+            named = ", ".join(absent)
+            click.echo(f"not in the file, as it was before, and left as they are: {named}", err=True)
+            click.echo("a line that is gone leaves its schedule: `rota schedule remove KEY`", err=True)
     return 1 if found.refused else 0
 
 
@@ -91,6 +96,13 @@ def _find_home(user: str) -> str | None:
         return pwd.getpwnam(user).pw_dir
     except KeyError:
         return None
+
+
+def _find_absent(door: Door, plan: CrontabPlan) -> list[str]:
+    """Name the schedules that an import under this prefix has made before, and that the file no longer has."""
+    kept = {entry.schedule.name for entry in plan.entries}
+    keys = [view["key"] for view in door.rota.schedules.list()]
+    return [key for key in keys if key.startswith(plan.prefix) and key not in kept]
 
 
 def _store(door: Door, plan: CrontabPlan, if_exists: str) -> None:

@@ -33,6 +33,7 @@ class Logs:
     """The logging of this process."""
 
     def __init__(self, log_file: Path | None, *, level: int = logging.INFO) -> None:
+        self._log_file = log_file
         self._handler: logging.Handler
         if log_file is None:
             self._handler = logging.StreamHandler(sys.stderr)
@@ -46,6 +47,11 @@ class Logs:
         root.addHandler(self._handler)
         root.setLevel(level)
         root.propagate = False
+
+    def warn_of_another(self, log_file: Path | None) -> None:
+        """Say so when the configuration names another file now: a process keeps the one it began with."""
+        if log_file != self._log_file:
+            logging.getLogger("rota.worker").warning("a new log_file needs a restart; the old one stays in force")
 
     def reopen(self) -> None:
         """Open the log file anew."""

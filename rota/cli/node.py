@@ -116,9 +116,13 @@ def run_node(door: Door, *, one_pass: bool = False, **flags: Any) -> int:
     logs = start_logs(door, is_quiet=one_pass, log_file=flags["log_file"])
     if settings.modules:
         declare_modules(door, settings)
-    node = Node(
-        settings, run_until=RunUntil.IDLE if one_pass else RunUntil.STOPPED, reload=read, reopen_logs=logs.reopen
-    )
+
+    def read_again() -> NodeSettings:
+        logs.warn_of_another(door.read_config(log_file=flags["log_file"]).log_file)
+        return read()
+
+    run_until = RunUntil.IDLE if one_pass else RunUntil.STOPPED
+    node = Node(settings, run_until=run_until, reload=read_again, reopen_logs=logs.reopen)
     node.install_signal_handlers()
     return node.run()
 

@@ -303,9 +303,12 @@ class Rota:
     def _check_requests(self, requests: Sequence[Request]) -> list[NewRun]:
         wanted: list[NewRun] = []
         for number, request in enumerate(requests):
-            given: dict[str, Any] = (
-                dict(request) if isinstance(request, Mapping) else dict(zip(("job", "args"), request, strict=True))
-            )
+            if isinstance(request, Mapping):
+                given: dict[str, Any] = dict(request)
+            elif not isinstance(request, str) and len(request) == 2:  # text has a length too
+                given = {"job": request[0], "args": request[1]}
+            else:
+                raise Invalid(f"requests[{number}]", request, "a request is (job, args), or a mapping with job")
             unknown = sorted(set(given) - REQUEST_OPTIONS)
             if "job" not in given or unknown:
                 wrong = unknown[0] if unknown else given

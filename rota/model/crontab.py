@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from rota.errors import Invalid
+from rota.model.instants import check_zone
 from rota.model.job import JobKind, JobSpec
 from rota.model.names import NAME_LENGTH_MAX, check_name
 from rota.model.schedule import ZONE_DEFAULT, ScheduleSpec
@@ -84,6 +85,7 @@ class CrontabPlan:
     """All lines of a crontab, in their order."""
 
     source: str
+    prefix: str  # what the names begin with, up to a slash
     lines: tuple[CrontabLine, ...]
 
     @property
@@ -122,7 +124,7 @@ def read_crontab(
     """
     base = check_name("prefix", prefix) if prefix else _slug(source.rstrip("/").rpartition("/")[2]) or "crontab"
     reader = _Reader(system, source, zone, base, user, home_of or (lambda _: None))
-    return CrontabPlan(source, tuple(reader.read_lines(text)))
+    return CrontabPlan(source, reader.prefix, tuple(reader.read_lines(text)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,7 @@ class _Reader:
         self._source = source
         self._zone = zone
         self._base = base
+        self.prefix = f"{base[: NAME_LENGTH_MAX - 60]}/"
         self._user = user
         self._home_of = home_of
         self._variables: dict[str, str] = {}
@@ -190,6 +193,8 @@ class _Reader:
         # Checked as the variables of a job would be, so that the line itself is refused and not those below.
         JobSpec.checked("check", kind=JobKind.SHELL, target="true", variables={name: value})
         self._variables[name] = value
+        if name == "CRON_TZ":
+            check_zone(name, value)  # and what is below is refused with it
         return _VARIABLE_NOTES.get(name, "")
 
     def _make_entry(self, parts: _Entry) -> CrontabEntry:
@@ -221,8 +226,7 @@ class _Reader:
         return CrontabEntry(job.edited(name=name), schedule.edited(name=name, job=name), parts.notes)
 
     def _choose_name(self, command: str) -> str:
-        room = NAME_LENGTH_MAX - 60
-        name = f"{self._base[:room]}/{_name_command(command)}"
+        name = self.prefix + _name_command(command)
         self._names[name] = self._names.get(name, 0) + 1
         return name if self._names[name] == 1 else f"{name}:{self._names[name]}"
 

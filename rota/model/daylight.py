@@ -15,7 +15,6 @@ from functools import lru_cache
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
-from rota.errors import Invalid
 from rota.model.instants import GAP_SECONDS_MAX, YEAR_LAST, find_transition
 
 # Instants outside these years are out of reach of every rule, and far enough from the ends of what datetime can hold.
@@ -43,32 +42,6 @@ class Fold(StrEnum):
     FIRST = "first"
     LAST = "last"
     BOTH = "both"
-
-
-def check_gap(field: str, value: object) -> Gap:
-    """Return the choice that ``value`` names.
-
-    Raises:
-        Invalid: there is no such choice.
-    """
-    try:
-        return Gap(value)
-    except ValueError:
-        rule = f"it is one of {', '.join(Gap)}: what happens to a local time that the clocks skip"
-        raise Invalid(field, value, rule) from None
-
-
-def check_fold(field: str, value: object) -> Fold:
-    """Return the choice that ``value`` names.
-
-    Raises:
-        Invalid: there is no such choice.
-    """
-    try:
-        return Fold(value)
-    except ValueError:
-        rule = f"it is one of {', '.join(Fold)}: what happens to a local time that the clocks show twice"
-        raise Invalid(field, value, rule) from None
 
 
 @dataclass(frozen=True, slots=True)

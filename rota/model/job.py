@@ -27,6 +27,9 @@ LEASE_SECONDS_MIN = 3.0
 LEASE_SECONDS_MAX = 86400.0
 START_WITHIN_SECONDS_MIN = 1.0
 TEXT_BYTES_MAX = 1024 * 1024  # of a target, of standard input
+ARGUMENT_BYTES_MAX = (
+    128 * 1024 - 1
+)  # of one argument or variable: what Linux hands to a process (MAX_ARG_STRLEN, execve(2))
 VARIABLES_MAX = 1000
 
 _CALL = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
@@ -224,6 +227,15 @@ def check_text(name: str, value: object) -> str:
     return value
 
 
+def check_argument(name: str, value: object) -> str:
+    """Return ``value`` if it is text that a process takes as one argument."""
+    text = check_text(name, value)
+    if (size := len(text.encode())) > ARGUMENT_BYTES_MAX:
+        rule = f"Linux hands a process at most {ARGUMENT_BYTES_MAX} bytes in one argument or variable; it has {size}"
+        raise Invalid(name, value, f"{rule}: put it into a file, or into the standard input")
+    return text
+
+
 def check_variables(name: str, value: object) -> dict[str, str]:
     """Return environment variables, sorted by name."""
     if value is None:
@@ -240,6 +252,7 @@ def check_variables(name: str, value: object) -> dict[str, str]:
         if variable.startswith("ROTA_"):
             raise Invalid(name, variable, "names that begin with ROTA_ are Rota's own; choose another")
         found[variable] = check_text(f"{name}.{variable}", text)
+        check_argument(f"{name}.{variable}", f"{variable}={text}")
     return dict(sorted(found.items()))
 
 
@@ -250,7 +263,7 @@ def _check_target(kind: JobKind, value: object) -> str | tuple[str, ...]:
         case JobKind.COMMAND:
             return _check_command(value)
         case JobKind.SHELL:
-            line = check_text("shell", value)
+            line = check_argument("shell", value)
             if not line.strip():
                 raise Invalid("shell", value, "a shell line must not be empty")
             return line
@@ -265,7 +278,7 @@ def _check_call(value: object) -> str:
 def _check_command(value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
         raise Invalid("command", value, "a command is a list: the program, then each argument")
-    words = tuple(check_text("command", word) for word in cast("list[object]", value))
+    words = tuple(check_argument("command", word) for word in cast("list[object]", value))
     if not words or not words[0]:
         raise Invalid("command", list(words), "a command begins with a program")
     check_text("command", " ".join(words))  # for its length

@@ -18,10 +18,9 @@ from rota.errors import Invalid
 from rota.model.calendars import Calendar
 from rota.model.daylight import Fold as Fold
 from rota.model.daylight import Gap as Gap
-from rota.model.daylight import check_fold as check_fold
-from rota.model.daylight import check_gap as check_gap
 from rota.model.grids import Grid, UnionGrid
 from rota.model.instants import check_zone, format_instant, parse_instant
+from rota.model.job import check_word
 from rota.model.moved import Direction, MovedGrid
 from rota.model.parts import ANCHORED, ANY_RULE, KINDS, Part, describe_part, read_part
 from rota.model.parts import TimingKind as TimingKind
@@ -154,8 +153,7 @@ class Timing:
         if kind not in KINDS:
             raise Invalid("kind", kind, f"it is one of {', '.join(TimingKind)}")
         pairs = parse_any(expression) if kind == TimingKind.ANY else [(kind, expression)]
-        checked_gap = gap if isinstance(gap, Gap) else check_gap("gap", gap)
-        checked_fold = fold if isinstance(fold, Fold) else check_fold("fold", fold)
+        checked_gap, checked_fold = check_word("gap", gap, Gap), check_word("fold", fold, Fold)
         timing = cls.checked(pairs, zone, anchor, name=name, gap=checked_gap, fold=checked_fold)
         if timing.kind != kind:
             raise Invalid("expression", expression, ANY_RULE)

@@ -12,10 +12,10 @@ from sqlalchemy import Connection, and_, bindparam, case, exists, func, literal,
 
 from rota.model.reasons import Reason
 from rota.model.slot_rule import CatchUpOrder
-from rota.model.states import Because, RunState
+from rota.model.states import Because, JobState, RunState
 from rota.store.database import Database
 from rota.store.moves import Move, apply_moves, write_fresh
-from rota.store.tables import run, schedule
+from rota.store.tables import job, run, schedule
 from rota.store.types import AnyRow, db_now, db_now_plus
 
 ADVANCE_BATCH_MAX = 500
@@ -39,6 +39,7 @@ FIND_WAITED = (
         run.c.slot_at,
         run.c.target_node,
         run.c.attempt,
+        run.c.job_id.in_(select(job.c.id).where(job.c.state == JobState.PAUSED.value)).label("job_paused"),
         db_now().label("now"),
     )
     .where(run.c.due_at <= db_now())
@@ -151,9 +152,14 @@ def _miss(row: AnyRow) -> Move:
         target=RunState.MISSED,
         because=Because.WINDOW_PASSED,
         reason=Reason.WINDOW_PASSED,
-        text=f"could not start by {row.start_by:%Y-%m-%d %H:%M:%S} UTC, {late:.1f} s ago: "
-        + ("it was still waiting" if row.state == RunState.WAITING.value else "no node had a free slot for it"),
+        text=f"could not start by {row.start_by:%Y-%m-%d %H:%M:%S} UTC, {late:.1f} s ago: " + _what_held(row),
     )
+
+
+def _what_held(row: AnyRow) -> str:
+    if row.job_paused:
+        return "its job is paused"
+    return "it was still waiting" if row.state == RunState.WAITING.value else "no node had a free slot for it"
 
 
 def _ready(row: AnyRow) -> Move:

@@ -97,6 +97,11 @@ def _upgrade(connection: Connection, dialect: str) -> int | None:
                 connection.exec_driver_sql(statement)
         else:
             connection.execute(text(CREATE_VIEW.replace("create view", "create or replace view", 1)))
+    if schema_version(connection) is None:
+        raise DatabaseVersion(
+            "the table rota_schema has lost its row, by which programs know the schema: "
+            f"insert into rota_schema (id, version, compatible_from) values (1, {SCHEMA_VERSION}, {SCHEMA_VERSION})"
+        )
     connection.commit()
     if dialect in _UNLOCK:
         connection.execute(text(_UNLOCK[dialect]))

@@ -96,6 +96,20 @@ def test_importing_again_is_refused_as_a_whole_unless_said_what_to_do(rota, tmp_
     assert sorted(view["cron"] for view in read(rota("schedule", "list", "--json"))) == ["1 1 * * *", "5 5 * * *"]
 
 
+def test_what_an_earlier_import_made_and_the_file_no_longer_has_is_named(rota, tmp_path):
+    file = tmp_path / "tab"
+    file.write_text("1 1 * * * sync one\n2 2 * * * sync two\n")
+    rota("import", "crontab", str(file))
+    rota("schedule", "add", "tab-2/sync", "tab/sync", "--every", "1h")
+    file.write_text("2 2 * * * sync two\n")
+
+    again = rota("import", "crontab", str(file), "--if-exists", "update")
+
+    assert "not in the file, as it was before, and left as they are: tab/sync:2\n" in again.output
+    planned = rota("import", "crontab", str(file), "--plan", "--json")
+    assert read(planned)["not_in_file"] == ["tab/sync:2"]
+
+
 def test_a_line_in_another_encoding_does_not_take_the_file_with_it(rota, tmp_path):
     file = tmp_path / "tab"
     file.write_bytes("5 4 * * * echo caf\xe9\n6 4 * * * echo tea\n".encode("latin-1"))

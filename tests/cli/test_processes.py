@@ -144,6 +144,16 @@ def test_a_broken_file_of_settings_leaves_the_old_ones_in_force_and_says_so(work
     assert worker.poll() is None
 
 
+def test_a_new_log_file_needs_a_restart(start_rota, settings, tmp_path):
+    settings.write_text(f"slots = 3\nlog_file = '{tmp_path / 'worker.log'}'\n")
+    worker = start_rota("worker", "--config", str(settings))
+    wait_until(said(tmp_path, "3 slots"), "the worker is ready")
+    settings.write_text(f"log_file = '{tmp_path / 'other.log'}'\n")
+    worker.send_signal(signal.SIGHUP)
+    wait_until(said(tmp_path, "a new log_file needs a restart"), "it says so")
+    assert not (tmp_path / "other.log").exists()
+
+
 def test_usr2_opens_the_log_file_anew(worker, tmp_path):
     (tmp_path / "worker.log").rename(tmp_path / "worker.log.1")
     worker.send_signal(signal.SIGUSR2)

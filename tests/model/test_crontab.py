@@ -151,7 +151,7 @@ def test_the_zone_is_the_machines_until_cron_tz_names_another() -> None:
     plan = user("0 7 * * * a\nCRON_TZ=Asia/Tokyo\n0 7 * * * b\nCRON_TZ=JST-9\n0 7 * * * c\n")
 
     assert [entry.schedule.zone for entry in plan.entries] == ["Europe/Amsterdam", "Asia/Tokyo"]
-    assert "'JST-9' is refused" in plan.refused[0].note
+    assert [(line.number, "'JST-9' is refused" in line.note) for line in plan.refused] == [(4, True), (5, True)]
 
 
 def test_who_a_crontab_belongs_to_is_not_for_it_to_say() -> None:

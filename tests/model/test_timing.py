@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from rota.errors import Invalid
 from rota.model.calendars import Calendar
 from rota.model.grids import ElapsedGrid, LocalGrid
-from rota.model.timing import Fold, Gap, Timing, check_fold, check_gap, parse_any
+from rota.model.job import check_word
+from rota.model.timing import Fold, Gap, Timing, parse_any
 from tests.model.slow_cron import instant
 
 ANCHOR = instant("2026-03-28T12:00:00.250000")
@@ -311,9 +312,9 @@ def test_what_may_surprise_in_an_expression_is_said() -> None:
     assert ["either matches" in note for note in timing.describe_notes()] == [True]
 
 
-@pytest.mark.parametrize(("check", "value"), [(check_gap, "never"), (check_fold, None), (check_fold, 1)])
-def test_a_choice_that_there_is_not_is_refused(check: Callable[[str, object], object], value: object) -> None:
+@pytest.mark.parametrize(("words", "value"), [(Gap, "never"), (Fold, None), (Fold, 1)])
+def test_a_choice_that_there_is_not_is_refused(words: type[Gap | Fold], value: object) -> None:
     with pytest.raises(Invalid) as refused:
-        check("choice", value)
+        check_word("choice", value, words)
 
     assert (refused.value.field, refused.value.value) == ("choice", value)

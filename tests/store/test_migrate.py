@@ -152,6 +152,14 @@ def set_version(database: Database, version: int, compatible_from: int) -> None:
     )
 
 
+def test_a_schema_table_that_lost_its_row_is_refused_with_the_statement_that_helps(empty: Database) -> None:
+    upgrade(empty)
+    empty.write(lambda connection: connection.execute(text("delete from rota_schema")), repeatable=True)
+
+    with pytest.raises(DatabaseVersion, match=r"insert into rota_schema .* values \(1, 3, 3\)"):
+        upgrade(empty)
+
+
 def test_a_database_without_a_schema_is_refused_with_the_command_that_makes_it(empty: Database) -> None:
     assert empty.read(schema_version) is None
     with pytest.raises(DatabaseVersion, match="no Rota schema yet: run `rota db upgrade`"):

@@ -486,6 +486,17 @@ def test_a_ready_run_whose_window_closes_is_missed(ledger: Ledger, job: int) -> 
     assert "no node had a free slot for it" in row.reason_text
 
 
+def test_a_run_that_is_missed_under_a_paused_job_says_so(ledger: Ledger, job: int) -> None:
+    run_id = ledger.enqueue(start_within_seconds=30)
+    ledger.set_job(state="paused")
+    ledger.clock.advance(seconds=31)
+
+    advance_runs(ledger.database)
+
+    row = ledger.run(run_id)
+    assert (row.state, row.reason_text.rpartition(": ")[2]) == ("missed", "its job is paused")
+
+
 def test_a_waiting_run_whose_window_closes_is_missed(ledger: Ledger, job: int) -> None:
     ledger.add_schedule(next_slot_at=BEGINNING, delay_seconds=30.0, start_within_seconds=60.0)
     fire(ledger)
