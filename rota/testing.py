@@ -266,6 +266,8 @@ class Simulation:
             told = self._tell_ends()
             outlook = self._scheduler.look()
             done = self._scheduler.round(outlook)
+            if done.trouble is not None:
+                raise done.trouble
             if outlook.has_cancelled:
                 self._renew()
             started = self._start() if outlook.has_ready or done.ready else False

@@ -93,6 +93,7 @@ class Bookkeeper(threading.Thread):
         self._stopping = False
         self._hinted = True
         self._backoff = Backoff()
+        self._trouble = Backoff()  # of single duties, while the database answers
         self._look_at = 0.0
         self._more_ready = False
         self.last_good_round = 0.0  # monotonic
@@ -303,6 +304,10 @@ class Bookkeeper(threading.Thread):
         if outlook.has_cancelled:
             self._tell(CancelAsked())
         seconds = self._settings.poll_seconds or self._database.dialect.poll_seconds
+        if done.trouble is not None:
+            seconds = min(seconds, self._tell_trouble(done.trouble))
+        else:
+            self._trouble.succeeded()
         if done.anything:
             seconds = 0.0  # the outlook is out of date
         elif (ahead := self._scheduler.seconds_until_next(outlook)) is not None:
@@ -314,6 +319,13 @@ class Bookkeeper(threading.Thread):
         if self.idle_rounds:
             self._tell(Idle())
         return ready
+
+    def _tell_trouble(self, trouble: Exception) -> float:
+        # Claims go on, and so does everything else that was due; so this loop does not wait, as it does for a database.
+        seconds = self._trouble.failed()
+        if self._trouble.is_worth_a_line():
+            log.error("something that is due failed, %d times in a row", self._trouble.failures, exc_info=trouble)
+        return seconds
 
     def _claim(self) -> None:
         wanted = self.free

@@ -6,10 +6,11 @@ outlook: whatever it would forget by dying is in the database.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from rota.engine.clock_guard import ClockGuard
@@ -40,11 +41,22 @@ class Done:
     missed: int = 0
     rescued: int = 0
     set_aside: int = 0
+    trouble: Exception | None = None  # the first thing that went wrong; the others were done all the same
 
     @property
     def anything(self) -> bool:
         """Tell whether the outlook has changed by it."""
         return bool(self.slots or self.ready or self.missed or self.rescued or self.set_aside)
+
+
+@contextlib.contextmanager
+def _trouble_kept(done: Done) -> Generator[None]:
+    try:
+        yield
+    except DatabaseUnavailable:
+        raise
+    except Exception as error:  # noqa: BLE001 - whoever asked for the round tells of it
+        done.trouble = done.trouble or error
 
 
 class Scheduler:
@@ -82,41 +94,43 @@ class Scheduler:
         return outlook
 
     def round(self, outlook: Outlook) -> Done:
-        """Do what ``outlook`` says is due: one batch of each kind."""
+        """Do what ``outlook`` says is due: one batch of each kind. One that fails does not hold up the others.
+
+        Raises:
+            DatabaseUnavailable: nobody answers; what was done before stays done.
+        """
         done = Done()
         if outlook.slot_has_come:
-            began = time.monotonic()
-            fired = fire_schedules(
-                self._database, fired_by=self.identity.name, limit=FIRE_BATCH_MAX, is_held=outlook.is_held
-            )
-            self._let_others_write(time.monotonic() - began)
-            done.slots, done.ready, done.set_aside = fired.runs, fired.ready, fired.set_aside
+            with _trouble_kept(done):
+                self._fire(done, outlook)
         if outlook.due_has_come:
-            advanced = advance_runs(self._database, is_held=outlook.is_held)
-            done.ready += advanced.ready
-            done.missed = advanced.missed
+            with _trouble_kept(done):
+                advanced = advance_runs(self._database, is_held=outlook.is_held)
+                done.ready += advanced.ready
+                done.missed = advanced.missed
         if outlook.lease_has_ended and not outlook.is_held:
-            done.rescued = rescue_runs(self._database, rescuer=self.identity.name)
-            if done.rescued:
-                log.warning("took %d runs away from nodes whose lease was over", done.rescued)
+            with _trouble_kept(done):
+                done.rescued = rescue_runs(self._database, rescuer=self.identity.name)
+                if done.rescued:
+                    log.warning("took %d runs away from nodes whose lease was over", done.rescued)
         if outlook.health_is_due:
-            self._watch_health()
+            with _trouble_kept(done):
+                watch_health(self._database, node=self.identity.name)
         return done
+
+    def _fire(self, done: Done, outlook: Outlook) -> None:
+        began = time.monotonic()
+        fired = fire_schedules(
+            self._database, fired_by=self.identity.name, limit=FIRE_BATCH_MAX, is_held=outlook.is_held
+        )
+        self._let_others_write(time.monotonic() - began)
+        done.slots, done.ready, done.set_aside = fired.runs, fired.ready, fired.set_aside
 
     def _let_others_write(self, seconds: float) -> None:
         # SQLite has one writer, and no queue for the others: they look again every 100 ms. A flood of slots, batch
         # after batch, would leave them no moment, and renewals are among them.
         if self._database.dialect.name == "sqlite" and seconds > LONG_WRITE_SECONDS:
             self._pause(min(PAUSE_SECONDS_MAX, PAUSE_SECONDS_MIN + seconds))
-
-    def _watch_health(self) -> None:
-        # Whatever is wrong with looking for trouble must not hold up what is due.
-        try:
-            watch_health(self._database, node=self.identity.name)
-        except DatabaseUnavailable:
-            raise
-        except Exception:
-            log.exception("looking for what does not go on by itself failed")
 
     @staticmethod
     def seconds_until_next(outlook: Outlook) -> float | None:

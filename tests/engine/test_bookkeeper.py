@@ -293,19 +293,30 @@ def test_a_node_that_drains_or_has_other_settings_tells_the_others(node: Node, l
     assert read_node(ledger.database, "a")["state"] == "draining"
 
 
-def test_trouble_with_looking_for_trouble_holds_nothing_up(
-    node: Node, job: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("duty", ["fire_schedules", "advance_runs", "rescue_runs", "watch_health"])
+def test_one_duty_that_fails_holds_up_no_other_and_does_not_spin(
+    node: Node, job: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, duty: str
 ) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise ValueError("an odd row")
+        raise DatabaseRefused("an odd row")
 
-    monkeypatch.setattr(scheduler_module, "watch_health", fail)
-    node.ledger.enqueue()
+    ledger, clock = node.ledger, node.ledger.clock
+    lost = ledger.enqueue()
+    ledger.claim(node="other")
+    waiting = ledger.enqueue(run_at=clock.now + timedelta(seconds=1))
+    ledger.add_schedule("each", next_slot_at=clock.now)
+    clock.advance(seconds=LEASE_SECONDS + 1)
+    monkeypatch.setattr(scheduler_module, duty, fail)
 
-    node.round()
+    for _ in range(5):
+        node.round()
 
-    assert len(node.started) == 1
-    assert "looking for what does not go on by itself failed" in caplog.text
+    assert node.bookkeeper._look_at > time.monotonic()  # waiting longer each time, now the better part of a second
+    done_by = {"fire_schedules": "slot", "advance_runs": "waiting", "rescue_runs": "lost"}
+    started = {{lost: "lost", waiting: "waiting"}.get(claim.run_id, "slot") for claim in node.started}
+    assert started == {"slot", "waiting", "lost"} - {done_by.get(duty)}
+    assert "something that is due failed, 4 times in a row" in caplog.text
+    assert "3 times" not in caplog.text
 
 
 @pytest.mark.parametrize(("seconds", "pauses"), [(0.01, 0), (0.3, 1)])

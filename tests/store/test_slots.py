@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from rota.model.run import NewRun
 from rota.model.states import RunState
+from rota.store import firing
 from rota.store.advancing import Advanced, advance_runs
 from rota.store.firing import Fired, fire_schedules
 from rota.store.outlook import look
@@ -382,6 +385,28 @@ def test_a_slot_that_has_its_row_already_keeps_it(ledger: Ledger, job: int) -> N
     assert ledger.runs() == before
     assert ledger.rows("select * from rota_event") == events
     assert ledger.schedule(schedule_id).next_slot_at == BEGINNING + MINUTE
+
+
+def test_a_schedule_that_is_paused_by_hand_while_it_is_decided_fires_nothing(
+    ledger: Ledger, job: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if ledger.database.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    ledger.add_schedule("paused", next_slot_at=BEGINNING)
+    ledger.add_schedule("other", next_slot_at=BEGINNING)
+    by_hand = ledger.connect()
+    decide = firing.decide_slots
+
+    def decide_late(*arguments: Any, **options: Any) -> Any:
+        pause = text("update rota_schedule set state = 'paused' where name = 'paused'")
+        by_hand.write(lambda connection: connection.execute(pause), repeatable=True)
+        return decide(*arguments, **options)
+
+    monkeypatch.setattr(firing, "decide_slots", decide_late)
+
+    fire(ledger)
+
+    assert [run.schedule for run in ledger.runs()] == ["other"]
 
 
 def test_no_more_schedules_are_fired_at_once_than_the_limit_says(ledger: Ledger, job: int) -> None:

@@ -1,0 +1,23 @@
+"""The renewer's round: what it asks of the database, and what it tells the watch."""
+
+from __future__ import annotations
+
+from rota.engine.renewer import RenewalAsked, Renewed, Renewer
+from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of
+
+
+def test_a_new_deadline_is_counted_from_before_the_request(ledger: Ledger) -> None:
+    ledger.add_job()
+    run_ids = [ledger.enqueue(), ledger.enqueue()]
+    kept, lost = ledger.claim()
+    assert {kept.run_id, lost.run_id} == set(run_ids)
+    ledger.execute("update rota_run set claim_id = 'other' where id = :id", id=lost.run_id)
+    told: list[Renewed] = []
+    renewer = Renewer(ledger.connect(), identity_of("a"), LEASE_SECONDS, told.append, lambda: None)
+
+    renewer.round([RenewalAsked({kept.claim_id: 7.0, lost.claim_id: 7.0}, asked_at=100.0)])
+
+    (renewed,) = told
+    assert renewed.kept == {kept.claim_id: 107.0}  # a moment long past: whoever waited for the answer has less left
+    assert renewed.lost == {lost.claim_id}
+    ledger.execute("update rota_run set claim_id = :claim where id = :id", claim=lost.claim_id, id=lost.run_id)
