@@ -137,7 +137,6 @@ class Simulation:
                 self._pools,
                 LEASE_SECONDS,
                 clock=self._seconds_passed,
-                pause=lambda _seconds: None,  # nobody else writes
             )
             self._register()
         except BaseException:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
@@ -26,10 +25,6 @@ from rota.store.firing import FIRE_BATCH_MAX, fire_schedules
 from rota.store.outlook import Outlook, look
 
 log = logging.getLogger("rota.scheduler")
-
-LONG_WRITE_SECONDS = 0.05
-PAUSE_SECONDS_MIN = 0.15  # longer than SQLite's waiting writers sleep
-PAUSE_SECONDS_MAX = 1.0
 
 
 @dataclass(slots=True)
@@ -70,14 +65,12 @@ class Scheduler:
         lease_seconds: float,
         *,
         clock: Callable[[], float] = boottime,
-        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._database = database
         self.identity = identity
         self.pools = pools
         self._lease_seconds = lease_seconds
         self._clock = clock
-        self._pause = pause
         self._guard = ClockGuard(lease_seconds)
         self._untold_step = 0.0
 
@@ -119,18 +112,10 @@ class Scheduler:
         return done
 
     def _fire(self, done: Done, outlook: Outlook) -> None:
-        began = time.monotonic()
         fired = fire_schedules(
             self._database, fired_by=self.identity.name, limit=FIRE_BATCH_MAX, is_held=outlook.is_held
         )
-        self._let_others_write(time.monotonic() - began)
         done.slots, done.ready, done.set_aside = fired.runs, fired.ready, fired.set_aside
-
-    def _let_others_write(self, seconds: float) -> None:
-        # SQLite has one writer, and no queue for the others: they look again every 100 ms. A flood of slots, batch
-        # after batch, would leave them no moment, and renewals are among them.
-        if self._database.dialect.name == "sqlite" and seconds > LONG_WRITE_SECONDS:
-            self._pause(min(PAUSE_SECONDS_MAX, PAUSE_SECONDS_MIN + seconds))
 
     @staticmethod
     def seconds_until_next(outlook: Outlook) -> float | None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from sqlalchemy import Connection, Select, String, bindparam, case, func, insert, literal, select, update
+from sqlalchemy import Connection, Select, String, and_, bindparam, case, func, insert, literal, select, update
 
 from rota.errors import DatabaseRefused, Invalid, RotaError
 from rota.model.calendars import Calendar
@@ -27,7 +27,7 @@ from rota.model.states import FINISHED, Because, JobState, RunState
 from rota.store.calendars import load_calendars
 from rota.store.creation import insert_slots
 from rota.store.database import Database
-from rota.store.moves import Move, Stale, apply_moves, write_fresh
+from rota.store.moves import Move, Stale, apply_moves, until_fresh
 from rota.store.outlook import IS_ACTIVE
 from rota.store.tables import event, job, run, schedule
 from rota.store.types import AnyRow, db_now, db_now_plus, encode_rows, given_rows
@@ -108,13 +108,15 @@ _cursors = given_rows(
     skips_in_row="id",
     problem="text",
 )
-# Move the cursors, if nobody has meanwhile. The first statement of a firing.
+# As IS_ACTIVE, hidden from the index on the state: by that, SQLite would read every active schedule.
+_IS_STILL_ACTIVE = and_(func.coalesce(schedule.c.state, "") == JobState.ACTIVE.value, schedule.c.problem.is_(None))
+# Move the cursors, if nobody has meanwhile. The first statement of a firing. Served by the primary key.
 MOVE_CURSORS = (
     update(schedule)
     .where(
         schedule.c.id == _cursors.c.schedule_id,
         schedule.c.cursor_version == _cursors.c.cursor_version,
-        IS_ACTIVE,
+        _IS_STILL_ACTIVE,
     )
     .values(
         next_slot_at=_cursors.c.next_slot_at,
@@ -173,8 +175,8 @@ def fire_schedules(database: Database, *, fired_by: str, limit: int = FIRE_BATCH
     """Decide the slots that are due, of up to ``limit`` schedules, and move their cursors past them.
 
     ``is_held`` leaves alone what is late, while the clock is not trusted. Any number of nodes may do it at once: the
-    compare-and-set lets one of them decide each schedule. Deciding takes milliseconds also after an outage of a month,
-    so that the transaction holds its locks for a short time only.
+    compare-and-set lets one of them decide each schedule. What it read of unfinished runs may have ended when it
+    writes, and none can have been added but by a person, so that a slot is skipped at most as it was a moment before.
 
     Raises:
         DatabaseRefused: it does not take what was decided about one of them; the others have been fired all the same.
@@ -183,7 +185,7 @@ def fire_schedules(database: Database, *, fired_by: str, limit: int = FIRE_BATCH
 
     find = FIND_DUE_ON_TIME if is_held else FIND_DUE
     try:
-        return write_fresh(database, lambda connection: _fire(connection, find, limit, fired_by))
+        return _fire(database, find, limit, fired_by)
     except DatabaseRefused:
         due = database.read(lambda connection: connection.execute(find, {"limit": limit}).all())
         if len(due) == 1:
@@ -191,9 +193,8 @@ def fire_schedules(database: Database, *, fired_by: str, limit: int = FIRE_BATCH
     # One of them holds what the database does not take, or it takes nothing of any: each goes by itself.
     fired, refusals = Fired(), list[DatabaseRefused]()
     for row in due:
-        only = find.where(schedule.c.id == row.id)
         try:
-            fired += write_fresh(database, lambda connection, only=only: _fire(connection, only, 1, fired_by))
+            fired += _fire(database, find.where(schedule.c.id == row.id), 1, fired_by)
         except DatabaseRefused as error:
             refusals.append(DatabaseRefused(f"schedule {row.name} cannot be fired: {error}"))
     if refusals:
@@ -201,38 +202,60 @@ def fire_schedules(database: Database, *, fired_by: str, limit: int = FIRE_BATCH
     return fired
 
 
-def _fire(connection: Connection, find: Select[Any], limit: int, fired_by: str) -> Fired:
+@dataclass(slots=True)
+class _Plan:
+    """What was decided about the slots that are due, and is to be written."""
+
+    cursors: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    slots: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    replacing: list[int] = field(default_factory=list[int])
+    skipping: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+def _fire(database: Database, find: Select[Any], limit: int, fired_by: str) -> Fired:
+    def fire() -> Fired:
+        # Decided before the transaction, which is short then: SQLite's other writers wait for it.
+        plan = database.read(lambda connection: _plan(connection, find, limit))
+        if not plan.cursors:
+            return Fired()
+        return database.write(lambda connection: _write(connection, plan, fired_by), repeatable=True)
+
+    return until_fresh(fire)
+
+
+def _plan(connection: Connection, find: Select[Any], limit: int) -> _Plan:
+    plan = _Plan()
     rows = connection.execute(find, {"limit": limit}).all()
     if not rows:
-        return Fired()
+        return plan
     found = connection.execute(FIND_OPEN, {"schedule_ids": [row.id for row in rows]})
     opened = {row.open_schedule_id: Unfinished(row.runs, int(row.queued)) for row in found}
     known = load_calendars(connection, names_of_calendars(rows))
-    cursors: list[dict[str, Any]] = []
-    slots: list[dict[str, Any]] = []
-    replacing: list[int] = []
-    skipping: list[dict[str, Any]] = []
     for row in rows:
         cursor, decisions = _decide(row, opened.get(row.id, Unfinished()), known)
-        cursors.append(cursor)
-        slots.extend(slot_row(row, decision) for decision in decisions)
+        plan.cursors.append(cursor)
+        plan.slots.extend(slot_row(row, decision) for decision in decisions)
         if any(decision.replaces for decision in decisions):
-            replacing.append(row.id)
+            plan.replacing.append(row.id)
         if (text := _warn_of_skips(row, cursor.get("skips_in_row"))) is not None:
-            skipping.append({"schedule_id": row.id, "text": text})
-    given = encode_rows(cursors)
-    if connection.execute(MOVE_CURSORS, {"cursors": given}).rowcount != len(cursors):
+            plan.skipping.append({"schedule_id": row.id, "text": text})
+    return plan
+
+
+def _write(connection: Connection, plan: _Plan, fired_by: str) -> Fired:
+    given = encode_rows(plan.cursors)
+    if connection.execute(MOVE_CURSORS, {"cursors": given}).rowcount != len(plan.cursors):
         raise Stale("another node fired some of these schedules")
-    if replacing:
-        cancel_replaced(connection, replacing)
-    insert_slots(connection, slots)
-    if skipping:
-        connection.execute(TELL_SKIPPING, {"skipping": encode_rows(skipping), "told_by": fired_by})
-    set_aside = sum(1 for cursor in cursors if cursor.get("problem"))
+    if plan.replacing:
+        cancel_replaced(connection, plan.replacing)
+    insert_slots(connection, plan.slots)
+    if plan.skipping:
+        connection.execute(TELL_SKIPPING, {"skipping": encode_rows(plan.skipping), "told_by": fired_by})
+    set_aside = sum(1 for cursor in plan.cursors if cursor.get("problem"))
     if set_aside:
         connection.execute(TELL_PROBLEMS, {"cursors": given, "told_by": fired_by})
-    ready = sum(1 for slot in slots if slot["state"] == RunState.READY.value)
-    return Fired(len(rows), len(slots), set_aside, ready)
+    ready = sum(1 for slot in plan.slots if slot["state"] == RunState.READY.value)
+    return Fired(len(plan.cursors), len(plan.slots), set_aside, ready)
 
 
 def _decide(

@@ -43,9 +43,18 @@ def write_fresh(writer: Writer, work: Callable[[Connection], T]) -> T:
     Raises:
         DatabaseUnavailable: nobody answers, or others were quicker each of many times; nothing was written.
     """
+    return until_fresh(lambda: writer.write(work, repeatable=True))
+
+
+def until_fresh(step: Callable[[], T]) -> T:
+    """Do ``step``, which reads, decides and writes, over again while what it has read is ``Stale`` when it writes.
+
+    Raises:
+        DatabaseUnavailable: nobody answers, or others were quicker each of many times; nothing was written.
+    """
     for _ in range(STALE_TRIES_MAX):
         try:
-            return writer.write(work, repeatable=True)
+            return step()
         except Stale:
             continue
     raise DatabaseUnavailable(f"the rows were changed by others {STALE_TRIES_MAX} times meanwhile: try again")

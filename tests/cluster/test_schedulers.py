@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from rota.store.database import now_of
 from rota.store.tables import job, run, schedule
@@ -19,25 +19,26 @@ from tests.cluster.cluster import Cluster
 SCHEDULES = 20
 SECONDS = 6
 LATE_SECONDS_MAX = 2.0
+FLOOD = 5000
 
 
-def add_schedules(cluster: Cluster) -> datetime:
+def add_schedules(cluster: Cluster, count: int = SCHEDULES, every: int = 1) -> datetime:
     """Add schedules that are due each second, from two seconds from now on; return their first slot."""
     cluster.add_shell("due", "true", pool="unserved")
 
     def add(connection: Connection) -> datetime:
         first = now_of(connection).replace(microsecond=0) + timedelta(seconds=3)
-        job_id = connection.execute(select(job.c.id)).scalar_one()
+        job_id = connection.execute(select(job.c.id).where(job.c.name == "due")).scalar_one()
         connection.execute(
             insert(schedule),
             [
                 {
-                    "name": f"s{number}", "job_id": job_id, "kind": "every", "expression": "1", "zone": "UTC",
+                    "name": f"s{number}", "job_id": job_id, "kind": "every", "expression": str(every), "zone": "UTC",
                     "anchor_at": first, "next_slot_at": first, "delay_seconds": 0.0, "catch_up": "latest",
                     "catch_up_limit": 100, "overlap": "allow", "args": "{}", "cursor_version": 1, "revision": 1,
                     "created_at": first, "updated_at": first,
                 }
-                for number in range(SCHEDULES)
+                for number in range(count)
             ],
         )  # fmt: skip
         announce(connection)
@@ -80,3 +81,19 @@ def test_five_schedulers_decide_each_slot_once_and_in_time_although_one_is_kille
         assert min(late) >= 0
         assert max(late) <= LATE_SECONDS_MAX
     assert [worker.trouble() for worker in workers if worker is not victim] == [[]] * 4
+
+
+def test_a_flood_of_slots_takes_no_lease_from_what_runs(cluster: Cluster) -> None:
+    cluster.add_shell("long", 'note start; while [ ! -e "$FOLDER/go" ]; do sleep 0.05; done')
+    workers = [cluster.start(name, lease_seconds=3.0) for name in "ab"]
+    (run_id,) = cluster.enqueue("long")
+    cluster.wait(lambda: cluster.ledger.entries("start"), "it runs")
+
+    add_schedules(cluster, FLOOD, every=3600)
+    fired = select(func.count()).where(run.c.slot_at.is_not(None))
+    cluster.wait(lambda: cluster.database.read(lambda c: c.execute(fired).scalar()) == FLOOD, "all are fired")
+    (cluster.folder / "go").touch()
+
+    assert cluster.wait_for_end(run_id) == {"succeeded"}
+    assert len(cluster.attempts(run_id)) == 1
+    assert [line for worker in workers for line in worker.trouble()] == []

@@ -20,7 +20,7 @@ from rota.store.interventions import cancel_run
 from rota.store.nodes import read_node
 from tests.clock import BEGINNING
 from tests.engine.node import Node
-from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of, statements_of
+from tests.store.ledger import LEASE_SECONDS, Ledger, statements_of
 from tests.store.living import start_node
 from tests.store.trouble import commit_breaks
 
@@ -317,16 +317,3 @@ def test_one_duty_that_fails_holds_up_no_other_and_does_not_spin(
     assert started == {"slot", "waiting", "lost"} - {done_by.get(duty)}
     assert "something that is due failed, 4 times in a row" in caplog.text
     assert "3 times" not in caplog.text
-
-
-@pytest.mark.parametrize(("seconds", "pauses"), [(0.01, 0), (0.3, 1)])
-def test_a_long_firing_leaves_the_other_writers_of_sqlite_a_moment(
-    ledger: Ledger, database_kind: str, seconds: float, pauses: int
-) -> None:
-    paused: list[float] = []
-    scheduler = scheduler_module.Scheduler(ledger.database, identity_of("a"), (), 60.0, pause=paused.append)
-
-    scheduler._let_others_write(seconds)
-
-    assert len(paused) == (pauses if database_kind == "sqlite" else 0)
-    assert all(pause > seconds for pause in paused)

@@ -12,9 +12,11 @@ import pytest
 from sqlalchemy import Connection, event, insert
 
 from rota.store.advancing import FIND_WAITED
-from rota.store.endings import FIND_ENDING, FIND_EXPIRED
-from rota.store.firing import FIND_DUE, FIND_OPEN
+from rota.store.creation import INSERT_RUNS, TELL_ASKED, TELL_SLOTS
+from rota.store.endings import FIND_ENDING, FIND_EXPIRED, KEEP_ORPHANS
+from rota.store.firing import FIND_DUE, FIND_OPEN, MOVE_CURSORS, TELL_PROBLEMS, TELL_SKIPPING
 from rota.store.leases import FIND_CLAIMABLE, FIND_CLAIMABLE_LOCKED, RENEW_CLAIMS
+from rota.store.moves import APPLY_MOVES, CLOSE_ATTEMPTS, TELL_MOVES
 from rota.store.outlook import look_statement
 from rota.store.tables import job, run, schedule
 from tests.store.ledger import _JOB, _SCHEDULE, Ledger
@@ -209,6 +211,37 @@ def test_the_hot_statements_are_served_by_their_index_and_none_scans_or_sorts(lo
             wrong[name] = [f"uses {sorted(used)}, expected {sorted(expected)}", *plan]
 
     assert not wrong, "\n".join(f"{name}: {line}" for name, lines in wrong.items() for line in lines)
+
+
+# Statements that are given rows as JSON, and find ours by them. On a fresh SQLite, which has no statistics, another
+# index than the key's would read all schedules for each of the given ones.
+GIVEN: dict[str, tuple[Any, str]] = {
+    "MOVE_CURSORS": (MOVE_CURSORS, "cursors"),
+    "TELL_PROBLEMS": (TELL_PROBLEMS, "cursors"),
+    "TELL_SKIPPING": (TELL_SKIPPING, "skipping"),
+    "INSERT_RUNS": (INSERT_RUNS, "new"),
+    "TELL_SLOTS": (TELL_SLOTS, "told"),
+    "TELL_ASKED": (TELL_ASKED, "asked"),
+    "APPLY_MOVES": (APPLY_MOVES, "moves"),
+    "TELL_MOVES": (TELL_MOVES, "moves"),
+    "CLOSE_ATTEMPTS": (CLOSE_ATTEMPTS, "ends"),
+    "KEEP_ORPHANS": (KEEP_ORPHANS, "orphans"),
+}
+BY_KEY = ("USING INTEGER PRIMARY KEY", "sqlite_autoindex", "USING INDEX rota_event_run")
+
+
+def test_what_is_given_rows_finds_ours_by_key_without_statistics(ledger: Ledger) -> None:
+    if ledger.database.dialect.name != "sqlite":
+        pytest.skip("the other databases keep statistics by themselves")
+    wrong: dict[str, list[str]] = {}
+
+    for name, (statement, parameter) in GIVEN.items():
+        _, plan = explain(ledger, statement, {parameter: "[]", "told_by": "a"})
+        ours = [line for line in plan if " rota_" in line]
+        if not ours or not all(any(key in line for key in BY_KEY) for line in ours):
+            wrong[name] = plan
+
+    assert not wrong, wrong
 
 
 def test_explaining_sees_a_scan_and_a_sort(long_ledger: Ledger) -> None:
