@@ -19,6 +19,7 @@ from rota.store.migrate import upgrade
 from rota.store.tables import run, schedule
 
 NOBODY = "nobody"  # a pool without jobs: its worker fires and claims nothing
+START_SECONDS = 2.0  # what a worker does when it begins is not its rest
 LEAD_SECONDS = 5.0
 
 
@@ -62,9 +63,9 @@ def rest(url: str, seconds: float) -> Figure:
     """How much processor time the scheduler takes while none of them is due."""
     with worker(url, slots=1, reuse=1, run_until="stopped", pools=[NOBODY]) as process:
         read_line(process)
-        time.sleep(2.0)
+        time.sleep(START_SECONDS)
         before = _cpu_seconds(process.pid)
-        time.sleep(seconds)
+        time.sleep(seconds)  # what is measured is how little happens while time passes
         used = _cpu_seconds(process.pid) - before
         process.send_signal(signal.SIGTERM)
         process.wait()
@@ -85,7 +86,7 @@ def fire(url: str, database: Database, count: int, per_second: int, seconds: flo
     with worker(url, slots=1, reuse=1, run_until="stopped", pools=[NOBODY]) as process:
         read_line(process)
         late_start = database.read(now_of) - begins
-        time.sleep(max(0.0, seconds - late_start.total_seconds()))
+        time.sleep(max(0.0, seconds - late_start.total_seconds()))  # slots come due by the real clock
         cpu_seconds = _cpu_seconds(process.pid)
         process.send_signal(signal.SIGTERM)
         process.wait()

@@ -2,6 +2,7 @@
 
 - ``database_url``: a migrated database of its own; the test ends with ``rota_violations`` empty, or it fails.
 - ``empty_database_url``: the same without the schema.
+- ``ledger``: its rows, and a ``clock`` that stands still in place of the database's.
 - ``database_kind``: which kind it is; part of the test's id, so that ``-k mariadb`` chooses it.
 
 ``ROTA_TEST_DATABASES`` names the kinds to test with (all by default). A kind that cannot be had on this machine is
@@ -17,8 +18,10 @@ from typing import Any
 
 import pytest
 
+from tests.clock import Clock
 from tests.servers import KINDS, STARTERS, Server, Unavailable, attach, find
 from tests.servers.mysql import PROGRAM_VARIABLE
+from tests.store.ledger import Ledger
 
 
 class Servers:
@@ -169,3 +172,15 @@ def assert_no_violations(url: str) -> None:
     with create_engine(url, poolclass=NullPool).connect() as connection:
         found = [tuple(row) for row in connection.execute(text("select * from rota_violations"))]
     assert not found, f"rota_violations is not empty after the test (rule, run, schedule): {found}"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(database_url: str, clock: Clock) -> Iterator[Ledger]:
+    made = Ledger(database_url, clock)
+    yield made
+    made.close()

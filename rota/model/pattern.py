@@ -6,6 +6,7 @@ local times are naive and of whole seconds, and a time of the day is its number 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
@@ -108,18 +109,18 @@ class ClockTimes:
         return _join(self._hours[hour], self._minutes[minute], self._seconds[second])
 
 
-class Pattern:
+class Pattern(ABC):
     """Local times: on the days that ``days_of_month`` names, at ``times_on`` these."""
 
     __slots__ = ()
 
+    @abstractmethod
     def days_of_month(self, year: int, month: int) -> Sequence[int]:
         """Return the numbers of the days of a month that the pattern names, in their order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def times_on(self, day: date) -> Times:
         """Return the times of a day that the pattern names."""
-        raise NotImplementedError
 
     def next(self, after: datetime, year_last: int) -> datetime | None:
         """Return the first local time later than ``after``, in ``year_last`` at most."""

@@ -19,6 +19,7 @@ from rota.model.reasons import Reason
 from rota.model.run import NewRun
 from rota.model.states import JobState, RunState
 from rota.store.database import now_of
+from rota.store.events import tell_runs
 from rota.store.moves import Stale
 from rota.store.tables import event, job, run
 from rota.store.types import db_now, encode_rows, given_rows, in_portions
@@ -102,30 +103,14 @@ INSERT_RUNS = insert(run).from_select(
 
 _asked = given_rows("asked", request_id="token")
 _told = given_rows("told", schedule_id="id", slot_at="instant", target_node="name")
-_EVENT = ["at", "run_id", "schedule", "job", "kind", "to_state", "reason", "text", "actor"]
-_event_values = (
-    db_now(),
-    run.c.id,
-    run.c.schedule,
-    run.c.job,
-    literal("run"),
-    run.c.state,
-    run.c.reason,
-    run.c.reason_text,
-    run.c.requested_by,
-)
 _untold = ~exists().where(event.c.run_id == run.c.id)
-TELL_ASKED = insert(event).from_select(
-    _EVENT, select(*_event_values).where(run.c.request_id == _asked.c.request_id, _untold)
-)
-TELL_SLOTS = insert(event).from_select(
-    _EVENT,
-    select(*_event_values).where(
-        run.c.schedule_id == _told.c.schedule_id,
-        run.c.slot_at == _told.c.slot_at,
-        run.c.target_node == func.coalesce(_told.c.target_node, ""),
-        _untold,
-    ),
+TELL_ASKED = tell_runs(run.c.request_id == _asked.c.request_id, _untold, actor=run.c.requested_by)
+TELL_SLOTS = tell_runs(
+    run.c.schedule_id == _told.c.schedule_id,
+    run.c.slot_at == _told.c.slot_at,
+    run.c.target_node == func.coalesce(_told.c.target_node, ""),
+    _untold,
+    actor=run.c.requested_by,
 )
 FIND_ASKED = select(run.c.id, run.c.request_id).where(run.c.request_id == _asked.c.request_id)
 

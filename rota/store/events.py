@@ -1,22 +1,54 @@
 """The history: what was done to jobs, schedules and nodes, and by whom; and reading it back.
 
-Invariant: a change that a person asked for leaves an event in its own transaction. The events of runs are written by
-``moves`` and ``creation``, together with the change of state they tell.
+Invariant: a change that a person asked for leaves an event in its own transaction. The events of runs are written where
+their state changes, by statements that ``tell_runs`` makes.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, desc, insert, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Insert,
+    Row,
+    Select,
+    bindparam,
+    desc,
+    insert,
+    literal,
+    select,
+)
 
 from rota.store.shown import shown
-from rota.store.tables import event
+from rota.store.tables import event, run
 from rota.store.types import db_now
 
 EVENTS_MAX = 200
 
 TELL_CHANGE = insert(event).values(at=db_now())
+
+
+def tell_runs(*where: ColumnElement[bool], **different: ColumnElement[Any]) -> Insert:
+    """Make the statement that tells where the runs that ``where`` finds are now.
+
+    It reads the runs themselves, so that the event cannot say anything else than the row. ``different`` gives columns
+    that the row does not have, or has otherwise.
+    """
+    told: dict[str, ColumnElement[Any]] = {
+        "at": db_now(),
+        "run_id": run.c.id,
+        "schedule": run.c.schedule,
+        "job": run.c.job,
+        "kind": literal("run"),
+        "to_state": run.c.state,
+        "reason": run.c.reason,
+        "text": run.c.reason_text,
+    }
+    told |= different
+    return insert(event).from_select(list(told), select(*told.values()).where(*where))
+
 
 _EVENT = shown(event.c)
 # The history of these runs, oldest first. Served by rota_event_run.

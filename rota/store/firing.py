@@ -27,6 +27,7 @@ from rota.model.states import FINISHED, Because, JobState, RunState
 from rota.store.calendars import load_calendars
 from rota.store.creation import insert_slots
 from rota.store.database import Database
+from rota.store.events import tell_runs
 from rota.store.moves import Move, Stale, apply_moves, until_fresh
 from rota.store.outlook import IS_ACTIVE
 from rota.store.tables import event, job, run, schedule
@@ -82,21 +83,13 @@ ASK_REPLACED = (
     )
     .values(cancel_asked_at=db_now(), cancel_asked_by=func.coalesce(literal("schedule ") + run.c.schedule, ""))
 )
-TELL_REPLACED = insert(event).from_select(
-    ["at", "run_id", "schedule", "job", "kind", "from_state", "to_state", "reason", "text", "attempt", "node"],
-    select(
-        db_now(),
-        run.c.id,
-        run.c.schedule,
-        run.c.job,
-        literal("run"),
-        run.c.state,
-        run.c.state,
-        literal(Reason.CANCEL.value),
-        literal("a newer slot of its schedule replaces it; its node is to stop it"),
-        run.c.attempt,
-        run.c.node,
-    ).where(run.c.id.in_(bindparam("ids", expanding=True))),
+TELL_REPLACED = tell_runs(
+    run.c.id.in_(bindparam("ids", expanding=True)),
+    from_state=run.c.state,
+    reason=literal(Reason.CANCEL.value),
+    text=literal("a newer slot of its schedule replaces it; its node is to stop it"),
+    attempt=run.c.attempt,
+    node=run.c.node,
 )
 
 _cursors = given_rows(

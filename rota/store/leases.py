@@ -32,8 +32,9 @@ from rota.model.reasons import Reason
 from rota.model.run import Claim, NodeIdentity
 from rota.model.states import AttemptState, Delivery, JobState, NodeState, RunState
 from rota.store.database import Database
+from rota.store.events import tell_runs
 from rota.store.moves import Stale, Writer, write_fresh
-from rota.store.tables import attempt, event, job, node, run
+from rota.store.tables import attempt, job, node, run
 from rota.store.types import AnyRow, db_now, db_now_plus
 
 _lease = func.coalesce(run.c.lease_seconds, bindparam("node_lease", type_=run.c.lease_seconds.type))
@@ -103,21 +104,12 @@ OPEN_ATTEMPTS = insert(attempt).from_select(
     ).where(_of_claims, run.c.state == RunState.RUNNING.value),
 )
 
-TELL_CLAIMS = insert(event).from_select(
-    ["at", "run_id", "schedule", "job", "kind", "from_state", "to_state", "reason", "text", "attempt", "node"],
-    select(
-        db_now(),
-        run.c.id,
-        run.c.schedule,
-        run.c.job,
-        literal("run"),
-        literal(RunState.READY.value),
-        run.c.state,
-        run.c.reason,
-        run.c.reason_text,
-        run.c.attempt,
-        run.c.node,
-    ).where(_of_claims, run.c.state == RunState.RUNNING.value),
+TELL_CLAIMS = tell_runs(
+    _of_claims,
+    run.c.state == RunState.RUNNING.value,
+    from_state=literal(RunState.READY.value),
+    attempt=run.c.attempt,
+    node=run.c.node,
 )
 
 # What was claimed, with all that is needed to start it. Served by the unique claim and the job's key.

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, and_, case, func, insert, literal, null, select, update
+from sqlalchemy import Connection, and_, case, func, null, update
 
 from rota.errors import DatabaseUnavailable
 from rota.model.reasons import Reason
 from rota.model.run import End
 from rota.model.states import FINISHED, AttemptState, Because, RunState, check_move
-from rota.store.tables import attempt, event, run
+from rota.store.events import tell_runs
+from rota.store.tables import attempt, run
 from rota.store.types import db_now, db_now_plus, encode_rows, given_rows
 
 T = TypeVar("T")
@@ -170,23 +171,13 @@ CLOSE_ATTEMPTS = (
     .values(finished_at=db_now(), **{name: _ends.c[name] for name in _ATTEMPT_FACTS})
 )
 
-# Tell each move in the history. Read back from the run, so that the event cannot say anything else than the row.
-TELL_MOVES = insert(event).from_select(
-    ["at", "run_id", "schedule", "job", "kind", "from_state", "to_state", "reason", "text", "attempt", "node", "actor"],
-    select(
-        db_now(),
-        run.c.id,
-        run.c.schedule,
-        run.c.job,
-        literal("run"),
-        _moves.c.source,
-        run.c.state,
-        run.c.reason,
-        run.c.reason_text,
-        run.c.attempt,
-        run.c.node,
-        _moves.c.actor,
-    ).where(run.c.id == _moves.c.run_id),
+# Tell each move in the history.
+TELL_MOVES = tell_runs(
+    run.c.id == _moves.c.run_id,
+    from_state=_moves.c.source,
+    attempt=run.c.attempt,
+    node=run.c.node,
+    actor=_moves.c.actor,
 )
 
 

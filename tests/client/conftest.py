@@ -9,20 +9,6 @@ import pytest
 from rota import Rota
 from rota.store.database import Database
 from tests.clock import Clock
-from tests.store.ledger import Ledger
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def ledger(database_url: str, clock: Clock) -> Iterator[Ledger]:
-    """The rows behind the door, and nodes that act on them."""
-    made = Ledger(database_url, clock)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -192,7 +192,7 @@ def test_the_lease_is_renewed_while_the_handler_works(rota: Rota, job: str, ledg
         renewed.set()
         return answer
 
-    claim.heartbeat = heartbeat  # type: ignore[method-assign]
+    claim.heartbeat = heartbeat
     clock.advance(seconds=30)
     with Heart(claim, every_seconds=0.01):
         assert renewed.wait(timeout=30)

@@ -110,7 +110,7 @@ def test_bad_input_is_refused_and_leaves_the_transaction_usable(
 
 def test_what_is_no_transaction_is_refused(rota: Rota, engine: Engine) -> None:
     with pytest.raises(UsageError, match="Connection or Session is needed, not Engine"):
-        rota.using(engine)  # type: ignore[arg-type]
+        rota.using(engine)
 
 
 def test_a_key_given_back_within_the_transaction_that_asks_for_it_is_a_conflict(

@@ -115,7 +115,7 @@ def test_a_run_that_is_cancelled_before_its_start_mark_is_not_started(
 
     def cancel_first(database: object, claim_ids: list[str]) -> frozenset[str]:
         cancel_run(node.ledger.database, run_id, actor="ann")
-        return mark(database, claim_ids)  # type: ignore[arg-type]
+        return mark(database, claim_ids)
 
     monkeypatch.setattr(bookkeeper_module, "mark_started", cancel_first)
     node.round()

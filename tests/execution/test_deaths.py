@@ -265,7 +265,7 @@ def test_a_journal_that_cannot_be_read_is_set_aside(harness: Harness) -> None:
     assert sorted(path.name for path in journal.iterdir()) == ["abc.end.unreadable", "abd.end.unreadable"]
 
 
-def test_guardians_leave_when_the_crew_closes_and_when_they_are_idle(folder: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_guardians_leave_when_the_crew_closes_and_when_they_are_idle(folder: Path, monkeypatch) -> None:
     harness = Harness(folder / "w")
     first = harness.start("true")
     guardian_pid = harness.started(first).guardian_pid

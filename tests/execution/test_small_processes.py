@@ -60,7 +60,7 @@ def test_nursery_and_guardian_are_small_and_have_one_thread(harness: Harness) ->
     harness.ended(order)
 
 
-def test_neither_holds_the_worker_s_environment_or_descriptors(folder: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_neither_holds_the_worker_s_environment_or_descriptors(folder: Path, monkeypatch) -> None:
     monkeypatch.setenv("ROTA_DB", "postgresql://user:secret@host/db")
     secret = (folder / "secret").open("w")
     os.set_inheritable(secret.fileno(), True)

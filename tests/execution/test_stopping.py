@@ -63,7 +63,7 @@ def test_a_job_is_stopped_on_request_and_its_end_says_why(harness: Harness, why:
     order = harness.start("sleep", "1000")
     harness.started(order)
 
-    harness.crew.stop(order.claim_id, why, 5)  # type: ignore[arg-type]
+    harness.crew.stop(order.claim_id, why, 5)
 
     outcome = harness.ended(order)
     assert (outcome.ended, outcome.signal) == (why, signal.SIGTERM)

@@ -70,7 +70,7 @@ def test_another_driver_is_refused_with_the_one_to_write(name: str, advised: str
 
 def postgresql_error(state: str | None, kind: type[Exception] = psycopg.errors.DatabaseError) -> Exception:
     error = kind("something")
-    error.sqlstate = state  # type: ignore[attr-defined]
+    error.sqlstate = state
     return error
 
 

@@ -13,7 +13,7 @@ from tests.store.ledger import Ledger, statements_of
 
 
 def spec(name: str = "job", **options: object) -> JobSpec:
-    return JobSpec.checked(name, **({"kind": "shell", "target": "true"} | options))  # type: ignore[arg-type]
+    return JobSpec.checked(name, **({"kind": "shell", "target": "true"} | options))
 
 
 def add(ledger: Ledger, name: str = "job", **options: object) -> dict[str, object]:

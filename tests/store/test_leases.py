@@ -512,7 +512,7 @@ def test_claims_are_unique_on_a_database_that_forgets_row_locks(ledger: Ledger, 
         forget_row_locks(database)
         return database
 
-    ledger.connect = connect_to_liar  # type: ignore[method-assign]
+    ledger.connect = connect_to_liar
     taken = claim_all(ledger, 3)
 
     assert Counter(run_id for _, run_id in taken) == Counter(run_ids)
@@ -528,7 +528,7 @@ def test_claiming_without_skip_locked_where_the_database_has_it_is_correct_too(l
         database.dialect = dataclasses.replace(database.dialect, skip_locked=False)
         return database
 
-    ledger.connect = connect_modestly  # type: ignore[method-assign]
+    ledger.connect = connect_modestly
     taken = claim_all(ledger, 2)
 
     assert Counter(run_id for _, run_id in taken) == Counter(run_ids)

@@ -119,7 +119,7 @@ def test_a_pulse_holds_one_connection(ledger: Ledger, pulse: Pulse, wake_fd: int
         pulse.wait(0, wake_fd)
         pulse.write(now_of, repeatable=True)
 
-    assert pulse._database.engine.pool.checkedout() <= 1  # type: ignore[attr-defined]
+    assert pulse._database.engine.pool.checkedout() <= 1
 
 
 def test_closing_twice_is_closing_once(pulse: Pulse) -> None:
