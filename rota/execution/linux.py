@@ -14,7 +14,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Callable, Container
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -85,13 +85,22 @@ def _state_and_parent(pid: int) -> tuple[str, int]:
 
 def kill_child_of(parent_pid: int, pid: int) -> bool:
     """Kill ``pid`` if it lives and is a child of ``parent_pid``. Tell whether it was."""
+
+    def is_living_child(pid: int) -> bool:
+        state, parent = _state_and_parent(pid)
+        return parent == parent_pid and state not in ("Z", "X", "")
+
+    return kill_if(pid, is_living_child)
+
+
+def kill_if(pid: int, is_meant: Callable[[int], bool]) -> bool:
+    """Kill ``pid`` if, held fast, it is the one that is meant. A number that was given to another is spared."""
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
         return False
     try:
-        state, parent = _state_and_parent(pid)
-        if parent != parent_pid or state in ("Z", "X", ""):
+        if not is_meant(pid):
             return False
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         return True

@@ -10,11 +10,12 @@ guardian was lost together with its nursery.
 from __future__ import annotations
 
 import os
-import signal
 import socket
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
 from rota.execution.control import CONTROL_FOLDER
+from rota.execution.linux import SWEEP_PAUSE_SECONDS, kill_if
 
 VARIABLE = b"ROTA_CONTROL="
 ROUNDS_MAX = 20  # each finds what was forked while the round before was looking
@@ -24,29 +25,31 @@ def sweep_dead(folder: str) -> int:
     """Kill what dead guardians of this folder have left, and remove their sockets. Tell how many processes it were."""
     prefix = f"{folder}/{CONTROL_FOLDER}/"
     dead: dict[str, bool] = {}
-    killed = 0
-    for _ in range(ROUNDS_MAX):
-        found = 0
-        for pid, path in _marked_processes(prefix):
-            if path not in dead:
-                dead[path] = not _is_listened_to(path)
-            found += dead[path] and _kill_marked(pid, path)
-        killed += found
-        if not found:
-            break
+
+    def is_of_dead(path: str) -> bool:
+        if path not in dead:
+            dead[path] = not _is_listened_to(path)
+        return dead[path]
+
+    killed = _sweep(prefix, is_of_dead)
     _remove_dead_sockets(prefix)
     return killed
 
 
 def sweep_marked(path: str) -> int:
     """Kill the processes of one attempt, whose guardian is known to be dead. Tell how many it were."""
-    killed = 0
+    return _sweep(path, lambda marked: marked == path)
+
+
+def _sweep(prefix: str, is_swept: Callable[[str], bool]) -> int:
+    killed: set[int] = set()
     for _ in range(ROUNDS_MAX):
-        found = sum(_kill_marked(pid, marked) for pid, marked in _marked_processes(path) if marked == path)
-        killed += found
+        found = [pid for pid, path in _marked_processes(prefix) if is_swept(path) and kill_if(pid, _carries(path))]
         if not found:
             break
-    return killed
+        killed.update(found)
+        time.sleep(SWEEP_PAUSE_SECONDS)  # a process that was killed is there for a moment longer
+    return len(killed)
 
 
 def _marked_processes(prefix: str) -> Iterable[tuple[int, str]]:
@@ -67,21 +70,8 @@ def _mark_of(pid: int) -> str | None:
     return None
 
 
-def _kill_marked(pid: int, path: str) -> bool:
-    """Kill a process if, held fast, it still carries the mark. A number that was given to another is spared."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
-        return False
-    try:
-        if _mark_of(pid) != path:
-            return False
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(pidfd)
+def _carries(path: str) -> Callable[[int], bool]:
+    return lambda pid: _mark_of(pid) == path
 
 
 def _is_listened_to(path: str) -> bool:

@@ -7,12 +7,23 @@ from datetime import timedelta
 import pytest
 
 from rota.engine.clock_guard import ClockGuard
+from rota.model.run import Claim
 from rota.store.leases import renew_claims
 from tests.clock import BEGINNING
 from tests.engine.node import Node
 from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of
 
 TOLD = "select count(*) from rota_event where kind = 'clock'"
+
+
+def start_before_others(node: Node) -> tuple[Claim, Node]:
+    """Let a node start a run, and another node look at it."""
+    other = Node(node.ledger, "b")
+    node.ledger.add_job()
+    node.ledger.enqueue()
+    claim = node.start_one()
+    other.settle()
+    return claim, other
 
 
 def test_a_slow_answer_is_no_step_and_time_that_passes_is_none() -> None:
@@ -74,11 +85,7 @@ def test_after_a_step_forward_a_window_does_not_pass_for_one_lease(node: Node, l
 
 
 def test_after_a_step_forward_no_lease_is_lost_that_its_node_renews(node: Node, ledger: Ledger) -> None:
-    other = Node(ledger, "b")
-    ledger.add_job()
-    ledger.enqueue()
-    claim = node.start_one()
-    other.settle()
+    claim, other = start_before_others(node)
 
     ledger.clock.step(hours=1)
     other.round()
@@ -105,11 +112,7 @@ def test_a_node_that_starts_after_the_step_honours_the_hold(node: Node, ledger: 
 
 
 def test_a_node_that_is_gone_is_still_rescued_after_the_hold(node: Node, ledger: Ledger) -> None:
-    other = Node(ledger, "b")
-    ledger.add_job()
-    ledger.enqueue()
-    claim = node.start_one()
-    other.settle()
+    claim, other = start_before_others(node)
     ledger.clock.step(hours=1)
     other.round()
 

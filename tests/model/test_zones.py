@@ -10,6 +10,7 @@ import random
 from datetime import date, timedelta
 from functools import cache
 from itertools import pairwise, product
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -161,33 +162,20 @@ def test_cairo_skips_midnight() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fold", "slots"),
+    ("choice", "after", "slots"),
     [
-        (Fold.FIRST, ["10-25 02:30+0200", "10-26 02:30+0100"]),
-        (Fold.LAST, ["10-25 02:30+0100", "10-26 02:30+0100"]),
-        (Fold.BOTH, ["10-25 02:30+0200", "10-25 02:30+0100"]),
+        ({"fold": Fold.FIRST}, "2026-10-24T12:00", ["10-25 02:30+0200", "10-26 02:30+0100"]),
+        ({"fold": Fold.LAST}, "2026-10-24T12:00", ["10-25 02:30+0100", "10-26 02:30+0100"]),
+        ({"fold": Fold.BOTH}, "2026-10-24T12:00", ["10-25 02:30+0200", "10-25 02:30+0100"]),
+        ({"gap": Gap.SHIFT}, "2026-03-28T12:00", ["03-29 03:00+0200", "03-30 02:30+0200"]),
+        ({"gap": Gap.SKIP}, "2026-03-28T12:00", ["03-30 02:30+0200", "03-31 02:30+0200"]),
     ],
 )
-def test_every_kind_that_means_local_times_heeds_the_fold(fold: Fold, slots: list[str]) -> None:
-    zone, after = "Europe/Amsterdam", "2026-10-24T12:00"
-    anchor = instant("2026-10-20T12:00")
+def test_every_kind_that_means_local_times_heeds_gap_and_fold(
+    choice: dict[str, Any], after: str, slots: list[str]
+) -> None:
+    zone, anchor = "Europe/Amsterdam", instant("2026-03-20T12:00")
 
-    assert local(Timing.cron("30 2 * * *", zone, fold=fold), after, 2) == slots
-    assert local(Timing.weekly("daily 02:30", zone, fold=fold), after, 2) == slots
-    assert local(Timing.interval("1 day at 02:30", anchor, zone, fold=fold), after, 2) == slots
-
-
-@pytest.mark.parametrize(
-    ("gap", "slots"),
-    [
-        (Gap.SHIFT, ["03-29 03:00+0200", "03-30 02:30+0200"]),
-        (Gap.SKIP, ["03-30 02:30+0200", "03-31 02:30+0200"]),
-    ],
-)
-def test_every_kind_that_means_local_times_heeds_the_gap(gap: Gap, slots: list[str]) -> None:
-    zone, after = "Europe/Amsterdam", "2026-03-28T12:00"
-    anchor = instant("2026-03-20T12:00")
-
-    assert local(Timing.cron("30 2 * * *", zone, gap=gap), after, 2) == slots
-    assert local(Timing.weekly("daily 02:30", zone, gap=gap), after, 2) == slots
-    assert local(Timing.interval("1 day at 02:30", anchor, zone, gap=gap), after, 2) == slots
+    assert local(Timing.cron("30 2 * * *", zone, **choice), after, 2) == slots
+    assert local(Timing.weekly("daily 02:30", zone, **choice), after, 2) == slots
+    assert local(Timing.interval("1 day at 02:30", anchor, zone, **choice), after, 2) == slots
