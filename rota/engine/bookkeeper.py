@@ -26,7 +26,7 @@ from rota.model.run import Claim, End, NodeIdentity
 from rota.model.states import NodeState
 from rota.store.database import Database
 from rota.store.endings import Delivered, end_runs, surrender_runs
-from rota.store.leases import claim_runs, mark_started
+from rota.store.leases import adopt_claims, claim_runs, mark_started
 from rota.store.nodes import describe_node
 
 log = logging.getLogger("rota.worker")
@@ -87,6 +87,7 @@ class Bookkeeper(threading.Thread):
         self._ends: deque[End] = deque()
         self._refused: deque[tuple[float, End]] = deque()  # ends that cannot be recorded, and when to try again
         self._dead: deque[str] = deque()
+        self._adopted: deque[str] = deque()
         self._held: set[str] = set()  # claims whose end is not in the database yet
         self._accepting = True
         self._is_described = True  # what the database says of this node is true
@@ -105,6 +106,13 @@ class Bookkeeper(threading.Thread):
         """Take over an end; it is kept until the database has it."""
         with self._woken:
             self._ends.append(end)
+            self._woken.notify()
+
+    def hear_adopted(self, claim_id: str) -> None:
+        """Take over a claim whose worker is gone, and whose guardian goes on with this one."""
+        with self._woken:
+            self._held.add(claim_id)
+            self._adopted.append(claim_id)
             self._woken.notify()
 
     def hear_dead_guardian(self, claim_id: str) -> None:
@@ -158,6 +166,11 @@ class Bookkeeper(threading.Thread):
         return len(self._held)
 
     @property
+    def is_accepting(self) -> bool:
+        """Tell whether this node takes on anything new."""
+        return self._accepting
+
+    @property
     def free(self) -> int:
         """How many runs may be claimed now."""
         return self._settings.slots - len(self._held) if self._accepting else 0
@@ -201,6 +214,7 @@ class Bookkeeper(threading.Thread):
             or self._hinted
             or self._ends
             or self._dead
+            or self._adopted
             or not self._is_described
             or (self._more_ready and self.free > 0)
             or time.monotonic() >= self._look_at
@@ -214,6 +228,8 @@ class Bookkeeper(threading.Thread):
         """Deliver what has ended, do what is due, claim what there is room for."""
         if self._dead:
             self._surrender()
+        if self._adopted:
+            self._adopt()
         while self._refused and self._refused[0][0] <= time.monotonic():
             self._ends.append(self._refused.popleft()[1])
         if self._ends:
@@ -287,6 +303,13 @@ class Bookkeeper(threading.Thread):
         except BaseException:
             self._is_described = False
             raise
+
+    def _adopt(self) -> None:
+        claim_ids = list(self._adopted)
+        adopt_claims(self._database, self._scheduler.identity, claim_ids)
+        for _ in claim_ids:
+            self._adopted.popleft()
+        self.idle_rounds = 0
 
     def _surrender(self) -> None:
         claim_ids = list(self._dead)

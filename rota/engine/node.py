@@ -124,7 +124,7 @@ class Node:
         try:
             if swept := crew.sweep():
                 log.warning("killed %d processes that guardians of an earlier worker had left", swept)
-            watch.recover(bookkeeper)
+            watch.take_over(bookkeeper)
             bookkeeper.start()
             renewer.start()
             log.info("node %s: pools %s, %d slots", identity.name, ", ".join(self.settings.pools), self.settings.slots)

@@ -38,6 +38,7 @@ def make_order(claim: Claim, settings: NodeSettings, node: str, deadline: float)
     return Order(
         claim_id=claim.claim_id,
         run_id=claim.run_id,
+        job=claim.job,
         attempt=claim.attempt,
         fence=claim.fence,
         argv=_argv(claim, settings),

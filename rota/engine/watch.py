@@ -18,7 +18,7 @@ from rota.engine.orders import make_order
 from rota.engine.renewer import RenewalAsked, Renewed, Renewer
 from rota.engine.settings import NodeSettings
 from rota.errors import RotaError
-from rota.execution.crew import Crew, Ended, GuardianLost, Started
+from rota.execution.crew import Adopted, Crew, Ended, GuardianLost, Started
 from rota.execution.linux import boottime
 from rota.execution.order import Outcome, StopWhy
 from rota.execution.report import read_wish
@@ -38,7 +38,7 @@ class Watch:
         self._crew = crew
         self._settings = settings
         self._node = node
-        self._claims: dict[str, Claim] = {}
+        self._claims: dict[str, Claim | Adopted] = {}
         self._deadlines: dict[str, float] = {}  # of the claims that have not ended: CLOCK_BOOTTIME
         self._pids: dict[str, int] = {}
         self._recovering: set[str] = set()  # ends found on disk, under way to the database
@@ -62,8 +62,13 @@ class Watch:
         """Start what comes from now on by new settings."""
         self._settings = settings
 
-    def recover(self, bookkeeper: Bookkeeper) -> None:
-        """Hand over ends that guardians left on disk, since the worker they had was gone."""
+    def take_over(self, bookkeeper: Bookkeeper) -> None:
+        """Take over what other workers of this folder have left: guardians with their jobs, and ends on disk."""
+        if bookkeeper.is_accepting:
+            self._crew.adopt()
+        self._recover(bookkeeper)
+
+    def _recover(self, bookkeeper: Bookkeeper) -> None:
         for outcome in self._crew.recover(self._recovering):
             log.info("run %d ended while no worker was here: delivering its end", outcome.run_id)
             self._recovering.add(outcome.claim_id)
@@ -91,6 +96,8 @@ class Watch:
                     end = end_of(outcome, self._pids.get(outcome.claim_id))
                     self._tell_bad_end(end)
                     bookkeeper.hear_end(end)
+                case Adopted():
+                    self._adopt(happened, bookkeeper)
                 case GuardianLost(claim_id=claim_id):
                     log.error("the guardian of claim %s died; its job was killed", claim_id)
                     self._forget(claim_id)
@@ -98,7 +105,7 @@ class Watch:
         if boottime() >= self._renew_at:
             self._let_silent_go(bookkeeper)
             self._renew(renewer)
-            self.recover(bookkeeper)
+            self.take_over(bookkeeper)
 
     def _hear(self, message: BookkeeperMessage | Renewed, bookkeeper: Bookkeeper) -> None:
         match message:
@@ -113,7 +120,7 @@ class Watch:
                         self._crew.forget(claim_id)
                         self._recovering.discard(claim_id)
                         if not self._recovering:  # there may be more than were read at once
-                            self.recover(bookkeeper)
+                            self._recover(bookkeeper)
             case CancelAsked():
                 self._renew_at = 0.0
             case Idle():
@@ -138,6 +145,15 @@ class Watch:
         self._claims[claim.claim_id] = claim
         self._deadlines[claim.claim_id] = deadline
         self._renew_at = min(self._renew_at, boottime() + claim.lease_seconds / 3)
+
+    def _adopt(self, adopted: Adopted, bookkeeper: Bookkeeper) -> None:
+        log.info(
+            "run %d of job %s goes on: its worker is gone, and this one takes it over", adopted.run_id, adopted.job
+        )
+        self._claims[adopted.claim_id] = adopted
+        self._deadlines[adopted.claim_id] = adopted.deadline
+        self._renew_at = 0.0  # nobody may have renewed for long
+        bookkeeper.hear_adopted(adopted.claim_id)
 
     def _tell_bad_end(self, end: End) -> None:
         # What ended well is in the ledger; a node that runs hundreds a second must not write a line for each.

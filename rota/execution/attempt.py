@@ -273,6 +273,11 @@ class Attempt:
         except PermissionError:
             pass  # nobody in the group may be signalled by this user
 
+    def describe(self) -> Message:
+        """Say what this is, to a worker that did not order it."""
+        told = ("claim_id", "run_id", "job", "attempt", "fence", "lease_seconds")
+        return {key: self._order[key] for key in told} | {"deadline": self._deadline}
+
     # -- the end
 
     def finish(self) -> tuple[Message, bytes]:

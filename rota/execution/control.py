@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 
-from rota.execution.wire import CONTROL_BYTES_MAX, RESULT_BYTES_MAX, Channel
+from rota.execution.wire import CONTROL_BYTES_MAX, RESULT_BYTES_MAX, Channel, listen_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,21 +33,7 @@ class Control:
         self.error: tuple[str, str, str] | None = None
         self._arguments = arguments
         self._clients: dict[int, Channel] = {}
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.setblocking(False)
-        # Bound under another name until it listens: who is refused under this one knows that the guardian is dead.
-        folder, _, name = path.rpartition("/")
-        hidden = f"{folder}/.{name}"
-        try:
-            self._listener.bind(hidden)
-            os.chmod(hidden, 0o600)
-            if owner is not None:
-                os.chown(hidden, owner, -1)
-            self._listener.listen(CLIENTS_MAX)
-            os.rename(hidden, path)
-        except BaseException:
-            self._listener.close()
-            raise
+        self._listener = listen_at(path, CLIENTS_MAX, owner)
 
     def interests(self) -> list[tuple[int, int]]:
         """List the descriptors to wait for, with the events of ``poll``."""

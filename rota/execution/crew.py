@@ -24,10 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rota.errors import Conflict, NotSupported
+from rota.execution.door import knock
 from rota.execution.home import prepare_folder, start_nursery
 from rota.execution.journal import forget_end, list_ends, read_end, set_aside_end
 from rota.execution.linux import boottime
 from rota.execution.order import (
+    Adopted,
     CrewEvent,
     Ended,
     GuardianLost,
@@ -58,7 +60,7 @@ class _Guardian:
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
-        self.order: Order | None = None
+        self.order: Order | Adopted | None = None
         self.outcome: Outcome | None = None
         self.attempt_count = 0
         self.has_started = False  # the job of its order
@@ -197,6 +199,16 @@ class Crew:
             self._send(guardian, {"op": "acknowledge", "claim_id": claim_id})
             self._make_idle(guardian)
 
+    def adopt(self) -> None:
+        """Take over the guardians in this folder whose worker is gone; each that lets us in is told as ``Adopted``.
+
+        To be called at start and now and then: a worker beside this one may die later.
+        """
+        for connection in knock(self._folder):
+            guardian = _Guardian(Channel(connection))
+            self._guardians[connection.fileno()] = guardian
+            self._watch(guardian.channel)
+
     def recover(self, known: Container[str] = ()) -> list[Outcome]:
         """List ends on disk that no guardian of this crew holds, since their worker was gone; the ``known`` ones apart.
 
@@ -272,6 +284,12 @@ class Crew:
         match message["op"]:
             case "here":
                 guardian.pid = message["pid"]
+            case "adopted" if order is None:
+                guardian.pid = message["guardian_pid"]
+                facts = ("claim_id", "run_id", "job", "attempt", "fence", "lease_seconds", "deadline")
+                adopted = guardian.order = Adopted(**{name: message[name] for name in facts})
+                self._busy[adopted.claim_id] = guardian
+                self._events.append(adopted)
             case "started" if order is not None:
                 guardian.has_started = True
                 if guardian.channel.descriptors:  # without one, if this process has no descriptor to spare
@@ -298,6 +316,7 @@ class Crew:
             return
         if not guardian.pid:
             # It never spoke, so it never was: the nursery could not fork, or is dead.
+            assert isinstance(order, Order)
             message = "the nursery made no guardian for it; see nursery.log in the worker's folder"
             self._busy[order.claim_id] = None
             self._events.append(Ended(not_started(order, "GuardianNotStarted", message)))

@@ -14,6 +14,7 @@ from collections import deque
 
 from rota.execution.attempt import Attempt, Post
 from rota.execution.control import CONTROL_FOLDER
+from rota.execution.door import Door
 from rota.execution.journal import forget_end, write_end
 from rota.execution.linux import become_subreaper, boottime, set_process_name
 from rota.execution.wire import PROTOCOL_VERSION, Channel, pack_frame
@@ -68,6 +69,8 @@ class Guardian:
         self._inbox: deque[Frame] = deque()
         self._attempt_count = 0
         self._must_retire = False
+        self._is_announced = False  # to this worker, that the job runs
+        self._door: Door | None = None
 
     def serve(self) -> None:
         """Serve orders until the worker leaves or this guardian is no longer fit."""
@@ -84,23 +87,50 @@ class Guardian:
         control_path = f"{self._post.folder}/{CONTROL_FOLDER}/{self._post.name}-{self._attempt_count}"
         attempt = Attempt(order, stdin, self._post, control_path)
         attempt.start()
-        is_announced = False
+        self._is_announced = False
         while not attempt.has_ended:
             if self._worker.lost:
-                attempt.wait(-1, 0)
+                self._wait_for_another(attempt)
             elif attempt.wait(self._worker.fileno(), self._worker_events()):
                 self._read_worker()
             while self._inbox:
                 self._obey(attempt, self._inbox.popleft()[0])
-            if attempt.has_started and not is_announced:
-                is_announced = True
+            if attempt.has_started and not self._is_announced:
                 self._announce(attempt)
+        self._close_door()
         message, blob = attempt.finish()
         # Without its nursery a guardian is watched by nobody: the worker shall not use it again.
-        self._must_retire = message["retire"] = bool(message["retire"]) or os.getppid() != self._nursery_pid
+        is_alone = os.getppid() != self._nursery_pid
+        self._must_retire = message["retire"] = self._must_retire or is_alone or bool(message["retire"])
         self._deliver(message, blob)
 
+    def _wait_for_another(self, attempt: Attempt) -> None:
+        """Go on without a worker, and let in the first one that knocks."""
+        if self._door is None:
+            try:
+                self._door = Door(self._post.folder, self._post.name)
+            except OSError:
+                traceback_to_log()  # tried again when something happens, or after some seconds
+        if not attempt.wait(self._door.fileno() if self._door else -1, select.POLLIN) or self._door is None:
+            return
+        connection = self._door.let_in()
+        if connection is None:
+            return
+        self._close_door()
+        self._worker.close()
+        self._worker = Channel(connection)
+        self._inbox.clear()
+        self._must_retire = True  # its nursery belongs to the worker before
+        self._worker.send(attempt.describe() | {"op": "adopted", "guardian_pid": os.getpid(), "at": boottime()})
+        self._is_announced = False
+
+    def _close_door(self) -> None:
+        if self._door is not None:
+            self._door.close()
+            self._door = None
+
     def _announce(self, attempt: Attempt) -> None:
+        self._is_announced = True
         if not self._worker.lost:
             message: Message = {"op": "started", "claim_id": attempt.claim_id, "pid": attempt.pid, "at": boottime()}
             message["control"] = attempt.control_path

@@ -14,6 +14,7 @@ import sys
 import rota
 from rota.errors import ConfigError
 from rota.execution.control import CONTROL_FOLDER, SOCKET_PATH_BYTES_MAX
+from rota.execution.door import DOOR_FOLDER
 from rota.execution.journal import JOURNAL_FOLDER
 from rota.execution.wire import Channel
 
@@ -31,7 +32,7 @@ def prepare_folder(folder: str) -> None:
     if longest > SOCKET_PATH_BYTES_MAX:
         rule = f"{longest - SOCKET_PATH_BYTES_MAX} bytes too long for the sockets in it; choose a shorter one"
         raise ConfigError(f"the folder {folder!r} of the worker is {rule}")
-    for name, mode in (("", 0o711), (CONTROL_FOLDER, 0o711), (JOURNAL_FOLDER, 0o700)):
+    for name, mode in (("", 0o711), (CONTROL_FOLDER, 0o711), (DOOR_FOLDER, 0o700), (JOURNAL_FOLDER, 0o700)):
         path = f"{folder}/{name}".rstrip("/")
         try:
             os.makedirs(path, mode, exist_ok=True)

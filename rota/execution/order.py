@@ -27,6 +27,7 @@ class Order:
     run_id: int
     attempt: int
     fence: int
+    job: str
     argv: tuple[str, ...]
     environment: Mapping[str, str]  # all of it; the guardian adds ROTA_CONTROL only
     deadline: float  # CLOCK_BOOTTIME seconds at which the lease ends, counted from before the claim was sent
@@ -118,7 +119,20 @@ class GuardianLost:
     has_started: bool  # as far as the guardian could say
 
 
-CrewEvent = Started | Ended | GuardianLost
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A guardian that had lost its worker has taken us for it. Its attempt goes on; ``Started`` follows."""
+
+    claim_id: str
+    run_id: int
+    job: str
+    attempt: int
+    fence: int
+    lease_seconds: float
+    deadline: float  # of its lease as it knows it, CLOCK_BOOTTIME
+
+
+CrewEvent = Started | Ended | GuardianLost | Adopted
 
 
 def order_message(order: Order, uid: int | None) -> dict[str, Any]:
@@ -127,6 +141,7 @@ def order_message(order: Order, uid: int | None) -> dict[str, Any]:
         "op": "order",
         "claim_id": order.claim_id,
         "run_id": order.run_id,
+        "job": order.job,
         "attempt": order.attempt,
         "fence": order.fence,
         "argv": list(order.argv),

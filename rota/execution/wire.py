@@ -103,6 +103,31 @@ class Decoder:
             del buffer[:end]
 
 
+def listen_at(path: str, backlog: int, owner: int | None = None) -> socket.socket:
+    """Begin to listen on a unix socket of this path; a user of number ``owner`` may connect too.
+
+    It is bound under a hidden name until it listens: who is refused under its own knows that nobody is there any more.
+
+    Raises:
+        OSError: there is no such folder, no room, or no descriptor left.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.setblocking(False)
+    folder, _, name = path.rpartition("/")
+    hidden = f"{folder}/.{name}"
+    try:
+        listener.bind(hidden)
+        os.chmod(hidden, 0o600)
+        if owner is not None:
+            os.chown(hidden, owner, -1)
+        listener.listen(backlog)
+        os.rename(hidden, path)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
 class Channel:
     """A non-blocking connection that carries frames, and descriptors beside them.
 

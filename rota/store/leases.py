@@ -198,6 +198,22 @@ READ_NODE_STATE = select(node.c.state).where(
 )
 
 
+# The guardian of a claim has another worker now: the lease goes on under the same claim.
+ADOPT = (
+    update(run)
+    .where(_of_claims, run.c.state == RunState.RUNNING.value)
+    .values(node=bindparam("by_node"), holder=bindparam("by_holder"))
+)
+TELL_ADOPTED = tell_runs(
+    _of_claims,
+    run.c.state == RunState.RUNNING.value,
+    from_state=run.c.state,
+    text=bindparam("told", type_=String),
+    attempt=run.c.attempt,
+    node=run.c.node,
+)
+
+
 def claim_runs(
     database: Database, identity: NodeIdentity, pools: Sequence[str], limit: int, lease_seconds: float
 ) -> list[Claim]:
@@ -309,6 +325,22 @@ def mark_started(database: Database, claim_ids: Iterable[str]) -> frozenset[str]
         return frozenset(connection.execute(FIND_MARKED, parameters).scalars())
 
     return database.write(mark, repeatable=True) if wanted else frozenset()
+
+
+def adopt_claims(database: Database, identity: NodeIdentity, claim_ids: Sequence[str]) -> None:
+    """Say that these runs are in this node's hands now, their worker being gone; what was lost meanwhile stays lost.
+
+    Raises:
+        DatabaseUnavailable: calling again is safe; it may be told twice then.
+    """
+    told = f"its worker is gone, and its job goes on: {identity.name} has taken it over"
+
+    def adopt(connection: Connection) -> None:
+        claims = {"claim_ids": list(claim_ids)}
+        connection.execute(ADOPT, claims | {"by_node": identity.name, "by_holder": identity.holder})
+        connection.execute(TELL_ADOPTED, claims | {"told": told})
+
+    database.write(adopt, repeatable=True)
 
 
 @dataclass(frozen=True, slots=True)

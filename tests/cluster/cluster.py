@@ -18,7 +18,7 @@ from rota.execution.linux import boottime, children_of
 from rota.model.run import NewRun
 from rota.store.creation import enqueue_runs, request_ids
 from rota.store.database import Database
-from rota.store.tables import attempt, job, run
+from rota.store.tables import attempt, event, job, run
 from rota.store.types import db_now
 from rota.store.wakeup import announce
 from tests.cluster.ledger import NOTE, Entry, Ledger
@@ -178,6 +178,11 @@ class Cluster:
 
     def run(self, run_id: int) -> Any:
         return self.database.read(lambda c: c.execute(select(run).where(run.c.id == run_id)).one())
+
+    def events(self, run_id: int) -> list[str]:
+        """What was told of a run, in order."""
+        statement = select(event.c.text).where(event.c.run_id == run_id).order_by(event.c.id)
+        return [told or "" for told in self.database.read(lambda c: c.execute(statement).scalars().all())]
 
     def attempts(self, run_id: int) -> list[Any]:
         statement = select(attempt).where(attempt.c.run_id == run_id).order_by(attempt.c.attempt)

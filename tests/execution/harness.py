@@ -44,7 +44,7 @@ def make_order(*argv: str, **values: Any) -> Order:
     values.setdefault("deadline", boottime() + lease_seconds)
     values.setdefault("environment", {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)})
     values.setdefault("claim_id", uuid.uuid4().hex)
-    return Order(run_id=7, attempt=1, fence=3, argv=argv, **values)
+    return Order(run_id=7, job="job", attempt=1, fence=3, argv=argv, **values)
 
 
 class Harness:
