@@ -247,7 +247,7 @@ class Simulation:
         is_held = bool(self._underway)
         # A lease of its own is renewed whenever the clock has moved; only what an outage has lost is waited for.
         lost = ahead.lease_count > len(self._underway)
-        self._is_idle = not is_held and not lost and ahead.next_due_at is None
+        self._is_idle = not is_held and not lost and ahead.next_due_at is None and not self._has_untaken()
         instants = [ahead.next_slot_at, ahead.next_due_at, ahead.next_lease_end_at if lost else None]
         instants += [attempt.ends_at for attempt in self._underway.values()]
         instants += [start for start, _ in self._outages if start > self._now]
@@ -255,12 +255,15 @@ class Simulation:
         soonest = self._now + _MICROSECOND
         return min((max(soonest, instant) for instant in instants if instant is not None), default=None)
 
+    def _has_untaken(self) -> bool:
+        """Tell whether a run is ready, and no pool of this simulation is its own, or its job is paused."""
+        return bool(self.rota.runs.list(state="ready", limit=1))
+
     def _is_down(self) -> bool:
         return any(start <= self._now < end for start, end in self._outages)
 
     def _settle(self) -> None:
-        if self._underway:
-            self._renew()
+        self._renew()
         for _ in range(ROUNDS_MAX):
             told = self._tell_ends()
             outlook = self._scheduler.look()

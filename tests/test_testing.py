@@ -40,6 +40,25 @@ def test_the_clock_stands_still_until_it_is_moved(sim: Simulation) -> None:
     assert sim.rota.database.now() == sim.now == before + timedelta(minutes=90)
 
 
+def test_a_node_that_works_through_long_quiet_times_is_not_taken_for_silent(
+    sim: Simulation, caplog: pytest.LogCaptureFixture
+) -> None:
+    sim.rota.schedules.add("daily", "job", cron="0 7 * * *")
+
+    sim.run_until("2026-03-05T00:00Z")
+
+    assert states(sim) == ["succeeded"] * 3
+    assert [record.message for record in caplog.records if record.levelname in {"WARNING", "ERROR"}] == []
+
+
+def test_a_run_that_nobody_will_take_is_no_idleness(sim: Simulation) -> None:
+    sim.rota.jobs.add("reports", command=["true"], pool="reports")
+    sim.rota.enqueue("reports")
+
+    with pytest.raises(StateError, match="unfinished"):
+        sim.run_until_idle(within="1h")
+
+
 def test_everything_due_is_decided_and_run_at_its_instant() -> None:
     with Simulation("2026-03-28T00:00Z") as sim:
         called: list[SimulatedRun] = []

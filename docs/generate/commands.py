@@ -20,7 +20,7 @@ from rota.model import states
 from rota.model.durations import format_duration
 from rota.model.job import JobKind, JobSpec
 from rota.model.run import Claim
-from rota.model.schedule import ScheduleSpec
+from rota.model.schedule import TIMINGS, ScheduleSpec
 
 HELP_WIDTH = 100
 SETTINGS_SAMPLE = """
@@ -133,8 +133,9 @@ def write_definitions() -> Iterator[str]:
     yield "What it runs is one of " + ", ".join(f"`{kind}`" for kind in JobKind) + ". The rest is optional:"
     yield _table_of_options(JobSpec, "job add", left_out={"name", "kind", "target"})
     yield "## Schedule"
-    yield "A name (its key), a job, and one of `cron`, `every`, `at`. The rest is optional:"
-    yield _table_of_options(ScheduleSpec, "schedule add", left_out={"name", "job", "cron", "every", "at"})
+    timings = ", ".join(f"`{name}`" for name in TIMINGS)
+    yield f"A name (its key), a job, and at least one of {timings}. The rest is optional:"
+    yield _table_of_options(ScheduleSpec, "schedule add", left_out={"name", "job", *TIMINGS})
     yield "What `catch_up`, `start_within` and `overlap` mean together is in [concepts](../concepts.md#late-slots)."
     yield "### Delivery"
     yield table_of_enum(states, states.Delivery)

@@ -22,6 +22,7 @@ PARTS = {
     "rota.jobs": "rota.client.jobs:Jobs",
     "rota.schedules": "rota.client.schedules:Schedules",
     "rota.schedules[key]": "rota.client.schedules:ScheduleHandle",
+    "rota.calendars": "rota.client.calendars:Calendars",
     "rota.runs": "rota.client.runs:Runs",
     "rota.nodes": "rota.client.facts:Nodes",
     "rota.why": "rota.client.facts:Why",

@@ -84,6 +84,10 @@ def through_door(function: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+class _Word(str):
+    """A word from the command line that is one of a few: ``none`` is a word like the others then."""
+
+
 class Words(click.types.StringParamType):
     """One of a few words. They are shown and completed here; refusing others is left to the rules below."""
 
@@ -91,6 +95,9 @@ class Words(click.types.StringParamType):
 
     def __init__(self, *words: str) -> None:
         self.words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return _Word(super().convert(value, param, ctx))
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return "|".join(self.words)
@@ -123,8 +130,14 @@ def read_time(field: str, text: str | None, zone: str) -> datetime | None:
 
 
 def given(**flags: Any) -> dict[str, Any]:
-    """Keep the flags that were given; ``none`` stands for taking a value away."""
-    return {name: None if value == "none" else value for name, value in flags.items() if value is not None}
+    """Keep the flags that were given; ``none`` takes a value away, unless the flag is one of a few words."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, _Word):
+            return str(value)
+        return None if value == "none" else value
+
+    return {name: read(value) for name, value in flags.items() if value is not None}
 
 
 def read_pairs(field: str, pairs: tuple[str, ...]) -> dict[str, str] | None:

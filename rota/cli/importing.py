@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,17 +61,19 @@ def crontab(
         user=user,
         home_of=_find_home,
     )
+    taken = _find_taken(door, found)
     if not plan:
-        _store(door, found, if_exists)
+        _store(door, found, if_exists, taken)
     absent = _find_absent(door, found)
     if door.screen.as_json:
-        print_json({**_describe(found, planned=plan), "not_in_file": absent})
+        print_json({**_describe(found, planned=plan), "taken": taken, "not_in_file": absent})
     else:
-        _show(found, planned=plan)
+        _show(found)
+        _tell_what_was_done(found, taken, planned=plan, if_exists=if_exists)
         if absent:
             named = ", ".join(absent)
             click.echo(f"not in the file, as it was before, and left as they are: {named}", err=True)
-            click.echo("a line that is gone leaves its schedule: `rota schedule remove KEY`", err=True)
+            click.echo("a line that is gone leaves its schedule: `rota schedule delete KEY`", err=True)
     return 1 if found.refused else 0
 
 
@@ -105,16 +108,16 @@ def _find_absent(door: Door, plan: CrontabPlan) -> list[str]:
     return [key for key in keys if key.startswith(plan.prefix) and key not in kept]
 
 
-def _store(door: Door, plan: CrontabPlan, if_exists: str) -> None:
-    if if_exists == "error":
+def _find_taken(door: Door, plan: CrontabPlan) -> list[str]:
+    """Name what is there already: a job and its schedule have one name."""
+    names = {view["name"] for view in door.rota.jobs.list()} | {view["key"] for view in door.rota.schedules.list()}
+    return [entry.job.name for entry in plan.entries if entry.job.name in names]
+
+
+def _store(door: Door, plan: CrontabPlan, if_exists: str, taken: Sequence[str]) -> None:
+    if if_exists == "error" and taken:
         # Before the first is stored: a name that is taken must not leave half of a crontab behind.
-        jobs = {view["name"] for view in door.rota.jobs.list()}
-        keys = {view["key"] for view in door.rota.schedules.list()}
-        for entry in plan.entries:
-            if entry.job.name in jobs:
-                raise AlreadyExists("job", entry.job.name)
-            if entry.schedule.name in keys:
-                raise AlreadyExists("schedule", entry.schedule.name)
+        raise AlreadyExists("job", taken[0])
     for entry in plan.entries:
         _store_entry(door, entry, if_exists)
 
@@ -171,7 +174,7 @@ def _describe_line(line: CrontabLine) -> View:
     return facts
 
 
-def _show(plan: CrontabPlan, *, planned: bool) -> None:
+def _show(plan: CrontabPlan) -> None:
     from rota.model.crontab import LineKind
 
     # Blank lines and comments say nothing; they are counted below.
@@ -179,7 +182,14 @@ def _show(plan: CrontabPlan, *, planned: bool) -> None:
     if told:
         print_table(make_table([_describe_line(line) for line in told], COLUMNS))
         click.echo()
+
+
+def _tell_what_was_done(plan: CrontabPlan, taken: Sequence[str], *, planned: bool, if_exists: str) -> None:
     counts = ", ".join(f"{count} {kind}" for kind, count in plan.counts().items() if count)
     click.echo(clean(f"{plan.source}: {len(plan.lines)} lines: {counts or 'nothing in it'}"))
-    jobs = f"{len(plan.entries)} jobs and schedules"
+    count = len(plan.entries) - (len(taken) if if_exists != "update" else 0)
+    jobs = f"{count} jobs and schedules"
     click.echo(f"{jobs} would be imported; nothing was changed" if planned else f"{jobs} are imported")
+    if taken:
+        what = {"error": "the import is refused then", "skip": "they are left as they are", "update": "they get this"}
+        click.echo(clean(f"there already, and with --if-exists {if_exists} {what[if_exists]}: {', '.join(taken)}"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -28,10 +28,11 @@ def describe_when(view: View) -> str:
     """Say in one line when a schedule is due."""
     parts: list[str] = []
     for name, say in _SAY_TIMING.items():
-        value = view.get(name)
-        parts += [say(one) for one in (value if isinstance(value, list) else [value] if value is not None else [])]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    zone = f" ({view['tz']})" if any(view.get(name) for name in ("cron", "interval", "weekly")) else ""
-    return " or ".join(parts) + zone
+        value: Any = view.get(name)
+        values = cast("list[Any]", value if isinstance(value, list) else [value] if value is not None else [])
+        zone = f" ({view['tz']})" if name in {"cron", "interval", "weekly"} else ""
+        parts += [say(one) + zone for one in values]
+    return " or ".join(parts)
 
 
 def _say_every(value: Any) -> str:
@@ -45,7 +46,7 @@ _SAY_TIMING: dict[str, Callable[[Any], str]] = {
     "weekly": str,
     "interval": lambda value: f"every {value}",
     "every": _say_every,
-    "at": lambda value: f"at {short_time(value)}",
+    "at": lambda value: f"at {short_time(value)} UTC",
 }
 
 
@@ -113,11 +114,14 @@ def add(door: Door, *, key: str, job: str, if_exists: str, **flags: Any) -> None
     """Add a schedule for a job; its first slot is the next one from now."""
     options = read_definition(**flags)
     view = door.rota.schedules.add(key, job, if_exists=if_exists, **options)
-    when = describe_when(view)
-    door.screen.tell(
-        f"schedule {view['key']}: {view['job']} {when}; next {short_time(view.get('next_slot'))} UTC", view
-    )
+    door.screen.tell(_describe(view), view)
     _tell_notes(door, view)
+
+
+def _describe(view: View) -> str:
+    following = view.get("next_slot")
+    ahead = f"next {short_time(following)} UTC" if following else "no slot lies ahead"
+    return f"schedule {view['key']}: {view['job']} {describe_when(view)}; {ahead}"
 
 
 def _tell_notes(door: Door, view: View) -> None:
@@ -171,12 +175,15 @@ def _are_put_off(views: Sequence[View]) -> bool:
 @definition_flags
 @through_door
 def edit(door: Door, *, key: str, **flags: Any) -> None:
-    """Change what is given; `none` takes a value away. The past is not replayed."""
+    """Change what is given; `none` takes a value away.
+
+    When it is due is one thing: a new --cron stands for the --every that was there. The past is not replayed.
+    """
     options = read_definition(**flags)
     if not options:
         raise Invalid("schedule", key, "say what to change; see `rota schedule edit --help`")
     view = door.rota.schedules[key].edit(**options)
-    door.screen.tell(f"schedule {view['key']} is at revision {view['revision']}", view)
+    door.screen.tell(f"{_describe(view)}; revision {view['revision']}", view)
     _tell_notes(door, view)
 
 

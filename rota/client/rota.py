@@ -150,7 +150,7 @@ class Rota:
     def job(
         self, *bare: Callable[..., Any], name: str | None = None, **options: Any
     ) -> Callable[[Callable[P, R]], DeclaredJob[P, R]]:
-        """Declare the function below as a job; with ``cron``, ``every`` or ``at``, its schedule too.
+        """Declare the function below as a job; with a time, such as ``cron`` or ``every``, its schedule too.
 
         The name is the function's unless given. The options are those of ``jobs.add`` and ``schedules.add``. The
         declaration reaches the database when a worker starts with ``-m MODULE``, or by ``declare``.

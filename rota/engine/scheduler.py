@@ -93,14 +93,15 @@ class Scheduler:
             DatabaseUnavailable: nobody answers; what was done before stays done.
         """
         done = Done()
-        if outlook.slot_has_come:
-            with _trouble_kept(done):
-                self._fire(done, outlook)
+        # First what can no longer start: it must not keep a slot that may from doing so.
         if outlook.due_has_come:
             with _trouble_kept(done):
                 advanced = advance_runs(self._database, is_held=outlook.is_held)
                 done.ready += advanced.ready
                 done.missed = advanced.missed
+        if outlook.slot_has_come:
+            with _trouble_kept(done):
+                self._fire(done, outlook)
         if outlook.lease_has_ended and not outlook.is_held:
             with _trouble_kept(done):
                 done.rescued = rescue_runs(self._database, rescuer=self.identity.name)
@@ -115,7 +116,8 @@ class Scheduler:
         fired = fire_schedules(
             self._database, fired_by=self.identity.name, limit=FIRE_BATCH_MAX, is_held=outlook.is_held
         )
-        done.slots, done.ready, done.set_aside = fired.runs, fired.ready, fired.set_aside
+        done.ready += fired.ready
+        done.slots, done.set_aside = fired.runs, fired.set_aside
 
     @staticmethod
     def seconds_until_next(outlook: Outlook) -> float | None:

@@ -140,6 +140,9 @@ class ScheduleSpec:
     def _check_together(self) -> None:
         if self.start_at is not None and self.end_at is not None and self.end_at < self.start_at:
             raise Invalid("end", format_instant(self.end_at), f"it comes after start, {format_instant(self.start_at)}")
+        if self.first_run_at is not None and self.start_at is not None and self.first_run_at < self.start_at:
+            rule = f"it does not come before start, {format_instant(self.start_at)}"
+            raise Invalid("first_run", format_instant(self.first_run_at), rule)
         if self.first_run_at is not None and self.end_at is not None and self.end_at < self.first_run_at:
             raise Invalid("first_run", format_instant(self.first_run_at), "it comes before the end")
         if self.catch_up is CatchUp.ALL and self.overlap is Overlap.REPLACE:

@@ -159,7 +159,7 @@ def _miss(row: AnyRow) -> Move:
 def _what_held(row: AnyRow) -> str:
     if row.job_paused:
         return "its job is paused"
-    return "it was still waiting" if row.state == RunState.WAITING.value else "no node had a free slot for it"
+    return "it was still waiting" if row.state == RunState.WAITING.value else "no node had taken it"
 
 
 def _ready(row: AnyRow) -> Move:

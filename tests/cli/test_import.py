@@ -96,6 +96,21 @@ def test_importing_again_is_refused_as_a_whole_unless_said_what_to_do(rota, tmp_
     assert sorted(view["cron"] for view in read(rota("schedule", "list", "--json"))) == ["1 1 * * *", "5 5 * * *"]
 
 
+def test_what_is_there_already_is_named_and_not_counted(rota, tmp_path):
+    file = tmp_path / "tab"
+    file.write_text("1 1 * * * sync one\n")
+    rota("import", "crontab", str(file))
+    file.write_text("1 1 * * * sync one\n2 2 * * * check two\n")
+
+    plan = rota("import", "crontab", str(file), "--plan")
+    skipped = rota("import", "crontab", str(file), "--if-exists", "skip")
+
+    assert "1 jobs and schedules would be imported" in plan.output
+    assert "there already, and with --if-exists error the import is refused then: tab/sync\n" in plan.output
+    assert "1 jobs and schedules are imported" in skipped.output
+    assert "with --if-exists skip they are left as they are: tab/sync\n" in skipped.output
+
+
 def test_what_an_earlier_import_made_and_the_file_no_longer_has_is_named(rota, tmp_path):
     file = tmp_path / "tab"
     file.write_text("1 1 * * * sync one\n2 2 * * * sync two\n")

@@ -194,3 +194,18 @@ def test_an_error_of_a_file_of_settings_names_it(rota, tmp_path):
     assert result.exit_code == 2
     assert str(file) in result.stderr
     assert "did you mean lease?" in result.stderr
+
+
+def test_none_is_a_choice_of_what_to_catch_up_and_takes_other_values_away(rota):
+    rota("job", "add", "hello", "--shell", "true")
+    rota("schedule", "add", "each", "hello", "--every", "1h", "--catch-up", "none", "--start-within", "5m")
+
+    def shown(name):
+        return read(rota("schedule", "show", "each", "--json"))[name]
+
+    assert (shown("catch_up"), shown("start_within")) == ("none", 300.0)
+    rota("schedule", "edit", "each", "--catch-up", "latest", "--start-within", "none")
+    assert (shown("catch_up"), shown("start_within")) == ("latest", None)
+    rota("schedule", "edit", "each", "--catch-up", "none")
+    assert shown("catch_up") == "none"
+    assert refusal(rota("schedule", "edit", "each", "--overlap", "none", "--json"))["field"] == "overlap"

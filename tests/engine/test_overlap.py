@@ -45,6 +45,18 @@ def test_queue_runs_each_slot_after_the_one_before_it(node: Node, ledger: Ledger
     assert [run.start_by for run in ledger.runs()] == [None] * 3
 
 
+def test_a_run_that_nobody_took_in_time_does_not_keep_the_next_slot_from_running(node: Node, ledger: Ledger) -> None:
+    schedule(ledger, overlap="skip", start_within_seconds=50.0)
+    node.bookkeeper.stop_claiming()
+    node.round()
+    assert slots(ledger) == [(0, "ready", "due")]
+    ledger.clock.advance(seconds=65)  # nobody was here
+
+    Node(ledger, "b").settle()
+
+    assert slots(ledger) == [(0, "missed", "window_passed"), (1, "running", "started")]
+
+
 def test_a_queue_that_is_full_skips(node: Node, ledger: Ledger) -> None:
     schedule(ledger, overlap="queue", catch_up_limit=1)
     node.round()

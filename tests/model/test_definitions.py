@@ -241,6 +241,7 @@ def test_contradictory_options_are_refused() -> None:
         ("overlap", {"catch_up": "all", "overlap": "replace"}),
         ("end", {"start": "2026-12-02", "end": "2026-12-01"}),
         ("first_run", {"first_run": "2026-12-02", "end": "2026-12-01"}),
+        ("first_run", {"first_run": "2026-12-01", "start": "2026-12-02"}),
         ("on_closed", {"on_closed": "next"}),
         ("jitter", {"jitter": "2d"}),
     ):

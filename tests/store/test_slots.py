@@ -508,7 +508,7 @@ def test_a_ready_run_whose_window_closes_is_missed(ledger: Ledger, job: int) -> 
         ledger.clock.now,
         None,
     )
-    assert "no node had a free slot for it" in row.reason_text
+    assert "no node had taken it" in row.reason_text
 
 
 def test_a_run_that_is_missed_under_a_paused_job_says_so(ledger: Ledger, job: int) -> None:
