@@ -70,9 +70,11 @@ def test_a_run_that_was_taken_over_is_cancelled_at_once(cluster: Cluster) -> Non
     first = cluster.start("a")
     (run_id,) = cluster.enqueue("waits")
     started = cluster.wait_for_note("start", run_id)
+    holder = cluster.run(run_id).holder
     first.kill()
     cluster.start("a")
     cluster.wait(lambda: "its worker is gone" in cluster.events(run_id)[-1], "it is taken over")
+    assert cluster.run(run_id).holder != holder  # by which a node sees at once that it is to cancel something
 
     cancel_run(cluster.database, run_id, actor="ann@desk")
 
