@@ -136,6 +136,7 @@ def _noop_order(number: int) -> Order:
 
 def _order(number: int, *argv: str) -> Order:
     return Order(
+        job="bench",
         claim_id=uuid.uuid4().hex,
         run_id=number,
         attempt=1,

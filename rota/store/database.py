@@ -7,6 +7,7 @@ has returned. A lost answer to COMMIT is told apart from a refusal, since the wo
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import random
@@ -122,6 +123,8 @@ class Database:
         if self.dialect.name == "sqlite":
             connection.isolation_level = None  # the driver must not open transactions of its own
             connection.create_function("rota_now", 1, self.sqlite_now)
+            # SQLite keeps bytes that are no UTF-8 as text; one such value must not make every list unreadable.
+            connection.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
         if self.dialect.set_up is not None:
             self.dialect.set_up(connection)
         cursor = connection.cursor()

@@ -14,6 +14,7 @@ from rota.model.run import End, NewRun, Written
 from rota.store.advancing import advance_runs
 from rota.store.endings import end_runs
 from rota.store.firing import fire_schedules
+from rota.store.jobs import list_jobs
 from rota.store.outlook import look
 from rota.store.tables import metadata
 from tests.store.ledger import Ledger, identity_of
@@ -206,6 +207,19 @@ def test_sqlite_refuses_what_has_not_the_type_of_its_column_and_says_which(
     copied = ", ".join(given.get(item, item) for item in columns)
     with pytest.raises(DatabaseRefused, match=f"{column} must be "):
         ledger.execute(f"insert into {table} ({', '.join(columns)}) select {copied} from {table}")
+
+
+def test_text_that_is_no_utf8_stops_nobody_else(ledger: Ledger) -> None:
+    only(ledger, "sqlite", "the other databases refuse it")
+    ledger.add_job("odd")
+    ledger.add_job()
+    ledger.add_schedule("broken", "odd", next_slot_at=ledger.clock.now)
+    ledger.add_schedule("sound", next_slot_at=ledger.clock.now)
+    ledger.execute("update rota_job set pool = cast(x'ff' as text), variables = cast(x'ff' as text) where name = 'odd'")
+
+    assert fire_schedules(ledger.database, fired_by="a").schedules == 2
+    assert [claim.schedule for claim in ledger.claim(limit=5)] == ["sound"]
+    assert [view["pool"] for view in list_jobs(ledger.database)] == ["default", "\ufffd"]
 
 
 @pytest.mark.parametrize("value", ["'NaN'", "'Infinity'", "'-Infinity'"])

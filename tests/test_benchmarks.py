@@ -1,0 +1,26 @@
+"""The benchmarks run, and count what they have measured. How fast it was is for ``make bench`` to say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_figure_is_measured(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    options = ("--database", "sqlite", "--runs", "1000", "--idle-seconds", "1", "--json", str(file))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *options], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(file.read_text())["sqlite"]
+    assert {"fork and exit", "memory of a guardian", "enqueue in bulk", "no-op commands", "idle statements"} <= set(
+        figures
+    )
+    assert all(figure["value"] > 0 for name, figure in figures.items() if name != "idle statements")
