@@ -105,7 +105,7 @@ def test_one_worker_of_two_gets_it(folder: Path) -> None:
     for harness in both:
         harness.crew.stop(first.claim_id, "released", 0.0)
         harness.crew.close()
-    wait_until(lambda: not is_alive(first.job_pid), "it is stopped")
+    wait_until(lambda: not is_alive(first.guardian_pid), "it is stopped, and its end is on disk")
 
 
 def test_while_its_worker_lives_nobody_else_is_let_in(folder: Path) -> None:
@@ -119,6 +119,7 @@ def test_while_its_worker_lives_nobody_else_is_let_in(folder: Path) -> None:
     worker.kill()
     wait_until(lambda: doors(folder / "w"), "now it has a door")
     os.kill(worker.job_pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(worker.guardian_pid), "its end is on disk")
     harness.crew.close()
 
 
