@@ -23,7 +23,7 @@ from rota.store.dialects import Trouble
 from rota.store.guards import create_guards, drop_guards
 from rota.store.violations import CREATE_VIEW, DROP_VIEW
 
-SCHEMA_VERSION = 3  # what this program needs at least, and what `rota db upgrade` makes
+SCHEMA_VERSION = 4  # what this program needs at least, and what `rota db upgrade` makes
 VERSION_TABLE = "rota_migration"
 
 _NAME_ANOTHER = "name another one with --db or ROTA_DB"

@@ -275,6 +275,12 @@ run = Table(
     Column("lease_ends_at", Instant),  # exactly while it is running
     Column("cancel_asked_at", Instant),
     Column("cancel_asked_by", Name),
+    Column("freeze_asked_at", Instant),  # its processes are held, or about to be
+    Column("freeze_asked_by", Name),
+    Column("progress", Number),  # from 0 to 1, as its newest attempt said last
+    Column("progress_message", LongText),
+    Column("progress_at", Instant),
+    Column("checkpoint", LongText),  # JSON that the next attempt begins from
     UniqueConstraint("schedule_id", "slot_at", "target_node", name="rota_run_slot"),
     UniqueConstraint("job_id", "active_key", name="rota_run_active_key"),
     _one_of("state", RunState),
@@ -284,6 +290,7 @@ run = Table(
     *_within(LEASE_SECONDS_MIN, LEASE_SECONDS_MAX, "lease_seconds"),
     *_within(0, COUNT_MAX, "slot_count", "attempt", "retries_used", "losses"),
     *_within(0, VERSION_MAX, "fence"),
+    *_within(0, 1, "progress"),
     **_MYSQL,
 )
 # Serves FIND_CLAIMABLE: all equalities first, then its order. Only ready runs are in it where the database can say so.

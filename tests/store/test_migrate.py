@@ -156,7 +156,7 @@ def test_a_schema_table_that_lost_its_row_is_refused_with_the_statement_that_hel
     upgrade(empty)
     empty.write(lambda connection: connection.execute(text("delete from rota_schema")), repeatable=True)
 
-    with pytest.raises(DatabaseVersion, match=r"insert into rota_schema .* values \(1, 3, 3\)"):
+    with pytest.raises(DatabaseVersion, match=r"insert into rota_schema .* values \(1, 4, 4\)"):
         upgrade(empty)
 
 

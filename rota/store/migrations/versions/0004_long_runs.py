@@ -1,0 +1,44 @@
+"""Long runs: what a run says of itself while it runs, and what may be asked of it meanwhile.
+
+Revision 0004. A program that knows only schema 3 works on: it does not show, ask for or heed any of this.
+"""
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+
+from rota.store.types import Instant, LongText, Name, Number
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+ADDED: dict[str, tuple[sa.Column[Any], ...]] = {
+    "rota_run": (
+        sa.Column("progress", Number, nullable=True),
+        sa.Column("progress_message", LongText, nullable=True),
+        sa.Column("progress_at", Instant(), nullable=True),
+        sa.Column("checkpoint", LongText, nullable=True),
+        sa.Column("freeze_asked_at", Instant(), nullable=True),
+        sa.Column("freeze_asked_by", Name, nullable=True),
+    ),
+}
+
+# Values by which one row, written by hand, would make a statement fail that moves others too.
+RANGES: dict[str, dict[str, tuple[int, int]]] = {
+    "rota_run": {"progress": (0, 1)},
+}
+
+
+def upgrade() -> None:
+    for table, columns in ADDED.items():
+        for column in columns:
+            op.add_column(table, column)
+    if op.get_context().dialect.name != "sqlite":
+        for table, ranges in RANGES.items():
+            for name, (low, high) in ranges.items():
+                rule = sa.text(f"{name} between {low} and {high}")
+                op.create_check_constraint(op.f(f"{table}_{name}_within"), table, rule)
+    op.execute("update rota_schema set version = 4, compatible_from = 2")
