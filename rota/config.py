@@ -28,8 +28,9 @@ from typing import Any, cast
 from rota.errors import ConfigError, Invalid
 from rota.model.durations import format_duration, parse_duration
 from rota.model.instants import check_zone
-from rota.model.job import LEASE_SECONDS_MIN
+from rota.model.job import LEASE_SECONDS_MIN, check_word
 from rota.model.names import check_name
+from rota.model.states import OnTerm
 
 CONFIG_VARIABLE = "ROTA_CONFIG"
 DATABASE_FILE_VARIABLE = "ROTA_DB_FILE"
@@ -78,6 +79,7 @@ class Config:
     slots: int | None
     pools: tuple[str, ...]
     drain_timeout_seconds: float
+    on_term: OnTerm
     connections: Mapping[str, Connection]
     resolved: Mapping[str, Resolved]
 
@@ -104,6 +106,10 @@ def _zone(field: str, value: object) -> str:
 def _path(field: str, value: object) -> Path:
     # Absolute at once: a log file is opened again later, when the working directory may be another.
     return Path(_text(field, value)).expanduser().absolute()
+
+
+def _on_term(field: str, value: object) -> OnTerm:
+    return check_word(field, value, OnTerm)
 
 
 def _slots(field: str, value: object) -> int:
@@ -162,6 +168,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("slots",         "ROTA_SLOTS",         None,         _slots,                        _shown),
     Setting("pools",         "ROTA_POOLS",         ("default",), _pools,                        ", ".join),
     Setting("drain_timeout", "ROTA_DRAIN_TIMEOUT", 60.0,         _duration(0, zero_ok=True),    _shown_duration),
+    Setting("on_term",       "ROTA_ON_TERM",       OnTerm.AUTO,  _on_term,                      _shown),
 )
 # fmt: on
 _FLAGS = {"database": "--db", "pools": "--pool"}  # those that are called otherwise than their key
@@ -197,6 +204,7 @@ def read_config(
         slots=resolved["slots"].value,
         pools=resolved["pools"].value,
         drain_timeout_seconds=resolved["drain_timeout"].value,
+        on_term=resolved["on_term"].value,
         connections=connections,
         resolved=resolved,
     )

@@ -44,7 +44,9 @@ SETTING_MEANINGS = {
     "log_file": "Where a worker logs to; opened anew at USR2.",
     "slots": "How many runs a worker takes at once: four for each processor, unless told.",
     "pools": "The pools a worker takes runs of; a variable separates them by commas.",
-    "drain_timeout": "How long a worker that was told to stop waits for its jobs.",
+    "drain_timeout": "How long a worker that was told to drain waits for its jobs.",
+    "on_term": "What a worker that is told TERM makes of its jobs: `leave` them to the next one, or `drain`; `auto` "
+    "drains as process 1 of a container, and leaves otherwise.",
     "state_dir": "Where the workers of this machine keep sockets and ends that wait for delivery. On a local disk, and "
     "with a path of at most 50 characters: that of a socket in it ends at 107.",
 }

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rota.cli.door import Door, through_door
+from rota.cli.door import Door, Words, through_door
 from rota.cli.status import NODE_COLUMNS
+from rota.model.states import OnTerm
 
 if TYPE_CHECKING:
     from rota.cli.logs import Logs
@@ -31,7 +32,13 @@ def node_flags(function: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option("--poll", metavar="D", allow_from_autoenv=False, help="How often to look. [ROTA_POLL]"),
             click.option(
-                "--drain-timeout", metavar="D", allow_from_autoenv=False, help="When told to stop: jobs may end."
+                "--drain-timeout", metavar="D", allow_from_autoenv=False, help="When told to drain: jobs may end."
+            ),
+            click.option(
+                "--on-term",
+                type=Words(*OnTerm),
+                allow_from_autoenv=False,
+                help="Leave jobs to the next worker, or drain. [leave; process 1 drains]",
             ),
             click.option("--state-dir", metavar="DIR", allow_from_autoenv=False, help="For sockets and journals."),
             click.option(
@@ -62,6 +69,7 @@ def read_settings(
         slots=config.slots or slots_default(),
         lease_seconds=config.lease_seconds,
         drain_timeout_seconds=config.drain_timeout_seconds,
+        on_term=config.on_term,
         poll_seconds=config.poll_seconds,
         modules=modules,
         import_dirs=tuple(str(Path(folder).absolute()) for folder in import_dirs),
@@ -133,8 +141,9 @@ def run_node(door: Door, *, one_pass: bool = False, **flags: Any) -> int:
 def worker(door: Door, **flags: Any) -> int:
     """Fire schedules and run jobs until told to stop.
 
-    TERM, INT and QUIT drain: no new claims, running jobs may end; a second one stops them and gives their runs back.
-    HUP and USR1 read the configuration again, USR2 opens the log file anew.
+    TERM leaves at once: jobs go on, and the next worker of this machine takes them over. INT and QUIT drain: no new
+    claims, running jobs may end; a second one stops them and gives their runs back. Process 1 of a container drains on
+    TERM too. HUP and USR1 read the configuration again, USR2 opens the log file anew.
     """
     return run_node(door, **flags)
 

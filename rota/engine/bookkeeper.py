@@ -13,11 +13,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from rota.engine.backoff import Backoff
+from rota.engine.books import ENDS_MAX, Books
 from rota.engine.scheduler import Scheduler
 from rota.engine.settings import NodeSettings
 from rota.errors import DatabaseRefused, DatabaseUnavailable
@@ -25,16 +25,13 @@ from rota.execution.linux import boottime
 from rota.model.run import Claim, End, NodeIdentity
 from rota.model.states import NodeState
 from rota.store.database import Database
-from rota.store.endings import Delivered, end_runs, surrender_runs
 from rota.store.leases import adopt_claims, claim_runs, mark_started
 from rota.store.nodes import describe_node
 
 log = logging.getLogger("rota.worker")
 
-ENDS_MAX = 100
 GATHER_SECONDS = 0.01  # while other runs are about to end too, one transaction for several ends
 LOOK_AGAIN_SECONDS = 0.1
-REFUSED_AGAIN_SECONDS = 30.0
 LOOK_AFTER_END_SECONDS = 0.2  # an end may let the next run of a queue go
 
 
@@ -84,10 +81,11 @@ class Bookkeeper(threading.Thread):
         self._tell = tell
         self._scheduler = Scheduler(database, identity, settings.pools, settings.lease_seconds, clock=clock)
         self._woken = threading.Condition()
-        self._ends: deque[End] = deque()
-        self._refused: deque[tuple[float, End]] = deque()  # ends that cannot be recorded, and when to try again
-        self._dead: deque[str] = deque()
-        self._adopted: deque[str] = deque()
+        self._books = Books(
+            database,
+            actor=lambda: self._scheduler.identity.name,
+            adopt=lambda claim_ids: adopt_claims(database, self._scheduler.identity, claim_ids),
+        )
         self._held: set[str] = set()  # claims whose end is not in the database yet
         self._accepting = True
         self._is_described = True  # what the database says of this node is true
@@ -105,20 +103,20 @@ class Bookkeeper(threading.Thread):
     def hear_end(self, end: End) -> None:
         """Take over an end; it is kept until the database has it."""
         with self._woken:
-            self._ends.append(end)
+            self._books.ends.append(end)
             self._woken.notify()
 
     def hear_adopted(self, claim_id: str) -> None:
         """Take over a claim whose worker is gone, and whose guardian goes on with this one."""
         with self._woken:
             self._held.add(claim_id)
-            self._adopted.append(claim_id)
+            self._books.adopted.append(claim_id)
             self._woken.notify()
 
     def hear_dead_guardian(self, claim_id: str) -> None:
         """Take over that a guardian died with this claim: its job is gone, and nobody will tell its end."""
         with self._woken:
-            self._dead.append(claim_id)
+            self._books.dead.append(claim_id)
             self._woken.notify()
 
     def let_go(self, claim_id: str) -> None:
@@ -183,9 +181,9 @@ class Bookkeeper(threading.Thread):
             with self._woken:
                 if not self._has_reason():
                     self._woken.wait(max(0.0, self._look_at - time.monotonic()))
-                if self._ends and not self._stopping:
+                if self._books.ends and not self._stopping:
                     self._woken.wait_for(self._has_gathered, GATHER_SECONDS)
-                if self._stopping and not self._ends and not self._dead:
+                if self._stopping and not self._books.ends and not self._books.dead:
                     return
             try:
                 self.round()
@@ -212,9 +210,7 @@ class Bookkeeper(threading.Thread):
         return bool(
             self._stopping
             or self._hinted
-            or self._ends
-            or self._dead
-            or self._adopted
+            or self._books.is_due
             or not self._is_described
             or (self._more_ready and self.free > 0)
             or time.monotonic() >= self._look_at
@@ -222,17 +218,17 @@ class Bookkeeper(threading.Thread):
 
     def _has_gathered(self) -> bool:
         # Half of what is under way: the other half keeps the processors busy meanwhile.
-        return self._stopping or len(self._ends) >= min(ENDS_MAX, max(1, len(self._held) // 2))
+        return self._stopping or len(self._books.ends) >= min(ENDS_MAX, max(1, len(self._held) // 2))
 
     def round(self) -> None:
         """Deliver what has ended, do what is due, claim what there is room for."""
-        if self._dead:
+        books = self._books
+        if books.dead:
             self._surrender()
-        if self._adopted:
-            self._adopt()
-        while self._refused and self._refused[0][0] <= time.monotonic():
-            self._ends.append(self._refused.popleft()[1])
-        if self._ends:
+        if books.adopted:
+            books.adopt()
+            self.idle_rounds = 0
+        if books.is_due:
             self._deliver()
         if not self._is_described:
             self._describe()
@@ -243,56 +239,14 @@ class Bookkeeper(threading.Thread):
             self._claim()
 
     def _deliver(self) -> None:
-        batch = [self._ends[i] for i in range(min(len(self._ends), ENDS_MAX))]
-        refused: list[End] = []
-        try:
-            delivered = end_runs(self._database, batch)
-        except DatabaseUnavailable:
-            raise  # all of them are kept, and delivered when it is back
-        except Exception as error:  # noqa: BLE001 - one end that cannot be recorded must not hold up the others
-            log.error("a batch of %d ends was refused, delivering one by one: %s", len(batch), error)
-            delivered, refused = self._deliver_one_by_one(batch)
-        if delivered.waiting_seconds_min is not None:
-            self._look_at = min(self._look_at, time.monotonic() + delivered.waiting_seconds_min)
+        kept = self._books.deliver()
+        if kept.waiting_seconds_min is not None:
+            self._look_at = min(self._look_at, time.monotonic() + kept.waiting_seconds_min)
         self._look_at = min(self._look_at, time.monotonic() + LOOK_AFTER_END_SECONDS)
-        for _ in batch:
-            self._ends.popleft()
-        self._refused.extend((time.monotonic() + REFUSED_AGAIN_SECONDS, end) for end in refused)
-        claim_ids = tuple(end.claim_id for end in batch if end not in refused)
         self.idle_rounds = 0  # a retry may be due: a pass looks once more before it leaves
-        self._held.difference_update(claim_ids)
-        if delivered.orphaned:
-            log.warning("%d ends came after their lease and are kept as orphans", len(delivered.orphaned))
-        if any(end.kind == "released" for end in batch):
-            self._hinted = True
-        self._tell(Acknowledge(claim_ids))
-
-    def _deliver_one_by_one(self, batch: list[End]) -> tuple[Delivered, list[End]]:
-        orphaned: set[str] = set()
-        refused: list[End] = []
-        for end in batch:
-            bare = End(
-                claim_id=end.claim_id,
-                run_id=end.run_id,
-                kind="bad_result",
-                exit_code=end.exit_code,
-                signal=end.signal,
-                error_type="EndRefused",
-                error_message="the database refused to keep how it ended; the worker's log has the reason",
-            )
-            for form in (end, bare):
-                try:
-                    orphaned |= end_runs(self._database, [form]).orphaned
-                    break
-                except DatabaseUnavailable:
-                    raise
-                except Exception:
-                    log.exception("the end of run %d cannot be recorded", end.run_id)
-            else:
-                # Kept, with its lease and its place, and offered again: perhaps a right is missing for a while.
-                refused.append(end)
-        applied = frozenset(end.claim_id for end in batch if end not in refused) - orphaned
-        return Delivered(applied, frozenset(orphaned), None), refused
+        self._held.difference_update(kept.claim_ids)
+        self._hinted = self._hinted or kept.has_given_back
+        self._tell(Acknowledge(kept.claim_ids))
 
     def _describe(self) -> None:
         self._is_described = True
@@ -304,20 +258,9 @@ class Bookkeeper(threading.Thread):
             self._is_described = False
             raise
 
-    def _adopt(self) -> None:
-        claim_ids = list(self._adopted)
-        adopt_claims(self._database, self._scheduler.identity, claim_ids)
-        for _ in claim_ids:
-            self._adopted.popleft()
-        self.idle_rounds = 0
-
     def _surrender(self) -> None:
-        claim_ids = list(self._dead)
-        surrender_runs(self._database, claim_ids, actor=self._scheduler.identity.name)
-        for _ in claim_ids:
-            self._dead.popleft()
+        self._held.difference_update(self._books.surrender())
         self.idle_rounds = 0
-        self._held.difference_update(claim_ids)
         self._hinted = True
 
     def _look_and_act(self) -> bool:
@@ -372,7 +315,7 @@ class Bookkeeper(threading.Thread):
             for claim in claims:
                 if claim.claim_id not in marked:
                     self._held.add(claim.claim_id)
-                    self._ends.append(
+                    self._books.ends.append(
                         End(claim.claim_id, claim.run_id, "released", error_message="not allowed to start")
                     )
         self._start([claim for claim in claims if claim.claim_id in marked], before)
@@ -381,7 +324,7 @@ class Bookkeeper(threading.Thread):
         # Held first, then asked whether we still may: whoever stops us looks in the other order, and misses nothing.
         self._held.update(claim.claim_id for claim in claims)
         if not self._accepting:
-            for claim in claims:
-                self._ends.append(End(claim.claim_id, claim.run_id, "released", error_message="the worker is leaving"))
+            gone = "the worker is leaving"
+            self._books.ends.extend(End(c.claim_id, c.run_id, "released", error_message=gone) for c in claims)
         elif claims:
             self._tell(Start(tuple(claims), before))

@@ -22,12 +22,13 @@ from rota import __version__
 from rota.engine.bookkeeper import Bookkeeper
 from rota.engine.renewer import Renewer
 from rota.engine.settings import NodeSettings
+from rota.engine.stand_in import program
 from rota.engine.watch import Watch
 from rota.errors import ConfigError, RotaError
 from rota.execution.crew import Crew
 from rota.execution.linux import boottime
 from rota.model.run import NodeIdentity
-from rota.model.states import NodeState
+from rota.model.states import NodeState, OnTerm
 from rota.store.database import Database
 from rota.store.migrate import check_schema
 from rota.store.nodes import leave_node, register_node
@@ -36,6 +37,7 @@ log = logging.getLogger("rota.worker")
 
 RELEASE_GRACE_SECONDS = 1.0  # after a second signal, another node is to start the runs within two seconds
 GOODBYE_SECONDS = 10.0  # how long the last ends may take to reach the database
+HAND_OVER_SECONDS = 1.0  # the same for a worker that leaves its jobs to the next one
 
 TICK_BESIDE_ANOTHER = 3  # exit status: this pass is done, and another one was at work when it began
 
@@ -65,6 +67,7 @@ class Node:
         self._reopen_logs = reopen_logs
         self._on_ready = on_ready
         self._stops_asked = 0
+        self._leaves_jobs = False  # to the next worker of this machine: goes at once
         self._is_leaving = False  # claims nothing any more, and goes when it holds nothing
         self._drain_ends_at: float | None = None
         self._leaves_at: float | None = None  # whatever it holds then: a database that is away must not keep it here
@@ -76,7 +79,7 @@ class Node:
 
     def stop(self) -> None:
         """Ask the node to drain and leave; a second time: to stop its jobs and give their runs back at once."""
-        self._note(signal.SIGTERM, None)
+        self._note(signal.SIGINT, None)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self._signals.append(number)
@@ -107,10 +110,12 @@ class Node:
         own_folder(self.settings.state_dir)
         beside_another = self._run_until is RunUntil.IDLE and not self._take_tick_lock()
         identity = self._register(database)
+        folder = self.settings.state_dir / f"g{database.fingerprint()}"  # another database must not get our ends
         crew = Crew(
-            self.settings.state_dir / f"g{database.fingerprint()}",  # another database must not get our ends
+            folder,
             reuse=self.settings.reuse,
             output_bytes_max=self.settings.output_bytes_max,
+            stand_in=program(self.settings, folder),
         )
         crew.open()
         watch = Watch(crew, self.settings, identity.name)
@@ -136,14 +141,29 @@ class Node:
                 if self._name_lost:
                     self._name_lost = False
                     identity = self._take_another_name(database, identity, watch, bookkeeper, renewer)
-            self._say_goodbye(database, identity, bookkeeper, renewer)
+            if self._hand_over(watch, bookkeeper, renewer):
+                self._say_goodbye(database, identity, watch, bookkeeper, renewer)
         finally:
             bookkeeper.stop()
             renewer.stop()
-            bookkeeper.join(GOODBYE_SECONDS)
-            renewer.join(GOODBYE_SECONDS)
+            bookkeeper.join(self._goodbye_seconds)
+            renewer.join(self._goodbye_seconds)
             crew.close()
         return TICK_BESIDE_ANOTHER if beside_another else 0
+
+    @property
+    def _goodbye_seconds(self) -> float:
+        return HAND_OVER_SECONDS if self._leaves_jobs else GOODBYE_SECONDS
+
+    def _hand_over(self, watch: Watch, bookkeeper: Bookkeeper, renewer: Renewer) -> bool:
+        """Leave what runs to whoever comes next; tell whether the database takes a goodbye."""
+        if not self._leaves_jobs:
+            return True
+        bookkeeper.stop()
+        bookkeeper.join(HAND_OVER_SECONDS)
+        is_told = watch.hand_over(bookkeeper, renewer, self._wake_fd, seconds_max=HAND_OVER_SECONDS)
+        log.info("leaving at once: %d runs go on, and the next worker takes them over", watch.count)
+        return is_told
 
     def _take_another_name(
         self, database: Database, identity: NodeIdentity, watch: Watch, bookkeeper: Bookkeeper, renewer: Renewer
@@ -192,7 +212,7 @@ class Node:
                 self.settings.state_dir,
             )
             return True
-        return self._is_leaving and holds_nothing
+        return self._is_leaving and (holds_nothing or self._leaves_jobs)
 
     def _hear_signals(self, watch: Watch, bookkeeper: Bookkeeper) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -206,17 +226,22 @@ class Node:
                     self._reopen_logs()
                 log.info("log files are open anew")
             else:
-                self._hear_stop(watch, bookkeeper)
+                self._hear_stop(number, watch, bookkeeper)
         if self._drain_ends_at is not None and boottime() >= self._drain_ends_at:
             self._drain_ends_at = None
             log.warning("%d runs have not ended in time: giving them back", watch.count)
             self._give_back(watch, self.settings.grace_seconds)
 
-    def _hear_stop(self, watch: Watch, bookkeeper: Bookkeeper) -> None:
+    def _hear_stop(self, number: int, watch: Watch, bookkeeper: Bookkeeper) -> None:
+        if self._leaves_jobs:
+            return  # whatever is asked for now, they are left to the next one
         self._stops_asked += 1
         self._is_leaving = True
-        bookkeeper.stop_claiming(tell=True)
-        if self._stops_asked == 1:
+        self._leaves_jobs = number == signal.SIGTERM and self._stops_asked == 1 and self._leaves_on_term()
+        bookkeeper.stop_claiming(tell=not self._leaves_jobs)
+        if self._leaves_jobs:
+            log.info("leaving")
+        elif self._stops_asked == 1:
             seconds = self.settings.drain_timeout_seconds
             log.info(
                 "draining: no new claims, %d runs may take %g s to end; again to give them back", watch.count, seconds
@@ -226,6 +251,13 @@ class Node:
             self._drain_ends_at = None
             log.info("stopping %d jobs and giving their runs back", watch.count)
             self._give_back(watch, min(RELEASE_GRACE_SECONDS, self.settings.grace_seconds))
+
+    def _leaves_on_term(self) -> bool:
+        match self.settings.on_term:
+            case OnTerm.AUTO:
+                return os.getpid() != 1
+            case choice:
+                return choice is OnTerm.LEAVE
 
     def _give_back(self, watch: Watch, grace_seconds: float) -> None:
         watch.stop_all("released", grace_seconds)
@@ -249,16 +281,16 @@ class Node:
         log.info("read the configuration again: pools %s, %d slots", ", ".join(settings.pools), settings.slots)
 
     def _say_goodbye(
-        self, database: Database, identity: NodeIdentity, bookkeeper: Bookkeeper, renewer: Renewer
+        self, database: Database, identity: NodeIdentity, watch: Watch, bookkeeper: Bookkeeper, renewer: Renewer
     ) -> None:
         renewer.stop()
         bookkeeper.stop()
-        bookkeeper.join(GOODBYE_SECONDS)
+        bookkeeper.join(self._goodbye_seconds)
         if bookkeeper.is_alive():  # it waits for the database, and so would a goodbye
             log.warning("node %s leaves without a goodbye: its lease will end by itself", identity.name)
             return
         try:
-            leave_node(database, identity)
+            leave_node(database, identity, left_running=watch.count)
         except RotaError as error:
             log.warning("could not say goodbye, the node's lease will end by itself: %s", error)
         log.info("node %s has left", identity.name)

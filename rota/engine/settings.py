@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rota.errors import Invalid
 from rota.model.job import LEASE_SECONDS_MIN
+from rota.model.states import OnTerm
 
 # Both streams of an attempt go into one statement, and MariaDB takes statements of 16 MiB, escapes included.
 OUTPUT_BYTES_MAX = 2 << 20
@@ -32,6 +33,7 @@ class NodeSettings:
     lease_seconds: float = 60.0
     grace_seconds: float = 10.0
     drain_timeout_seconds: float = 60.0
+    on_term: OnTerm = OnTerm.AUTO
     poll_seconds: float | None = None  # None: as the database needs
     modules: tuple[str, ...] = ()  # imported for the jobs they declare
     import_dirs: tuple[str, ...] = ()  # put on the import path of Python jobs

@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import select
 from collections.abc import Callable
+from typing import Protocol
 
-from rota.engine.bookkeeper import Acknowledge, Bookkeeper, CancelAsked, Idle, Start
+from rota.engine.bookkeeper import Acknowledge, CancelAsked, Idle, Start
 from rota.engine.bookkeeper import Message as BookkeeperMessage
 from rota.engine.mailbox import Mailbox
 from rota.engine.orders import make_order
-from rota.engine.renewer import RenewalAsked, Renewed, Renewer
+from rota.engine.renewer import RenewalAsked, Renewed
 from rota.engine.settings import NodeSettings
 from rota.errors import RotaError
 from rota.execution.crew import Adopted, Crew, Ended, GuardianLost, Started
@@ -31,13 +32,49 @@ log = logging.getLogger("rota.worker")
 WAIT_SECONDS_MAX = 5.0
 
 
+class Bookkeeping(Protocol):
+    """Who brings into the database what the watch hears: the bookkeeper of a worker, or a stand-in."""
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether guardians are taken over."""
+        ...
+
+    def hear_end(self, end: End) -> None:
+        """Take over an end."""
+        ...
+
+    def hear_adopted(self, claim_id: str) -> None:
+        """Take over a claim whose worker is gone."""
+        ...
+
+    def hear_dead_guardian(self, claim_id: str) -> None:
+        """Take over that a guardian died."""
+        ...
+
+    def let_go(self, claim_id: str) -> None:
+        """Take over that a guardian is silent past its lease."""
+        ...
+
+
+class Renewing(Protocol):
+    """Who renews: the renewer of a worker, or a stand-in."""
+
+    def ask(self, asked: RenewalAsked) -> None:
+        """Have these claims renewed."""
+        ...
+
+
 class Watch:
     """All attempts of this node that are under way."""
 
-    def __init__(self, crew: Crew, settings: NodeSettings, node: str) -> None:
+    def __init__(
+        self, crew: Crew, settings: NodeSettings, node: str, *, renew_seconds_max: float | None = None
+    ) -> None:
         self._crew = crew
         self._settings = settings
         self._node = node
+        self._renew_seconds_max = renew_seconds_max  # who has no other way to hear of a cancellation asks more often
         self._claims: dict[str, Claim | Adopted] = {}
         self._deadlines: dict[str, float] = {}  # of the claims that have not ended: CLOCK_BOOTTIME
         self._pids: dict[str, int] = {}
@@ -45,6 +82,7 @@ class Watch:
         self._outbox: Mailbox[BookkeeperMessage | Renewed] = Mailbox()
         self._asked_at = 0.0  # when the guardians were last asked for a sign of life
         self._renew_at = 0.0
+        self._is_renewed = False  # since it was asked for last, on leaving
         self._is_closed = False  # what was claimed and comes only now is given back unstarted
         self.node_state: NodeState | None = NodeState.ALIVE
         self.on_name_lost: Callable[[], None] = lambda: None
@@ -58,17 +96,22 @@ class Watch:
         """How many attempts are under way, or ended and not yet acknowledged."""
         return len(self._claims)
 
+    @property
+    def is_recovering(self) -> bool:
+        """Whether ends that were found on disk are under way to the database."""
+        return bool(self._recovering)
+
     def apply(self, settings: NodeSettings) -> None:
         """Start what comes from now on by new settings."""
         self._settings = settings
 
-    def take_over(self, bookkeeper: Bookkeeper) -> None:
+    def take_over(self, bookkeeper: Bookkeeping) -> None:
         """Take over what other workers of this folder have left: guardians with their jobs, and ends on disk."""
         if bookkeeper.is_accepting:
             self._crew.adopt()
         self._recover(bookkeeper)
 
-    def _recover(self, bookkeeper: Bookkeeper) -> None:
+    def _recover(self, bookkeeper: Bookkeeping) -> None:
         for outcome in self._crew.recover(self._recovering):
             log.info("run %d ended while no worker was here: delivering its end", outcome.run_id)
             self._recovering.add(outcome.claim_id)
@@ -80,7 +123,19 @@ class Watch:
         for claim_id in self._claims:
             self._crew.stop(claim_id, why, grace_seconds)
 
-    def round(self, bookkeeper: Bookkeeper, renewer: Renewer, wake_fd: int, *, until: float | None = None) -> None:
+    def hand_over(self, bookkeeper: Bookkeeping, renewer: Renewing, wake_fd: int, *, seconds_max: float) -> bool:
+        """Start what was claimed last and have all leases renewed once more, so that whoever comes next has time.
+
+        Tell whether the database has answered within ``seconds_max``.
+        """
+        give_up_at = boottime() + seconds_max
+        self._renew_at = 0.0
+        self._is_renewed = False
+        while not self._is_renewed and boottime() < give_up_at:
+            self.round(bookkeeper, renewer, wake_fd, until=give_up_at)
+        return self._is_renewed
+
+    def round(self, bookkeeper: Bookkeeping, renewer: Renewing, wake_fd: int, *, until: float | None = None) -> None:
         """Wait for the next thing to happen, no longer than ``until`` (CLOCK_BOOTTIME), and see to it."""
         wake_at = self._renew_at if until is None else min(self._renew_at, until)
         timeout = max(0.0, min(WAIT_SECONDS_MAX, wake_at - boottime()))
@@ -107,7 +162,7 @@ class Watch:
             self._renew(renewer)
             self.take_over(bookkeeper)
 
-    def _hear(self, message: BookkeeperMessage | Renewed, bookkeeper: Bookkeeper) -> None:
+    def _hear(self, message: BookkeeperMessage | Renewed, bookkeeper: Bookkeeping) -> None:
         match message:
             case Start(claims=claims, counted_from=counted_from):
                 for claim in claims:
@@ -128,7 +183,7 @@ class Watch:
             case Renewed():
                 self._hear_renewed(message)
 
-    def _start(self, claim: Claim, deadline: float, bookkeeper: Bookkeeper) -> None:
+    def _start(self, claim: Claim, deadline: float, bookkeeper: Bookkeeping) -> None:
         if self._is_closed:
             bookkeeper.hear_end(End(claim.claim_id, claim.run_id, "released", error_message="the worker is leaving"))
             return
@@ -146,7 +201,7 @@ class Watch:
         self._deadlines[claim.claim_id] = deadline
         self._renew_at = min(self._renew_at, boottime() + claim.lease_seconds / 3)
 
-    def _adopt(self, adopted: Adopted, bookkeeper: Bookkeeper) -> None:
+    def _adopt(self, adopted: Adopted, bookkeeper: Bookkeeping) -> None:
         log.info(
             "run %d of job %s goes on: its worker is gone, and this one takes it over", adopted.run_id, adopted.job
         )
@@ -164,7 +219,7 @@ class Watch:
         what = f": {end.error_message}" if end.error_message else ""
         log.info("run %d of job %s, attempt %d: %s%s", claim.run_id, claim.job, claim.attempt, how, what)
 
-    def _refuse(self, claim: Claim, error: Exception, bookkeeper: Bookkeeper) -> None:
+    def _refuse(self, claim: Claim, error: Exception, bookkeeper: Bookkeeping) -> None:
         log.warning("run %d could not be started: %s", claim.run_id, error)
         kind, message = type(error).__name__, _storable(str(error))
         bookkeeper.hear_end(End(claim.claim_id, claim.run_id, "not_started", error_type=kind, error_message=message))
@@ -174,7 +229,7 @@ class Watch:
         self._deadlines.pop(claim_id, None)
         self._pids.pop(claim_id, None)
 
-    def _let_silent_go(self, bookkeeper: Bookkeeper) -> None:
+    def _let_silent_go(self, bookkeeper: Bookkeeping) -> None:
         """Let go of claims whose guardian has not told an end although their lease is over: it is frozen.
 
         The nursery has killed the job. When the guardian goes on, its end comes as any other, and is an orphan.
@@ -187,7 +242,7 @@ class Watch:
                 self._forget(claim_id)
                 bookkeeper.let_go(claim_id)
 
-    def _renew(self, renewer: Renewer) -> None:
+    def _renew(self, renewer: Renewing) -> None:
         now = boottime()
         answered = self._crew.answered(self._asked_at)
         claims = {
@@ -199,7 +254,8 @@ class Watch:
         self._crew.ask()
         self._asked_at = now
         shortest = min([self._settings.lease_seconds, *(claim.lease_seconds for claim in self._claims.values())])
-        self._renew_at = now + shortest / 3
+        seconds = shortest / 3
+        self._renew_at = now + (seconds if self._renew_seconds_max is None else min(seconds, self._renew_seconds_max))
 
     def _hear_renewed(self, renewed: Renewed) -> None:
         by_deadline: dict[float, list[str]] = {}
@@ -217,6 +273,7 @@ class Watch:
             if claim_id in self._claims:
                 log.info("run %d is cancelled by %s", self._claims[claim_id].run_id, who)
                 self._crew.stop(claim_id, "cancelled", self._settings.grace_seconds)
+        self._is_renewed = True
         if renewed.node_state is None and self.node_state is not None:
             self.on_name_lost()
         self.node_state = renewed.node_state

@@ -32,8 +32,13 @@ SWEEP_SECONDS_MAX = 2.0
 DRAIN_SECONDS_MAX = 0.5  # output still in a pipe that somebody outside the job's tree holds open
 KILL_AGAIN_SECONDS = 1.0
 NURSERY_LOOKS_EVERY_SECONDS = 1.0
+STAND_IN_SECONDS = 10.0  # what a stand-in may need from its start to its first renewal, on a machine that is busy
 
 FOREVER = float("inf")
+
+# Above the number of every signal: those are written into the same pipe.
+LOOK = b"l"
+CALL = b"c"
 
 
 def margin_of(lease_seconds: float) -> float:
@@ -56,6 +61,13 @@ class Post:
         self.slot = slot
         self.wake = wake
 
+    def tell_nursery(self, what: bytes) -> None:
+        """Wake the nursery: ``LOOK`` at the leases, or ``CALL`` the stand-in."""
+        try:
+            os.write(self.wake, what)
+        except OSError:
+            pass  # full, so it will look, and be called again; or it is gone
+
 
 class Attempt:
     """Watches one job."""
@@ -70,7 +82,7 @@ class Attempt:
         self._order = order
         self._stdin = stdin
         self._post = post
-        self._lease_seconds: float = order["lease_seconds"]
+        self.lease_seconds: float = order["lease_seconds"]
         self._grace_seconds: float = order["grace_seconds"]
         self._deadline: float = order["deadline"]
         self._timeout_at = FOREVER
@@ -108,7 +120,7 @@ class Attempt:
 
     def _spawn(self) -> None:
         order = self._order
-        in_child = [_open_stdin(self._stdin)]
+        in_child = [open_stdin(self._stdin)]
         try:
             self._control = Control(self.control_path, order["arguments"].encode(), order["uid"])
             for capture in self._captures:
@@ -139,7 +151,7 @@ class Attempt:
 
     # -- watching
 
-    def wait(self, worker: int, worker_events: int) -> bool:
+    def wait(self, worker: int, worker_events: int, seconds_max: float = WAIT_SECONDS_MAX) -> bool:
         """Wait for something to happen and deal with it. Tell whether the worker has sent something, to be read."""
         poll = select.poll()
         if worker >= 0:
@@ -152,7 +164,7 @@ class Attempt:
         assert self._control is not None
         for fileno, events in self._control.interests():
             poll.register(fileno, events)
-        ready = poll.poll(self._wait_seconds(boottime()) * 1000)
+        ready = poll.poll(min(seconds_max, self._wait_seconds(boottime())) * 1000)
         from_worker = False
         leader_ended = False
         for fileno, _ in ready:
@@ -206,10 +218,15 @@ class Attempt:
     # -- time
 
     def _lease_kill_at(self) -> float:
-        return self._deadline - margin_of(self._lease_seconds)
+        return self._deadline - margin_of(self.lease_seconds)
 
     def _lease_term_at(self) -> float:
-        return self._lease_kill_at() - min(self._grace_seconds, self._lease_seconds / 3)
+        return self._lease_kill_at() - min(self._grace_seconds, self.lease_seconds / 3)
+
+    def stand_in_at(self) -> float:
+        """Tell when somebody must be sent for who renews, if no worker comes: at half the lease, or earlier."""
+        time_left = self._deadline - self._lease_term_at() + STAND_IN_SECONDS
+        return self._deadline - max(self.lease_seconds / 2, time_left)
 
     def _wait_seconds(self, now: float) -> float:
         first = self._lease_kill_at()
@@ -237,13 +254,10 @@ class Attempt:
 
     def _publish_deadline(self, now: float) -> None:
         """Tell the nursery when to kill the job, should this guardian not have done it: half a margin later."""
-        instant = self._deadline - margin_of(self._lease_seconds) / 2
+        instant = self._deadline - margin_of(self.lease_seconds) / 2
         struct.pack_into("d", self._post.slot, 0, instant)
         if instant < now + 1.5 * NURSERY_LOOKS_EVERY_SECONDS:
-            try:
-                os.write(self._post.wake, b"!")  # or it might look too late
-            except OSError:
-                pass  # full, so it will look; or the nursery is gone
+            self._post.tell_nursery(LOOK)  # or it might look too late
 
     # -- stopping
 
@@ -366,7 +380,7 @@ class Attempt:
             self._control.close()
 
 
-def _open_stdin(data: bytes) -> int:
+def open_stdin(data: bytes) -> int:
     """Open a job's standard input: a file, not a pipe that somebody would have to fill while watching the rest."""
     if not data:
         return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

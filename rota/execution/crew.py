@@ -41,6 +41,7 @@ from rota.execution.order import (
     order_message,
     read_outcome,
 )
+from rota.execution.stand_in import Program, ask_to_leave
 from rota.execution.sweep import sweep_dead, sweep_marked
 from rota.execution.wire import Channel, Decoder, WireError
 
@@ -75,12 +76,22 @@ class _Guardian:
 class Crew:
     """Guardians in a folder of their own (sockets, ends that wait for delivery, the nursery's log)."""
 
-    def __init__(self, folder: Path, *, reuse: int = 1000, output_bytes_max: int = OUTPUT_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        reuse: int = 1000,
+        output_bytes_max: int = OUTPUT_BYTES_MAX,
+        stand_in: Program | None = None,  # what is to take over when this process is gone
+    ) -> None:
         self._folder = str(folder.absolute())
+        self._program = stand_in
         self._reuse = reuse
         self._output_bytes_max = output_bytes_max
         self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._nursery: Channel | None = None
+        self._stands_in = False  # for a worker: has no nursery, and starts nothing
+        self._stand_in: socket.socket | None = None  # open as long as one is about to leave
         self._nursery_pid = 0
         self._processes: list[subprocess.Popen[bytes]] = []  # nurseries to be reaped
         self._guardians: dict[int, _Guardian] = {}  # by descriptor
@@ -93,8 +104,8 @@ class Crew:
 
     # -- opening and closing
 
-    def open(self) -> None:
-        """Make the folder and the nursery.
+    def open(self, *, nursery: bool = True) -> None:
+        """Make the folder and the nursery; without one, nothing can be started, but guardians can be taken over.
 
         Raises:
             ConfigError: the folder cannot be used.
@@ -107,20 +118,29 @@ class Crew:
         _, hard = self._nofile
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self._epoll = select.epoll()
-        self._open_nursery()
+        self._stands_in = not nursery
+        if nursery:
+            self._open_nursery()
 
     def _open_nursery(self) -> None:
         process, self._nursery = start_nursery(self._folder, self._nofile, self._output_bytes_max)
         self._processes.append(process)
         self._nursery_pid = process.pid
+        if self._program is not None:
+            self._nursery.send(self._program.message(), self._program.stdin)
         self._watch(self._nursery)
+        self._watch_write(self._nursery)
 
     def close(self) -> None:
         """Leave the guardians. Idle ones end; those with an attempt go on, and keep its end for ``recover``."""
+        self._send_the_rest()
         for guardian in list(self._guardians.values()):
             self._drop(guardian)
         if self._nursery is not None:
             self._forget_nursery()
+        if self._stand_in is not None:
+            self._stand_in.close()
+            self._stand_in = None
         if self._epoll is not None:
             self._epoll.close()
             self._epoll = None
@@ -131,6 +151,19 @@ class Crew:
                 except subprocess.TimeoutExpired:
                     pass  # a guardian is slow to leave; the nursery waits for it
         self._busy.clear()
+
+    def _send_the_rest(self) -> None:
+        """Wait until everything is sent that was said, but not for long: an order may be on its way."""
+        give_up_at = boottime() + CLOSE_SECONDS
+        while self._writing and (left := give_up_at - boottime()) > 0:
+            poll = select.poll()
+            for fileno in self._writing:
+                poll.register(fileno, select.POLLOUT)
+            poll.poll(left * 1000)
+            for channel in (self._nursery, *(guardian.channel for guardian in self._guardians.values())):
+                if channel is not None:
+                    channel.flush()
+                    self._watch_write(channel)
 
     def fileno(self) -> int:
         """Give a descriptor that is readable when ``poll`` has something to do."""
@@ -149,6 +182,11 @@ class Crew:
     def claim_ids(self) -> frozenset[str]:
         """The claims given out and not yet acknowledged, or lost."""
         return frozenset(self._busy)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no guardian, not even one that has been knocked at and has not answered."""
+        return not self._guardians and not self._busy
 
     # -- asking things of guardians
 
@@ -202,8 +240,13 @@ class Crew:
     def adopt(self) -> None:
         """Take over the guardians in this folder whose worker is gone; each that lets us in is told as ``Adopted``.
 
-        To be called at start and now and then: a worker beside this one may die later.
+        To be called at start and now and then: a worker beside this one may die later. A stand-in that has them
+        is asked to leave; what it had is taken over as soon as it has.
         """
+        if self._stand_in is None and not self._stands_in:
+            self._stand_in = ask_to_leave(self._folder)
+            if self._stand_in is not None:
+                self._opened_epoll().register(self._stand_in, select.EPOLLIN)
         for connection in knock(self._folder):
             guardian = _Guardian(Channel(connection))
             self._guardians[connection.fileno()] = guardian
@@ -250,6 +293,11 @@ class Crew:
                 self._hear_nursery(self._nursery)
             elif fileno in self._guardians:
                 self._hear_guardian(self._guardians[fileno])
+            elif self._stand_in is not None and fileno == self._stand_in.fileno():
+                self._opened_epoll().unregister(self._stand_in)
+                self._stand_in.close()
+                self._stand_in = None
+                self.adopt()
         self._let_idle_go()
         events, self._events = self._events, []
         return events

@@ -12,7 +12,7 @@ import select
 import sys
 from collections import deque
 
-from rota.execution.attempt import Attempt, Post
+from rota.execution.attempt import CALL, WAIT_SECONDS_MAX, Attempt, Post
 from rota.execution.control import CONTROL_FOLDER
 from rota.execution.door import Door
 from rota.execution.journal import forget_end, write_end
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 ACKNOWLEDGE_SECONDS = 1.0  # after this long without acknowledgement the end goes to disk too
 JOURNAL_AGAIN_SECONDS = 5.0  # the disk was full, or worse
 JOURNAL_TRIES_MAX = 720  # an hour of that
+ALONE_SECONDS = 1.0  # what a worker that is started again may need to come back
+CALL_AGAIN_SECONDS = 5.0
 
 
 def guard(
@@ -71,6 +73,7 @@ class Guardian:
         self._must_retire = False
         self._is_announced = False  # to this worker, that the job runs
         self._door: Door | None = None
+        self._call_at: float | None = None  # None: it has a worker
 
     def serve(self) -> None:
         """Serve orders until the worker leaves or this guardian is no longer fit."""
@@ -97,23 +100,35 @@ class Guardian:
                 self._obey(attempt, self._inbox.popleft()[0])
             if attempt.has_started and not self._is_announced:
                 self._announce(attempt)
-        self._close_door()
         message, blob = attempt.finish()
         # Without its nursery a guardian is watched by nobody: the worker shall not use it again.
         is_alone = os.getppid() != self._nursery_pid
         self._must_retire = message["retire"] = self._must_retire or is_alone or bool(message["retire"])
-        self._deliver(message, blob)
+        self._deliver(attempt, message, blob)
+        self._close_door()
 
     def _wait_for_another(self, attempt: Attempt) -> None:
-        """Go on without a worker, and let in the first one that knocks."""
+        """Go on without a worker, let in the first one that knocks, and call for a stand-in if none comes."""
+        self._open_door()
+        now = boottime()
+        if self._call_at is None:
+            self._call_at = max(now + min(ALONE_SECONDS, attempt.lease_seconds / 10), attempt.stand_in_at())
+        elif now >= self._call_at:
+            self._call_at = now + CALL_AGAIN_SECONDS
+            self._post.tell_nursery(CALL)
+        seconds = min(WAIT_SECONDS_MAX, self._call_at - now)
+        if attempt.wait(self._door.fileno() if self._door else -1, select.POLLIN, seconds):
+            self._let_in(attempt)
+
+    def _open_door(self) -> None:
         if self._door is None:
             try:
                 self._door = Door(self._post.folder, self._post.name)
             except OSError:
                 traceback_to_log()  # tried again when something happens, or after some seconds
-        if not attempt.wait(self._door.fileno() if self._door else -1, select.POLLIN) or self._door is None:
-            return
-        connection = self._door.let_in()
+
+    def _let_in(self, attempt: Attempt) -> None:
+        connection = self._door.let_in() if self._door else None
         if connection is None:
             return
         self._close_door()
@@ -123,6 +138,7 @@ class Guardian:
         self._must_retire = True  # its nursery belongs to the worker before
         self._worker.send(attempt.describe() | {"op": "adopted", "guardian_pid": os.getpid(), "at": boottime()})
         self._is_announced = False
+        self._call_at = None
 
     def _close_door(self) -> None:
         if self._door is not None:
@@ -149,9 +165,14 @@ class Guardian:
             case _:
                 pass  # a later worker may say more
 
-    def _deliver(self, message: Message, blob: bytes) -> None:
-        """Offer the end to the worker until it is acknowledged. Kept on disk if that takes long or nobody is there."""
+    def _deliver(self, attempt: Attempt, message: Message, blob: bytes) -> None:
+        """Offer the end to the worker until it is acknowledged. Kept on disk if that takes long or nobody is there.
+
+        Where the disk takes nothing either, it is kept here, and the door stays open for who comes.
+        """
         claim_id: str = message["claim_id"]
+        if self._worker.lost:
+            self._let_in(attempt)  # who has knocked while the job ended
         self._worker.send(message, blob)
         write_at = boottime() + ACKNOWLEDGE_SECONDS
         is_written = False
@@ -174,10 +195,15 @@ class Guardian:
                 except OSError:
                     traceback_to_log()
                     write_at = now + JOURNAL_AGAIN_SECONDS
-            if self._worker.lost and (is_written or tries >= JOURNAL_TRIES_MAX):
-                self._must_retire = True
-                return
-            self._wait_for_worker(None if is_written else write_at - now)
+            if self._worker.lost:
+                self._post.tell_nursery(CALL)
+                if is_written or tries >= JOURNAL_TRIES_MAX:
+                    self._must_retire = True
+                    return
+                self._open_door()
+            if self._wait_for_worker(None if is_written else write_at - now):
+                self._let_in(attempt)
+                self._worker.send(message, blob)
 
     # -- the worker
 
@@ -200,12 +226,19 @@ class Guardian:
     def _worker_events(self) -> int:
         return select.POLLIN | select.POLLOUT if self._worker.wants_write else select.POLLIN
 
-    def _wait_for_worker(self, seconds: float | None) -> None:
+    def _wait_for_worker(self, seconds: float | None) -> bool:
+        """Wait for what the worker says, and read it. Without a worker: tell whether somebody is at the door."""
         poll = select.poll()
         if not self._worker.lost:
             poll.register(self._worker.fileno(), self._worker_events())
-        if poll.poll(None if seconds is None else max(0.0, seconds) * 1000):
-            self._read_worker()
+        elif self._door is not None:
+            poll.register(self._door.fileno(), select.POLLIN)
+        if not poll.poll(None if seconds is None else max(0.0, seconds) * 1000):
+            return False
+        if self._worker.lost:
+            return True
+        self._read_worker()
+        return False
 
     def _read_worker(self) -> None:
         self._worker.flush()

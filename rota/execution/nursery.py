@@ -1,4 +1,4 @@
-"""The nursery: a small process that forks guardians, and clears up after those that die.
+"""The nursery: a small process that forks guardians, clears up after those that die, and starts the stand-in.
 
 Invariants: one thread (a guardian's children die when the thread that forked it ends); no job outlives its guardian,
 since orphans of a guardian become the nursery's children and are killed; a job whose lease has ended is killed even
@@ -17,6 +17,7 @@ import struct
 import sys
 from mmap import mmap
 
+from rota.execution.attempt import CALL
 from rota.execution.guardian import guard, traceback_to_log
 from rota.execution.linux import (
     become_subreaper,
@@ -26,6 +27,7 @@ from rota.execution.linux import (
     set_process_name,
     sweep_children,
 )
+from rota.execution.stand_in import Caller, Program
 from rota.execution.wire import Channel
 
 TYPE_CHECKING = False
@@ -62,6 +64,7 @@ class Nursery:
         self._output_bytes_max = output_bytes_max
         # Guardian's pid → memory shared with it: the instant at which its job is to be killed, 0 for no job.
         self._guardians: dict[int, mmap] = {}
+        self._stand_in = Caller()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -69,9 +72,9 @@ class Nursery:
         signal.signal(signal.SIGCHLD, _note_child)
 
     def run(self) -> None:
-        """Serve until worker and guardians have left."""
+        """Serve until worker, guardians and stand-in have left."""
         self._worker.send({"op": "here", "pid": os.getpid()})
-        while self._guardians or not self._worker.lost:
+        while self._guardians or not self._worker.lost or self._stand_in.is_busy:
             self.round(self._wait_seconds())
         # The orphans of the last guardian die one generation after the other, and only now become our children.
         sweep_children(SWEEP_SECONDS_MAX)
@@ -86,25 +89,34 @@ class Nursery:
         ready = {fileno for fileno, _ in poll.poll(None if seconds is None else seconds * 1000)}
         if self._wake_read in ready:
             try:
-                os.read(self._wake_read, 65536)
+                if CALL in os.read(self._wake_read, 65536):
+                    self._stand_in.call()
             except BlockingIOError:
                 pass
         self._reap()
         if not self._worker.lost and self._worker.fileno() in ready:
             self._worker.flush()
-            for message, _ in self._worker.receive():
+            for message, blob in self._worker.receive():
                 if message["op"] == "guardian":
                     self._fork_guardian(self._worker.descriptors.pop(0))
+                elif message["op"] == "stand_in":
+                    self._stand_in.program = Program(message["argv"], message["environment"], blob)
             if self._worker.lost:
                 self._worker.close()
         self._kill_overdue()
+        try:
+            self._stand_in.start()
+        except OSError:
+            traceback_to_log()
 
     def _wait_seconds(self) -> float | None:
+        start = self._stand_in.seconds_until_start()
         if not self._guardians:
-            return None
+            return start
         instants = [instant for slot in self._guardians.values() if (instant := read_slot(slot))]
         # An instant that has passed stays there while its guardian is stopped: look again, but do not spin.
-        return max(LOOK_AGAIN_SECONDS, min([LOOK_SECONDS, *(instant - boottime() for instant in instants)]))
+        seconds = min([LOOK_SECONDS, *(instant - boottime() for instant in instants)])
+        return max(LOOK_AGAIN_SECONDS, seconds if start is None else min(seconds, start))
 
     def _fork_guardian(self, descriptor: int) -> None:
         """Make a guardian for the connection ``descriptor``. When that fails its closing tells the worker."""
@@ -143,13 +155,16 @@ class Nursery:
                 return
             if not pid:
                 break
+            if pid == self._stand_in.pid:
+                self._stand_in.ended(status)
+                continue
             slot = self._guardians.pop(pid, None)
             if slot is not None:
                 slot.close()
             # Whoever ends well has seen to its own. Orphans of orphans come when their parents have been killed.
             has_orphans = has_orphans or slot is None or status != 0
         if has_orphans:
-            kill_children(spared=self._guardians)
+            kill_children(spared={self._stand_in.pid, *self._guardians})
 
     def _kill_overdue(self) -> None:
         """Kill the jobs whose lease is ending and whose guardian has not done it. The guardians stay, to report."""

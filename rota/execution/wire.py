@@ -116,6 +116,10 @@ def listen_at(path: str, backlog: int, owner: int | None = None) -> socket.socke
     folder, _, name = path.rpartition("/")
     hidden = f"{folder}/.{name}"
     try:
+        try:
+            os.unlink(hidden)  # left by one that was killed right here
+        except FileNotFoundError:
+            pass
         listener.bind(hidden)
         os.chmod(hidden, 0o600)
         if owner is not None:

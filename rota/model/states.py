@@ -150,6 +150,14 @@ class NodeState(StrEnum):
     GONE = "gone"
 
 
+class OnTerm(StrEnum):
+    """What a worker that is told TERM does about the jobs that run."""
+
+    LEAVE = "leave"  # leave at once: they go on, and the next worker of the machine takes them over
+    DRAIN = "drain"  # wait for them
+    AUTO = "auto"  # drain as process 1, since a container ends with it; else leave
+
+
 class Delivery(StrEnum):
     """What happens to a run whose node died after the start mark."""
 

@@ -343,6 +343,17 @@ def adopt_claims(database: Database, identity: NodeIdentity, claim_ids: Sequence
     database.write(adopt, repeatable=True)
 
 
+def tell_stand_in(database: Database, claim_ids: Sequence[str], *, host: str) -> None:
+    """Say that a stand-in renews the leases of these runs; they stay with the node that they were claimed by.
+
+    Raises:
+        DatabaseUnavailable: calling again is safe; it may be told twice then.
+    """
+    told = f"its worker is gone, and its job goes on: a stand-in on {host} renews"
+    claims = {"claim_ids": list(claim_ids), "told": told}
+    database.write(lambda connection: connection.execute(TELL_ADOPTED, claims), repeatable=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Renewal:
     """What the database said to a renewal."""
@@ -352,8 +363,10 @@ class Renewal:
     node_state: NodeState | None  # None: the node's name belongs to another process now
 
 
-def renew_claims(writer: Writer, identity: NodeIdentity, claim_ids: Iterable[str], lease_seconds: float) -> Renewal:
-    """Prolong the leases of ``claim_ids`` and the node's own, and return which are left.
+def renew_claims(
+    writer: Writer, identity: NodeIdentity | None, claim_ids: Iterable[str], lease_seconds: float
+) -> Renewal:
+    """Prolong the leases of ``claim_ids`` and the node's own, if there is a node, and return which are left.
 
     What is not in the answer is lost: its guardian stops its job and reports nothing. The caller counts the new local
     deadline from before this call.
@@ -362,12 +375,14 @@ def renew_claims(writer: Writer, identity: NodeIdentity, claim_ids: Iterable[str
         DatabaseUnavailable: nothing is known to be prolonged.
     """
     wanted = sorted(claim_ids)
-    who = {"node_name": identity.name, "node_holder": identity.holder}
 
     def renew(connection: Connection) -> Renewal:
         kept: dict[str, AnyRow] = {}
-        connection.execute(RENEW_NODE, who | {"node_lease": lease_seconds})
-        state = connection.execute(READ_NODE_STATE, who).scalar()
+        state: str | None = None
+        if identity is not None:
+            who = {"node_name": identity.name, "node_holder": identity.holder}
+            connection.execute(RENEW_NODE, who | {"node_lease": lease_seconds})
+            state = connection.execute(READ_NODE_STATE, who).scalar()
         if wanted:
             kept = {row.claim_id: row for row in connection.execute(FIND_RENEWABLE, {"claim_ids": wanted})}
         if kept:

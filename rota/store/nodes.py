@@ -179,14 +179,15 @@ def describe_node(
     database.write(describe, repeatable=True)
 
 
-def leave_node(database: Database, identity: NodeIdentity) -> bool:
+def leave_node(database: Database, identity: NodeIdentity, *, left_running: int = 0) -> bool:
     """Say goodbye: the name is free at once. Tell whether it was still this process's."""
+    text = f"{identity.name} said goodbye" + (f"; {left_running} runs go on without it" if left_running else "")
 
     def leave(connection: Connection) -> bool:
         who = {"of_name": identity.name, "of_holder": identity.holder}
         if connection.execute(LEAVE_NODE, who).rowcount != 1:
             return False
-        tell_change(connection, "node", NodeState.GONE.value, f"{identity.name} said goodbye", node=identity.name)
+        tell_change(connection, "node", NodeState.GONE.value, text, node=identity.name)
         return True
 
     return database.write(leave, repeatable=True)

@@ -99,7 +99,7 @@ def test_a_callable_that_cannot_be_imported_fails_its_run_and_the_worker_lives(r
     assert rota("job", "run", "good", "--wait").exit_code == 0
 
 
-def test_term_lets_running_jobs_end_and_the_worker_leaves_with_0(rota, worker, tmp_path):
+def test_int_lets_running_jobs_end_and_the_worker_leaves_with_0(rota, worker, tmp_path):
     rota(
         "job",
         "add",
@@ -110,7 +110,7 @@ def test_term_lets_running_jobs_end_and_the_worker_leaves_with_0(rota, worker, t
     rota("job", "run", "slow")
     wait_until((tmp_path / "started").exists, "the job starts")
 
-    worker.send_signal(signal.SIGTERM)
+    worker.send_signal(signal.SIGINT)
     wait_until(said(tmp_path, "draining"), "the worker drains")
     (tmp_path / "go").touch()
 
@@ -123,9 +123,9 @@ def test_a_second_signal_stops_jobs_and_gives_their_runs_back(rota, worker, tmp_
     rota("job", "run", "slow")
     wait_until((tmp_path / "started").exists, "the job starts")
 
-    worker.send_signal(signal.SIGTERM)
-    wait_until(said(tmp_path, "draining"), "the worker drains")
     worker.send_signal(signal.SIGINT)
+    wait_until(said(tmp_path, "draining"), "the worker drains")
+    worker.send_signal(signal.SIGQUIT)
 
     assert worker.wait(SECONDS_MAX) == 0
     run = read(rota("run", "show", "1", "--json"))

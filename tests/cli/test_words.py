@@ -14,9 +14,10 @@ from rota.cli.main import COMMANDS, main
 # As the page of names has them for this version. A flag of a later one must not be here before it works.
 # fmt: off
 FLAGS = {
-    "up": "--demo --seconds --name --pool --slots -I -m --lease --poll --drain-timeout --state-dir --log-file",
-    "worker": "--name --pool --slots -I -m --lease --poll --drain-timeout --state-dir --log-file",
-    "tick": "--name --pool --slots -I -m --lease --poll --drain-timeout --state-dir --log-file",
+    "up": "--demo --seconds --name --pool --slots -I -m --lease --poll --drain-timeout --on-term --state-dir "
+    "--log-file",
+    "worker": "--name --pool --slots -I -m --lease --poll --drain-timeout --on-term --state-dir --log-file",
+    "tick": "--name --pool --slots -I -m --lease --poll --drain-timeout --on-term --state-dir --log-file",
     "status": "",
     "check": "--nagios --warning-late --critical-late",
     "job add": "--call --command --shell --pool --timeout --start-within --delivery --retries --retry-delay --backoff "

@@ -39,10 +39,12 @@ class Worker:
         self.log_path = folder / "log"
         self.values = values | {"log": str(self.log_path)}
         folder.mkdir(exist_ok=True)
+        # In a namespace of processes of its own, as in a container.
+        alone = ["unshare", "--pid", "--fork", "--mount-proc"] if self.values.pop("as_process_1", False) else []
         self.write_settings()
         with (folder / "stderr").open("ab") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.cluster.worker_process", str(self.settings_path)],
+                [*alone, sys.executable, "-m", "tests.cluster.worker_process", str(self.settings_path)],
                 cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True,
                 env={"PATH": PATH, "PYTHONPATH": str(ROOT)},
             )  # fmt: skip
@@ -87,13 +89,13 @@ class Worker:
 
     def stop(self, seconds: float = WAIT_SECONDS) -> int:
         """Drain, and return the exit status."""
-        self.signal(signal.SIGTERM)
+        self.signal(signal.SIGINT)
         return self.exit_status(seconds)
 
     def give_back(self) -> None:
         """Have it stop its jobs and give their runs back. Two different signals: two equal ones may become one."""
-        self.signal(signal.SIGTERM)
         self.signal(signal.SIGINT)
+        self.signal(signal.SIGQUIT)
 
     def exit_status(self, seconds: float = WAIT_SECONDS) -> int:
         status = self.process.wait(seconds)

@@ -10,7 +10,7 @@ from tests.execution.harness import is_alive
 
 WAITS = 'note start; while [ ! -e "$FOLDER/go" ]; do sleep 0.05; done; note end; echo done'
 JOBS = 20
-LEASE_SECONDS = 4.0
+LEASE_SECONDS = 10.0
 
 
 def wait_for_renewal(cluster: Cluster, *run_ids: int) -> None:

@@ -23,7 +23,7 @@ def tell_to_go(cluster: Cluster) -> None:
     (cluster.folder / "go").touch()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT], ids=lambda number: number.name)
 def test_a_stopped_worker_lets_its_job_finish_claims_nothing_more_and_exits_with_0(
     cluster: Cluster, number: signal.Signals
 ) -> None:
@@ -55,10 +55,10 @@ def test_a_second_signal_gives_the_runs_back_and_another_worker_starts_them_with
     started = [cluster.wait_for_note("start", run_id) for run_id in run_ids]
     second = cluster.start("b")
 
-    first.signal(signal.SIGTERM)
+    first.signal(signal.SIGINT)
     cluster.wait_for_log(first, "draining")
     told_at = boottime()
-    first.signal(signal.SIGTERM)
+    first.signal(signal.SIGINT)
 
     again = [cluster.wait_for_note("start", run_id, attempt=2) for run_id in run_ids]
     # Where nobody wakes the other worker it finds the runs at its next look.
@@ -151,7 +151,7 @@ def test_what_was_being_claimed_when_the_worker_was_told_to_leave_is_given_back_
     worker = cluster.start("a", statements=str(cluster.folder / "statements"))
 
     with no_claim_can_end(cluster, worker):
-        worker.signal(signal.SIGTERM)
+        worker.signal(signal.SIGINT)
         cluster.wait_for_log(worker, "draining")
     status = worker.exit_status()
 

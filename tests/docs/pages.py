@@ -162,11 +162,11 @@ def _read_logs(folder: Path) -> str:
 
 
 def _stop(background: list[subprocess.Popen[bytes]]) -> list[int]:
-    """Ask each to leave, twice as a person would, and return how they ended."""
+    """Have each stop its jobs and leave, and return how they ended."""
     for process in background:
-        for _ in range(2):
+        for number in (signal.SIGINT, signal.SIGQUIT):  # two equal ones may become one
             if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(number)
     return [_wait_for(process) for process in background]
 
 

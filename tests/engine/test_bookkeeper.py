@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from rota.engine import bookkeeper as bookkeeper_module
+from rota.engine import books as books_module
 from rota.engine import scheduler as scheduler_module
 from rota.engine.bookkeeper import Idle
 from rota.errors import DatabaseRefused, DatabaseUnavailable
@@ -255,7 +256,7 @@ def test_an_end_that_is_refused_is_kept_and_holds_up_nobody_else(
     refused_id, other_id = node.ledger.enqueue(), node.ledger.enqueue()
     node.round()
     claims = {claim.run_id: claim for claim in node.started}
-    end_runs = bookkeeper_module.end_runs
+    end_runs = books_module.end_runs
 
     def refuse(database: Database, ends: list[End]) -> Delivered:
         if any(end.run_id == refused_id for end in ends):
@@ -263,7 +264,7 @@ def test_an_end_that_is_refused_is_kept_and_holds_up_nobody_else(
         return end_runs(database, ends)
 
     with monkeypatch.context() as patched:
-        patched.setattr(bookkeeper_module, "end_runs", refuse)
+        patched.setattr(books_module, "end_runs", refuse)
         for claim in claims.values():
             node.bookkeeper.hear_end(End(claim.claim_id, claim.run_id, "succeeded"))
         later_id = node.ledger.enqueue()

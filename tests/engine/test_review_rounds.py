@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -110,10 +111,10 @@ def test_a_worker_that_gave_its_runs_back_leaves_also_when_the_database_does_not
     node.start_one()
     whole = WholeNode(dataclasses.replace(node.settings, state_dir=tmp_path, grace_seconds=0.0))
     watch = Watch(cast("Any", Deaf()), node.settings, "a")
-    whole._hear_stop(watch, node.bookkeeper)
+    whole._hear_stop(signal.SIGINT, watch, node.bookkeeper)
     assert not whole._is_done(watch, node.bookkeeper)
 
-    whole._hear_stop(watch, node.bookkeeper)
+    whole._hear_stop(signal.SIGINT, watch, node.bookkeeper)
     assert not whole._is_done(watch, node.bookkeeper)
     assert whole._leaves_at is not None
     whole._leaves_at -= GOODBYE_SECONDS
