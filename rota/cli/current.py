@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
 import click
 
 from rota.cli.screen import Screen
+from rota.errors import Invalid
 
 
 @click.group()
 def current() -> None:
-    """Inside a running job: leave a result, see what runs."""
+    """Inside a running job: tell how far it is, keep a checkpoint, leave a result, see what runs."""
 
 
 @current.command()
 @click.argument("json_text", metavar="JSON")
 def result(json_text: str) -> None:
     """Leave JSON as the result of this run, or `-` to read it from standard input. The last one counts."""
-    from rota.execution.report import control_path, report_result
+    from rota.execution.report import report_result
+
+    report_result(_read_json("result", json_text))
+
+
+@current.command()
+@click.argument("fraction", metavar="FRACTION")
+@click.argument("message", required=False)
+def progress(fraction: str, message: str | None) -> None:
+    """Tell how far it is, from 0 to 1 or in percent (40%), and with what it is busy."""
+    from rota.execution.context import current_run
+
+    run = current_run()
+    text = fraction.strip()
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise Invalid("progress", fraction, "it is a fraction from 0 to 1, or a percentage: 0.4 or 40%") from None
+    run.progress(value, message)
+
+
+@current.command()
+@click.argument("json_text", metavar="JSON")
+def checkpoint(json_text: str) -> None:
+    """Keep JSON for the next attempt, or `-` to read it from standard input. `rota current show` shows it."""
+    from rota.execution.report import report_checkpoint
+
+    report_checkpoint(_read_json("checkpoint", json_text))
+
+
+def _read_json(what: str, text: str) -> str:
+    from rota.execution.report import control_path
     from rota.model.documents import check_document_text
 
     control_path()  # outside a job, say so before finding fault with the JSON
-    if json_text == "-":
-        json_text = sys.stdin.read()
-    report_result(check_document_text("result", json_text))
+    return check_document_text(what, sys.stdin.read() if text == "-" else text)
 
 
 @current.command()
@@ -34,6 +63,7 @@ def result(json_text: str) -> None:
 def show(as_json: bool) -> None:
     """Show the run that this process works for."""
     from rota.execution.context import current_run
+    from rota.execution.report import why_stopping
     from rota.model.instants import format_instant
 
     run = current_run()
@@ -47,6 +77,8 @@ def show(as_json: bool) -> None:
         "node": run.node,
         "fence": run.fence,
         "key": run.key,
-        "args": json.loads(json.dumps(run.args)),
+        "args": run.args,
+        "checkpoint": run.checkpoint,
+        "stopping": why_stopping(),
     }
     Screen(as_json=as_json).show_one(view)

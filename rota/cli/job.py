@@ -153,7 +153,7 @@ def delete(door: Door, *, name: str) -> None:
 @click.option("--key", metavar="K", help="While a run with this key is unfinished, it is that one.")
 @click.option("--priority", metavar="N", help="Higher first.")
 @click.option("--wait", is_flag=True, help="Wait for the end; exit 0 only if it succeeded.")
-@click.option("--follow", is_flag=True, help="Wait, and print what it wrote when it has ended.")
+@click.option("--follow", is_flag=True, help="Wait, and print what it writes as it comes.")
 @through_door
 def run(door: Door, *, name: str, args: str | None, wait: bool, follow: bool, at: str | None, **flags: Any) -> int:
     """Ask for a run now, or later."""

@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check":    ("rota.cli.check:check",           "Health for monitoring: 0 ok, 1 warning, 2 critical, 3 unknown."),
     "why":      ("rota.cli.why:why",               "Why it has not started, was skipped, missed, retried, lost."),
     "import":   ("rota.cli.importing:import_",     "Bring jobs and schedules from elsewhere: crontab."),
-    "current":  ("rota.cli.current:current",       "Inside a running job: leave a result, see what runs."),
+    "current":  ("rota.cli.current:current",       "Inside a running job: progress, checkpoint, result."),
     "db":       ("rota.cli.db:db",                 "The schema: upgrade, check, or print as SQL."),
     "config":   ("rota.cli.configuration:config",  "The settings in force, and where each comes from."),
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rota.cli.door import Door, read_time, through_door
+from rota.cli.output import OutputWriter
 from rota.cli.screen import Columns, View, clean, short_time, write_value
 from rota.model.states import RunState
 
@@ -111,13 +112,13 @@ def follow_run(door: Door, handle: RunHandle, *, output: bool, timeout: str | No
     try:
         if not door.screen.as_json and sys.stderr.isatty():
             click.echo(f"run {handle.id}: waiting for its end; Ctrl-C leaves it alone", err=True)
+        if output and not door.screen.as_json:
+            write_as_it_comes(handle, OutputWriter())
         _wait(door, handle, timeout)
     except KeyboardInterrupt:
         click.echo(f"run {handle.id} goes on; see `rota run wait {handle.id}`", err=True)
         raise
     view = handle.show()
-    if output and not door.screen.as_json:
-        _write_output(handle.logs())
     text = f"run {view['id']} {view['state']}: {view['reason']['text']}"
     if view["result"] is not None:
         text += f"; result {write_value(view['result'])}"
@@ -146,31 +147,54 @@ def _wait(door: Door, handle: RunHandle, timeout: str | None) -> None:
     handle.wait(seconds)
 
 
-def _write_output(data: bytes) -> None:
-    # Bytes as the job wrote them, and no line end of ours.
-    sys.stdout.flush()
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
-
-
 @run.command()
 @click.argument("run_id", metavar="ID")
 @click.option("--attempt", metavar="N", type=int, help="Of this attempt. [the last]")
 @click.option("--stream", metavar="stdout|stderr", help="Only this stream. [both]")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended; also before it starts.")
+@click.option("--times", is_flag=True, help="Say of each line when it came, and on which stream.")
+@click.option("--search", metavar="TEXT", help="Only the lines that hold it.")
+@click.option("--raw", is_flag=True, help="To a terminal too, bytes as they are: colours, and whatever else it obeys.")
 @through_door
-def logs(door: Door, *, run_id: str, attempt: int | None, stream: str | None) -> None:
-    """Print what a run wrote, as bytes; of more than 1 MiB a stream, the head and the tail of it.
+def logs(
+    door: Door,
+    *,
+    run_id: str,
+    attempt: int | None,
+    stream: str | None,
+    follow: bool,
+    times: bool,
+    search: str | None,
+    raw: bool,
+) -> None:
+    """Print what a run wrote, both streams in the order in which it came; also of a run that is running.
 
-    It is stored when the attempt ends.
+    Of more than 1 MiB a stream, the head and the tail. A terminal is shown control characters, a pipe gets the bytes.
     """
     handle = door.rota.runs[run_id]
-    data = handle.logs(attempt, stream)
-    if not data and handle.state == RunState.RUNNING:
-        click.echo(f"run {handle.id} is running: what it writes is stored when the attempt ends", err=True)
+    writer = OutputWriter(times=times, search=search, raw=raw)
+    if follow:
+        if attempt is not None:
+            raise click.UsageError("--follow goes on from attempt to attempt; leave out --attempt")
+        if door.screen.as_json:
+            raise click.UsageError("--follow writes as it comes; leave out --json")
+        write_as_it_comes(handle, writer, stream)
+        return
+    started_at, parts = handle.transcript(attempt, stream)
     if door.screen.as_json:
-        door.screen.show_one({"id": handle.id, "attempt": attempt, "output": data.decode("utf-8", "replace")})
+        text = b"".join(writer.render(parts, started_at)).decode("utf-8", "replace")
+        door.screen.show_one({"id": handle.id, "attempt": attempt, "output": text})
     else:
-        _write_output(data)
+        writer.write(parts, started_at)
+
+
+def write_as_it_comes(handle: RunHandle, writer: OutputWriter, stream: str | None = None) -> None:
+    """Write what a run writes until it has ended."""
+    for output in handle.follow(stream):
+        if output.parts:
+            writer.write(output.parts, output.started_at)
+        elif output.attempt > 1:
+            click.echo(f"--- attempt {output.attempt}", err=True)
 
 
 @run.command()

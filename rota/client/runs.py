@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,9 @@ from rota.errors import Conflict, Invalid, RunFailed, RunTimeout
 from rota.model.durations import parse_duration
 from rota.model.instants import check_zone, parse_instant
 from rota.model.states import RunState
+from rota.model.transcript import Part, arrange, join
 from rota.store import interventions
-from rota.store.runs import LIST_MAX, Ended, list_runs, read_ended, read_output, read_run
+from rota.store.runs import LIST_MAX, Ended, list_runs, read_ended, read_run, read_transcript
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 WAIT_SECONDS_MIN = 0.02
 WAIT_SECONDS_MAX = 1.0
+FOLLOW_SECONDS = 0.5
 RUN_ID_MAX = 2**63 - 1
 STREAMS = ("stdout", "stderr")
 
@@ -42,6 +45,26 @@ def check_run_id(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= RUN_ID_MAX:
         raise Invalid("run", value, "a run has a number, from 1; see `rota run list`")
     return value
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Some of what an attempt wrote."""
+
+    attempt: int
+    started_at: str | None
+    parts: list[Part]
+
+
+def _chosen(parts: list[Part], stream: str | None) -> list[Part]:
+    return [part for part in parts if stream in (None, part.stream)]
+
+
+def _check_output(attempt: int | None, stream: str | None) -> None:
+    if attempt is not None and (isinstance(attempt, bool) or attempt < 1):
+        raise Invalid("attempt", attempt, "attempts are counted from 1")
+    if stream is not None and stream not in STREAMS:
+        raise Invalid("stream", stream, f"choose from {', '.join(STREAMS)}")
 
 
 class RunHandle:
@@ -105,12 +128,55 @@ class RunHandle:
         return self
 
     def logs(self, attempt: int | None = None, stream: str | None = None) -> bytes:
-        """Return what an attempt wrote, the last one unless told, on both streams or on one of stdout and stderr."""
-        if attempt is not None and (isinstance(attempt, bool) or attempt < 1):
-            raise Invalid("attempt", attempt, "attempts are counted from 1")
-        if stream is not None and stream not in STREAMS:
-            raise Invalid("stream", stream, f"choose from {', '.join(STREAMS)}")
-        return read_output(self._rota.database, self.id, attempt_number=attempt, stream=stream)
+        """Return what an attempt wrote, the last one unless told, on both streams or on one of stdout and stderr.
+
+        In the order in which it came; of a job that runs, what is known of it now. Of more than the cap of a stream
+        (1 MiB by default), its head and its tail.
+
+        Raises:
+            NotFound: there is no such run, or it has no such attempt.
+        """
+        return join(self.transcript(attempt, stream)[1])
+
+    def transcript(self, attempt: int | None = None, stream: str | None = None) -> tuple[str | None, list[Part]]:
+        """Return when an attempt started, and what it wrote as parts, each with the moment at which it came.
+
+        Raises:
+            NotFound: there is no such run, or it has no such attempt.
+        """
+        _check_output(attempt, stream)
+        found = read_transcript(self._rota.database, self.id, attempt_number=attempt)
+        pieces = [piece for piece in found.pieces if stream in (None, piece.stream)]
+        return found.started_at, arrange(pieces)
+
+    def follow(self, stream: str | None = None) -> Iterator[Output]:
+        """Give what the run writes as it comes, from the beginning of its last attempt until the run has ended.
+
+        Asks the database twice a second. An attempt that follows is announced by an ``Output`` without parts.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        _check_output(None, stream)
+        attempt: int | None = None
+        seen: dict[str, int] = {}
+        while True:
+            has_ended = self._ended().is_finished  # before the output is read: nothing comes after it
+            found = read_transcript(self._rota.database, self.id, seen=seen)
+            if found.attempt != attempt:
+                # The one before may have written something last that nobody has seen.
+                if attempt is not None:
+                    rest = read_transcript(self._rota.database, self.id, attempt_number=attempt, seen=seen)
+                    yield Output(attempt, rest.started_at, _chosen(arrange(rest.pieces, seen), stream))
+                attempt, seen = found.attempt, {}
+                assert attempt is not None
+                yield Output(attempt, found.started_at, [])
+                found = read_transcript(self._rota.database, self.id, attempt_number=attempt)
+            if attempt is not None and found.pieces:
+                yield Output(attempt, found.started_at, _chosen(arrange(found.pieces, seen), stream))
+            if has_ended:
+                return
+            self._sleep(FOLLOW_SECONDS)
 
     def cancel(self) -> str:
         """Withdraw the run, or have its node stop it; return its state: ``cancelled``, or ``running`` until it stopped.

@@ -22,7 +22,7 @@ from rota.engine.scheduler import Scheduler
 from rota.engine.settings import NodeSettings
 from rota.errors import DatabaseRefused, DatabaseUnavailable
 from rota.execution.linux import boottime
-from rota.model.run import Claim, End, NodeIdentity
+from rota.model.run import Claim, End, NodeIdentity, Report
 from rota.model.states import NodeState
 from rota.store.database import Database
 from rota.store.leases import adopt_claims, claim_runs, mark_started
@@ -106,6 +106,12 @@ class Bookkeeper(threading.Thread):
             self._books.ends.append(end)
             self._woken.notify()
 
+    def hear_report(self, report: Report) -> None:
+        """Take over what a running job has told."""
+        with self._woken:
+            self._books.hear_report(report)
+            self._woken.notify()
+
     def hear_adopted(self, claim_id: str) -> None:
         """Take over a claim whose worker is gone, and whose guardian goes on with this one."""
         with self._woken:
@@ -180,7 +186,9 @@ class Bookkeeper(threading.Thread):
         while True:
             with self._woken:
                 if not self._has_reason():
-                    self._woken.wait(max(0.0, self._look_at - time.monotonic()))
+                    seconds = max(0.0, self._look_at - time.monotonic())
+                    report_seconds = self._books.seconds_until_report()
+                    self._woken.wait(seconds if report_seconds is None else min(seconds, report_seconds))
                 if self._books.ends and not self._stopping:
                     self._woken.wait_for(self._has_gathered, GATHER_SECONDS)
                 if self._stopping and not self._books.ends and not self._books.dead:
@@ -228,6 +236,7 @@ class Bookkeeper(threading.Thread):
         if books.adopted:
             books.adopt()
             self.idle_rounds = 0
+        books.tell()
         if books.is_due:
             self._deliver()
         if not self._is_described:

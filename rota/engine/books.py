@@ -10,17 +10,20 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rota.errors import DatabaseUnavailable
-from rota.model.run import End
+from rota.model.run import End, Report
 from rota.store.database import Database
 from rota.store.endings import Delivered, end_runs, surrender_runs
+from rota.store.reports import keep_reports
 
 log = logging.getLogger("rota.worker")
 
 ENDS_MAX = 100
 REFUSED_AGAIN_SECONDS = 30.0
+REPORT_SECONDS = 0.5  # from one batch of reports to the next
+REPORT_BYTES_MAX = 4 * 1024 * 1024  # of one job, while they cannot be told
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +45,55 @@ class Books:
         self.ends: deque[End] = deque()
         self.dead: deque[str] = deque()  # claims whose guardian died
         self.adopted: deque[str] = deque()  # claims whose worker is gone, and whose guardian goes on with this one
+        self._reports: dict[str, Report] = {}  # by claim
+        self._report_at = 0.0  # monotonic: not before
         self._refused: deque[tuple[float, End]] = deque()  # ends that cannot be recorded, and when to try again
 
     @property
     def is_due(self) -> bool:
         """Whether there is something to write now."""
-        return bool(self.ends or self.dead or self.adopted or (self._refused and self._is_refused_due()))
+        refused = self._refused and self._is_refused_due()
+        return bool(self.ends or self.dead or self.adopted or refused or self.seconds_until_report() == 0.0)
 
     @property
     def is_empty(self) -> bool:
         """Whether the database has everything."""
         return not (self.ends or self.dead or self.adopted or self._refused)
+
+    def hear_report(self, report: Report) -> None:
+        """Take over what a running job has told."""
+        before = self._reports.get(report.claim_id)
+        if before is not None:
+            report = before.followed_by(report)
+            if sum(len(piece.data) for piece in report.pieces) > REPORT_BYTES_MAX:  # the database is away
+                report = replace(report, pieces=report.pieces[-1:])
+        self._reports[report.claim_id] = report
+
+    def seconds_until_report(self) -> float | None:
+        """Tell how long until ``tell`` is due; None when there is nothing to tell."""
+        return max(0.0, self._report_at - time.monotonic()) if self._reports else None
+
+    def tell(self) -> None:
+        """Bring what running jobs have told into the database: for people who look on.
+
+        Raises:
+            DatabaseUnavailable: it is kept, to be told when it is back.
+        """
+        if not self._reports or self.seconds_until_report():
+            return
+        self._report_at = time.monotonic() + REPORT_SECONDS
+        reports = {claim_id: self._reports.pop(claim_id) for claim_id in list(self._reports)}
+        try:
+            keep_reports(self._database, reports)
+        except DatabaseUnavailable:
+            for report in reports.values():
+                later = self._reports.pop(report.claim_id, None)
+                self._reports[report.claim_id] = report
+                if later is not None:
+                    self.hear_report(later)
+            raise
+        except Exception:  # what is wrong with one must not hold up the ends; the end tells everything once more
+            log.exception("what %d jobs have told was refused", len(reports))
 
     def surrender(self) -> tuple[str, ...]:
         """Let go of the claims whose guardian died, and return them; the database decides what follows.

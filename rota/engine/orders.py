@@ -44,6 +44,7 @@ def make_order(claim: Claim, settings: NodeSettings, node: str, deadline: float)
         argv=_argv(claim, settings),
         environment=environment,
         arguments=claim.args,
+        checkpoint=claim.checkpoint or "null",
         cwd=claim.cwd,
         user=claim.run_as,
         stdin=(claim.stdin or "").encode(),

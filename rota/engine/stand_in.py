@@ -29,7 +29,7 @@ from rota.errors import DatabaseRefused, DatabaseUnavailable
 from rota.execution.crew import Crew
 from rota.execution.linux import boottime, set_process_name
 from rota.execution.stand_in import Place, Program
-from rota.model.run import End
+from rota.model.run import End, Report
 from rota.store.database import Database
 from rota.store.leases import renew_claims, tell_stand_in
 
@@ -142,6 +142,10 @@ class StandIn:
         """Take over an end; it is kept until the database has it."""
         self._books.ends.append(end)
 
+    def hear_report(self, report: Report) -> None:
+        """Take over what a running job has told."""
+        self._books.hear_report(report)
+
     def hear_adopted(self, claim_id: str) -> None:
         """Take over a claim whose worker is gone."""
         self._books.adopted.append(claim_id)
@@ -171,6 +175,7 @@ class StandIn:
                 self._books.surrender()
             if self._books.adopted:
                 self._books.adopt()
+            self._books.tell()
             while self._books.ends:
                 self._watch.tell(Acknowledge(self._books.deliver().claim_ids))
             if self._backoff.succeeded():

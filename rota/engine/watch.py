@@ -21,10 +21,10 @@ from rota.engine.settings import NodeSettings
 from rota.errors import RotaError
 from rota.execution.crew import Adopted, Crew, Ended, GuardianLost, Started
 from rota.execution.linux import boottime
-from rota.execution.order import Outcome, StopWhy
+from rota.execution.order import Captured, Outcome, StopWhy, Told
 from rota.execution.report import read_wish
 from rota.model.documents import check_document_text
-from rota.model.run import Claim, End, Written
+from rota.model.run import Claim, End, Piece, Report, Written
 from rota.model.states import NodeState
 
 log = logging.getLogger("rota.worker")
@@ -42,6 +42,10 @@ class Bookkeeping(Protocol):
 
     def hear_end(self, end: End) -> None:
         """Take over an end."""
+        ...
+
+    def hear_report(self, report: Report) -> None:
+        """Take over what a running job has told."""
         ...
 
     def hear_adopted(self, claim_id: str) -> None:
@@ -151,6 +155,8 @@ class Watch:
                     end = end_of(outcome, self._pids.get(outcome.claim_id))
                     self._tell_bad_end(end)
                     bookkeeper.hear_end(end)
+                case Told():
+                    bookkeeper.hear_report(report_of(happened))
                 case Adopted():
                     self._adopt(happened, bookkeeper)
                 case GuardianLost(claim_id=claim_id):
@@ -279,6 +285,27 @@ class Watch:
         self.node_state = renewed.node_state
 
 
+def report_of(told: Told) -> Report:
+    """Turn what a guardian tells of a running job into the report that is kept; what is no JSON is left out."""
+    fraction, message = told.progress or (None, None)
+    return Report(
+        claim_id=told.claim_id,
+        pieces=tuple(Piece(piece.stream, piece.position, piece.data, piece.marks) for piece in told.pieces),
+        has_progress=told.progress is not None,
+        progress=fraction,
+        progress_message=_storable(message),
+        checkpoint=_checkpoint_of(told.checkpoint),
+    )
+
+
+def _checkpoint_of(text: str | None) -> str | None:
+    try:
+        return None if text is None else check_document_text("checkpoint", text)
+    except RotaError as error:
+        log.warning("a checkpoint cannot be kept: %s", error)
+        return None
+
+
 def end_of(outcome: Outcome, pid: int | None = None) -> End:
     """Turn what a guardian tells into the end that is recorded; a result that cannot be kept makes it a failure."""
     kind, result = outcome.ended, outcome.result
@@ -304,14 +331,19 @@ def end_of(outcome: Outcome, pid: int | None = None) -> End:
         error_message=_storable(error_message),
         traceback=_storable(outcome.traceback),
         result=result,
+        checkpoint=_checkpoint_of(outcome.checkpoint),
         retry_after_seconds=retry_after_seconds,
         seconds=outcome.seconds,
         cpu_seconds=outcome.cpu_seconds,
         memory_bytes_max=outcome.memory_bytes_max,
         pid=pid,
-        stdout=Written(outcome.stdout.head, outcome.stdout.tail, outcome.stdout.bytes_total),
-        stderr=Written(outcome.stderr.head, outcome.stderr.tail, outcome.stderr.bytes_total),
+        stdout=_written(outcome.stdout),
+        stderr=_written(outcome.stderr),
     )
+
+
+def _written(captured: Captured) -> Written:
+    return Written(captured.head, captured.tail, captured.bytes_total, captured.marks)
 
 
 def _storable(text: str | None) -> str | None:

@@ -34,7 +34,12 @@ KILL_AGAIN_SECONDS = 1.0
 NURSERY_LOOKS_EVERY_SECONDS = 1.0
 STAND_IN_SECONDS = 10.0  # what a stand-in may need from its start to its first renewal, on a machine that is busy
 
+STREAMS = ("stdout", "stderr")
 FOREVER = float("inf")
+
+# Those who look on hear of a job at once when it has run for a second; most jobs are done by then.
+REPORT_AFTER_SECONDS = 1.0
+REPORT_SECONDS = 0.5
 
 # Above the number of every signal: those are written into the same pipe.
 LOOK = b"l"
@@ -78,6 +83,7 @@ class Attempt:
         self.pidfd = -1
         self.has_started = False  # its program runs
         self.has_ended = False
+        self.may_report = False  # somebody is there to hear it
         self.control_path = control_path
         self._order = order
         self._stdin = stdin
@@ -91,10 +97,12 @@ class Attempt:
         self._is_killed = False
         self._refusal: tuple[str, str] | None = None
         self._report = -1
-        self._captures = [Capture(post.output_bytes_max), Capture(post.output_bytes_max)]
+        self._captures: list[Capture] = []
+        self._last_read: Capture | None = None
         self._open_captures: list[Capture] = []
         self._control: Control | None = None
         self._born_at = 0.0
+        self._report_at = FOREVER  # when those who look on may be told next
 
     # -- birth
 
@@ -102,6 +110,8 @@ class Attempt:
         """Start the job, unless its lease is ending. What goes wrong is kept for ``finish``."""
         now = boottime()
         self._born_at = now
+        self._report_at = now + REPORT_AFTER_SECONDS
+        self._captures = [Capture(self._post.output_bytes_max, now) for _ in STREAMS]
         if now >= self._lease_term_at():
             self._refuse("LeaseOver", "the lease was about to end before the job could be started")
             return
@@ -122,7 +132,14 @@ class Attempt:
         order = self._order
         in_child = [open_stdin(self._stdin)]
         try:
-            self._control = Control(self.control_path, order["arguments"].encode(), order["uid"])
+            self._control = Control(
+                self.control_path,
+                order["arguments"].encode(),
+                order["uid"],
+                checkpoint=order.get("checkpoint", "null").encode(),
+                is_preempted=lambda: self._stop_why == "lease_over" or boottime() >= self._lease_kill_at(),
+                why_stopping=lambda: self._stop_why,
+            )
             for capture in self._captures:
                 capture.pipe, theirs = os.pipe()
                 in_child.append(theirs)
@@ -202,7 +219,9 @@ class Attempt:
     def _read_output(self, fileno: int) -> bool:
         for capture in self._open_captures:
             if capture.pipe == fileno:
-                if not capture.read():
+                is_other = self._last_read is not capture
+                self._last_read = capture
+                if not capture.read(is_other=is_other):
                     self._open_captures.remove(capture)
                 return True
         return False
@@ -232,6 +251,8 @@ class Attempt:
         first = self._lease_kill_at()
         if self._stop_why is None:
             first = min(first, self._lease_term_at(), self._timeout_at)
+        if self.may_report and self._has_news():
+            first = min(first, self._report_at)
         first = min(first, self._kill_at) if not self._is_killed else self._kill_at
         return max(0.0, min(WAIT_SECONDS_MAX, first - now))
 
@@ -258,6 +279,37 @@ class Attempt:
         struct.pack_into("d", self._post.slot, 0, instant)
         if instant < now + 1.5 * NURSERY_LOOKS_EVERY_SECONDS:
             self._post.tell_nursery(LOOK)  # or it might look too late
+
+    # -- telling
+
+    def _has_news(self) -> bool:
+        control = self._control
+        return (control is not None and control.has_news) or any(c.told < c.total for c in self._captures)
+
+    def report(self) -> tuple[Message, bytes] | None:
+        """Give what is new since the last report, if there is something and it is time: a message and its blob.
+
+        The blob holds the new output, cut up by ``pieces`` into stream, position, size and marks, and the checkpoint.
+        """
+        now = boottime()
+        if now < self._report_at or not self._has_news():
+            return None
+        self._report_at = now + REPORT_SECONDS
+        message: Message = {"op": "report", "claim_id": self.claim_id, "pieces": []}
+        parts: list[bytes] = []
+        for name, capture in zip(STREAMS, self._captures, strict=True):
+            position, data = capture.news()
+            if data:
+                marks = capture.marks_within(position, position + len(data))
+                message["pieces"].append([name, position, len(data), marks])
+                parts.append(data)
+        control = self._control
+        if control is not None and control.has_news:
+            control.has_news = False
+            message["progress"] = control.progress
+            if control.checkpoint is not None:
+                parts.append(control.checkpoint)
+        return message, b"".join(parts)
 
     # -- stopping
 
@@ -289,6 +341,10 @@ class Attempt:
 
     def describe(self) -> Message:
         """Say what this is, to a worker that did not order it."""
+        for capture in self._captures:
+            capture.told = 0  # it may not have arrived
+        if self._control is not None and (self._control.progress or self._control.checkpoint):
+            self._control.has_news = True
         told = ("claim_id", "run_id", "job", "attempt", "fence", "lease_seconds")
         return {key: self._order[key] for key in told} | {"deadline": self._deadline}
 
@@ -325,10 +381,17 @@ class Attempt:
             "retire": not is_clear,
             "totals": totals,
             "sizes": [len(part) for part in parts],
+            "marks": [self._marks_of(capture) for capture in self._captures],
             "has_result": result is not None,
         }
+        if self._control is not None and self._control.checkpoint is not None:
+            message["checkpoint"] = self._control.checkpoint.decode()
         self._close()
         return message, b"".join((*parts, result or b""))
+
+    def _marks_of(self, capture: Capture) -> list[tuple[int, int]]:
+        head, tail = len(capture.head), len(capture.tail())
+        return capture.marks_within(0, head) + capture.marks_within(capture.total - tail, capture.total)
 
     def _drain(self) -> None:
         """Read what is left in the pipes. Nobody of the tree writes any more, so this is quick, and bounded anyway."""

@@ -2,13 +2,18 @@
 
 The path is in the job's ``ROTA_CONTROL``. One socket per attempt: what a process of an earlier attempt may still have
 sent cannot reach the next one. The path is also the mark by which the sweep knows processes whose guardian died.
-Requests are frames: ``result`` (the JSON text as blob), ``error`` (type, message, traceback), ``args`` (answered with
-the arguments' JSON as blob). The answer is ``{"ok": true}`` or ``{"ok": false, "error": sentence}``. The last result
-wins.
+Requests are frames: ``result`` and ``checkpoint`` (the JSON text as blob), ``progress`` (fraction, message), ``error``
+(type, message, traceback), ``args`` and ``saved`` (answered with the JSON of the arguments, and of the last
+checkpoint, as blob), ``stopping`` (answered with why the attempt is being stopped, or null). The answer is ``{"ok":
+true}`` or ``{"ok": false, "error": sentence}``, with ``"preempted": true`` once the lease goes. The last result wins.
+
+Whoever begins with ``{`` speaks lines of JSON instead of frames, with what is a blob there as ``value``.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import select
 
@@ -16,22 +21,40 @@ from rota.execution.wire import CONTROL_BYTES_MAX, RESULT_BYTES_MAX, Channel, li
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rota.execution.wire import Frame, Message
 
 CONTROL_FOLDER = "c"
 SOCKET_PATH_BYTES_MAX = 107
 CLIENTS_MAX = 32  # connections a job may hold open at once
 ERROR_TEXT_MAX = 65536
+PROGRESS_TEXT_MAX = 1000
 
 
 class Control:
     """Listens to one job, and keeps what it said."""
 
-    def __init__(self, path: str, arguments: bytes, owner: int | None) -> None:
+    def __init__(
+        self,
+        path: str,
+        arguments: bytes,
+        owner: int | None,
+        *,
+        checkpoint: bytes = b"null",
+        is_preempted: Callable[[], bool] = lambda: False,
+        why_stopping: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.path = path
         self.result: bytes | None = None
         self.error: tuple[str, str, str] | None = None
+        self.progress: tuple[float | None, str | None] | None = None  # as told last
+        self.checkpoint: bytes | None = None  # of this attempt
+        self.has_news = False  # about the two
+        self._saved = checkpoint
         self._arguments = arguments
+        self._is_preempted = is_preempted
+        self._why_stopping = why_stopping
         self._clients: dict[int, Channel] = {}
         self._listener = listen_at(path, CLIENTS_MAX, owner)
 
@@ -61,7 +84,7 @@ class Control:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            self._clients[connection.fileno()] = Channel(connection, CONTROL_BYTES_MAX)
+            self._clients[connection.fileno()] = Channel(connection, CONTROL_BYTES_MAX, lines_ok=True)
 
     def _serve(self, client: Channel) -> None:
         for frame in client.receive():
@@ -74,7 +97,18 @@ class Control:
 
     def _answer(self, frame: Frame) -> tuple[Message, bytes]:
         message, blob = frame
+        if message.get("op") in ("progress", "checkpoint") and self._is_preempted():
+            sentence = "the lease of this attempt goes, and another one may follow: stop, and report nothing"
+            return _refusal(sentence) | {"preempted": True}, b""
         match message.get("op"):
+            case "progress":
+                return self._note_progress(message), b""
+            case "checkpoint" if len(blob) <= RESULT_BYTES_MAX:
+                return self._note_checkpoint(blob), b""
+            case "saved":
+                return {"ok": True}, self._saved
+            case "stopping":
+                return {"ok": True, "why": self._why_stopping()}, b""
             case "result" if len(blob) <= RESULT_BYTES_MAX:
                 try:
                     blob.decode("utf-8")
@@ -82,10 +116,10 @@ class Control:
                     return _refusal("the result is not UTF-8"), b""
                 self.result = blob
                 return {"ok": True}, b""
-            case "result" | "too_large":
+            case "result" | "checkpoint" | "too_large" as what:
                 size = message.get("bytes", len(blob))
                 rule = f"{RESULT_BYTES_MAX} are the most; store it elsewhere and report where"
-                return _refusal(f"the result has {size} bytes, and {rule}"), b""
+                return _refusal(f"the {what if what == 'checkpoint' else 'result'} has {size} bytes, and {rule}"), b""
             case "error":
                 texts = [str(message.get(key, "")) for key in ("type", "message", "traceback")]
                 # Of a long traceback the end tells most.
@@ -94,7 +128,29 @@ class Control:
             case "args":
                 return {"ok": True}, self._arguments
             case other:
-                return _refusal(f"the guardian does not know {other!r}; it knows result, error and args"), b""
+                return _refusal(f"the guardian does not know {other!r}; it knows {', '.join(_KNOWN)}"), b""
+
+    def _note_progress(self, message: Message) -> Message:
+        fraction, text = message.get("fraction"), message.get("message")
+        if fraction is not None:
+            if isinstance(fraction, bool) or not isinstance(fraction, int | float):
+                return _refusal(f"progress {fraction!r} is no number from 0 to 1")
+            if not math.isfinite(fraction) or not 0 <= fraction <= 1:
+                return _refusal(f"progress {fraction!r} is not from 0 to 1")
+        if text is not None and not isinstance(text, str):
+            return _refusal("the message of a progress is text")
+        self.progress = (fraction, text[:PROGRESS_TEXT_MAX] if text else text)
+        self.has_news = True
+        return {"ok": True}
+
+    def _note_checkpoint(self, blob: bytes) -> Message:
+        try:
+            json.loads(blob)
+        except (ValueError, RecursionError) as error:
+            return _refusal(f"the checkpoint is no JSON: {error}")
+        self._saved = self.checkpoint = blob
+        self.has_news = True
+        return {"ok": True}
 
     def close(self) -> None:
         """Stop listening and remove the socket."""
@@ -106,6 +162,9 @@ class Control:
             os.unlink(self.path)
         except FileNotFoundError:
             pass
+
+
+_KNOWN = ("result", "error", "progress", "checkpoint", "args", "saved", "stopping")
 
 
 def _refusal(sentence: str) -> Message:

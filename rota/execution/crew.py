@@ -40,6 +40,7 @@ from rota.execution.order import (
     not_started,
     order_message,
     read_outcome,
+    read_report,
 )
 from rota.execution.stand_in import Program, ask_to_leave
 from rota.execution.sweep import sweep_dead, sweep_marked
@@ -344,6 +345,8 @@ class Crew:
                     guardian.pidfd = guardian.channel.descriptors.pop(0)
                 guardian.control = message["control"]
                 self._events.append(Started(order.claim_id, message["pid"], guardian.pid))
+            case "report" if order is not None:
+                self._events.append(read_report(message, blob))
             case "ended" if order is not None:
                 guardian.outcome = read_outcome(message, blob)
                 guardian.must_retire = guardian.must_retire or message["retire"]

@@ -92,12 +92,15 @@ class Guardian:
         attempt.start()
         self._is_announced = False
         while not attempt.has_ended:
+            # A worker that is slow to read gets the newest when it has read the last.
+            attempt.may_report = not self._worker.lost and not self._worker.wants_write
             if self._worker.lost:
                 self._wait_for_another(attempt)
             elif attempt.wait(self._worker.fileno(), self._worker_events()):
                 self._read_worker()
             while self._inbox:
                 self._obey(attempt, self._inbox.popleft()[0])
+            self._tell_news(attempt)
             if attempt.has_started and not self._is_announced:
                 self._announce(attempt)
         message, blob = attempt.finish()
@@ -106,6 +109,10 @@ class Guardian:
         self._must_retire = message["retire"] = self._must_retire or is_alone or bool(message["retire"])
         self._deliver(attempt, message, blob)
         self._close_door()
+
+    def _tell_news(self, attempt: Attempt) -> None:
+        if attempt.may_report and not self._worker.lost and (report := attempt.report()) is not None:
+            self._worker.send(*report)
 
     def _wait_for_another(self, attempt: Attempt) -> None:
         """Go on without a worker, let in the first one that knocks, and call for a stand-in if none comes."""

@@ -6,7 +6,7 @@ Called by the engine's worker through the crew. Guardians do not import this: th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -38,6 +38,7 @@ class Order:
     user: str | None = None
     stdin: bytes = b""
     arguments: str = "{}"  # JSON text, for jobs that ask over the control socket
+    checkpoint: str = "null"  # JSON text: what an earlier attempt has kept
     expects_result: bool = False  # a callable: ending well without a result is a failure
     umask: int = 0o022
     nice: int = 0
@@ -56,6 +57,7 @@ class Captured:
     head: bytes = b""
     tail: bytes = b""
     bytes_total: int = 0
+    marks: tuple[tuple[int, int], ...] = ()  # position of a byte, and microseconds from the start to when it came
 
     @property
     def bytes_dropped(self) -> int:
@@ -89,6 +91,7 @@ class Outcome:
     memory_bytes_max: int = 0
     stdout: Captured = field(default_factory=Captured)
     stderr: Captured = field(default_factory=Captured)
+    checkpoint: str | None = None  # JSON text, the last that this attempt has kept
     leftovers: int = 0  # descendants that had to be killed
 
 
@@ -99,6 +102,26 @@ class Started:
     claim_id: str
     pid: int
     guardian_pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """New output of a job that runs."""
+
+    stream: str
+    position: int
+    data: bytes
+    marks: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a job that runs has said or written since it was told last. ``progress``: fraction and message."""
+
+    claim_id: str
+    pieces: tuple[Piece, ...]
+    progress: tuple[float | None, str | None] | None
+    checkpoint: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +155,7 @@ class Adopted:
     deadline: float  # of its lease as it knows it, CLOCK_BOOTTIME
 
 
-CrewEvent = Started | Ended | GuardianLost | Adopted
+CrewEvent = Started | Told | Ended | GuardianLost | Adopted
 
 
 def order_message(order: Order, uid: int | None) -> dict[str, Any]:
@@ -154,6 +177,7 @@ def order_message(order: Order, uid: int | None) -> dict[str, Any]:
         "user": order.user,
         "uid": uid,
         "arguments": order.arguments,
+        "checkpoint": order.checkpoint,
         "expects_result": order.expects_result,
         "umask": order.umask,
         "nice": order.nice,
@@ -173,6 +197,7 @@ def read_outcome(message: Mapping[str, Any], blob: bytes) -> Outcome:
         position += size
     out_head, out_tail, err_head, err_tail = parts
     out_total, err_total = message["totals"]
+    out_marks, err_marks = (_marks_of(marks) for marks in message.get("marks", ((), ())))  # a guardian from before
     return Outcome(
         claim_id=message["claim_id"],
         run_id=message["run_id"],
@@ -188,10 +213,35 @@ def read_outcome(message: Mapping[str, Any], blob: bytes) -> Outcome:
         seconds=message["seconds"],
         cpu_seconds=message["cpu_seconds"],
         memory_bytes_max=message["memory_bytes_max"],
-        stdout=Captured(out_head, out_tail, out_total),
-        stderr=Captured(err_head, err_tail, err_total),
+        stdout=Captured(out_head, out_tail, out_total, out_marks),
+        stderr=Captured(err_head, err_tail, err_total, err_marks),
+        checkpoint=message.get("checkpoint"),
         leftovers=message["leftovers"],
     )
+
+
+def read_report(message: Mapping[str, Any], blob: bytes) -> Told:
+    """Read what a job that runs has told out of a frame.
+
+    Raises:
+        KeyError, TypeError, ValueError: this frame is no report.
+    """
+    pieces: list[Piece] = []
+    at = 0
+    for stream, position, size, marks in message["pieces"]:
+        pieces.append(Piece(stream, position, blob[at : at + size], _marks_of(marks)))
+        at += size
+    progress = message.get("progress")
+    return Told(
+        claim_id=message["claim_id"],
+        pieces=tuple(pieces),
+        progress=None if progress is None else (progress[0], progress[1]),
+        checkpoint=blob[at:].decode() or None,
+    )
+
+
+def _marks_of(marks: Iterable[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    return tuple((position, at) for position, at in marks)
 
 
 def not_started(order: Order, error_type: str, error_message: str) -> Outcome:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 
-from rota.errors import Conflict, Invalid, StateError
+from rota.errors import Conflict, Invalid, Preempted, StateError
 from rota.execution.wire import RESULT_BYTES_MAX, Decoder, WireError, pack_frame
 
 TYPE_CHECKING = False
@@ -54,6 +54,50 @@ def report_outcome(wish: str, message: str, after_seconds: float | None) -> None
     report_error(f"{_WISH_MARK}{wish}{after}", message, "")
 
 
+def report_progress(fraction: float | None, message: str | None) -> None:
+    """Tell the guardian how far the job is.
+
+    Raises:
+        Preempted: the lease of this attempt goes.
+        Conflict: the fraction is not from 0 to 1.
+        StateError: this process is no job, or its guardian is gone.
+    """
+    _ask_guardian({"op": "progress", "fraction": fraction, "message": message})
+
+
+def report_checkpoint(text: str) -> None:
+    """Have the guardian keep the job's checkpoint, JSON text, for the next attempt.
+
+    Raises:
+        Invalid: it is above 1 MiB.
+        Preempted: the lease of this attempt goes.
+        StateError: this process is no job, or its guardian is gone.
+    """
+    data = text.encode("utf-8")
+    if len(data) > RESULT_BYTES_MAX:
+        raise Invalid("checkpoint", text, f"it must be at most {RESULT_BYTES_MAX} bytes of JSON; it has {len(data)}")
+    _ask_guardian({"op": "checkpoint"}, data)
+
+
+def read_checkpoint() -> str:
+    """Give the last checkpoint, of this attempt or of an earlier one: JSON text, ``null`` when there is none.
+
+    Raises:
+        StateError: this process is no job, or its guardian is gone.
+    """
+    return _ask_guardian({"op": "saved"})[1].decode("utf-8")
+
+
+def why_stopping() -> str | None:
+    """Tell why this attempt is being stopped: cancelled, timeout, released, lease_over; None: it is not.
+
+    Raises:
+        StateError: this process is no job, or its guardian is gone.
+    """
+    why = _ask_guardian({"op": "stopping"})[0].get("why")
+    return None if why is None else str(why)
+
+
 def read_wish(error_type: str | None) -> tuple[str, float | None] | None:
     """Return what a job told by ``report_outcome``: the wish, and after how many seconds; None for any other error."""
     if error_type is None or not error_type.startswith(_WISH_MARK):
@@ -94,6 +138,8 @@ def _ask_guardian(message: Message, blob: bytes = b"") -> Frame:
             answer, answer_blob = _read_frame(connection)
     except (OSError, WireError) as error:
         raise StateError(f"the guardian of this job does not answer on {path}: {error}") from None
+    if answer.get("preempted"):
+        raise Preempted(int(os.environ.get("ROTA_RUN_ID", "0")), int(os.environ.get("ROTA_FENCE", "0")))
     if not answer.get("ok"):
         raise Conflict(f"the guardian of this job refuses: {answer.get('error')}")
     return answer, answer_blob

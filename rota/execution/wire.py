@@ -48,15 +48,26 @@ def pack_frame(message: Message, blob: bytes = b"") -> bytes:
     return b"".join((_HEADER.pack(len(text), len(blob)), text, blob))
 
 
+def pack_line(message: Message, blob: bytes = b"") -> bytes:
+    """Encode a frame as a line of JSON, its blob, which is JSON itself, as ``value``."""
+    return json.dumps(message | ({"value": json.loads(blob)} if blob else {})).encode("ascii") + b"\n"
+
+
 def is_object(value: object) -> TypeGuard[Message]:
     """Tell whether decoded JSON is an object."""
     return isinstance(value, dict)
 
 
 class Decoder:
-    """Cuts a stream of bytes into frames. A frame above the limit comes out as ``{"op": "too_large", "bytes": n}``."""
+    """Cuts a stream of bytes into frames. A frame above the limit comes out as ``{"op": "too_large", "bytes": n}``.
 
-    def __init__(self, bytes_max: int = FRAME_BYTES_MAX) -> None:
+    With ``lines_ok`` whoever begins with ``{`` speaks lines of JSON instead, each a frame whose blob is its ``value``.
+    No frame begins so, since none is that large.
+    """
+
+    def __init__(self, bytes_max: int = FRAME_BYTES_MAX, *, lines_ok: bool = False) -> None:
+        self.speaks_lines = False
+        self._lines_ok = lines_ok
         self._bytes_max = bytes_max
         self._buffer = bytearray()
         self._skip = 0
@@ -71,6 +82,10 @@ class Decoder:
         buffer = self._buffer
         buffer += data
         frames: list[Frame] = []
+        if self._lines_ok and buffer.startswith(b"{"):
+            self.speaks_lines = True
+        if self.speaks_lines:
+            return self._cut_lines()
         while True:
             if self._skip:
                 dropped = min(self._skip, len(buffer))
@@ -91,16 +106,33 @@ class Decoder:
             if len(buffer) < end:
                 return frames
             middle = _HEADER.size + text_bytes
-            try:
-                message = json.loads(buffer[_HEADER.size : middle])
-            except ValueError as error:
-                raise WireError(f"a frame is no JSON: {error}") from None
-            except RecursionError:
-                raise WireError("a frame is JSON nested too deeply") from None
-            if not is_object(message):
-                raise WireError("a frame is no JSON object")
-            frames.append((message, bytes(buffer[middle:end])))
+            frames.append((_read_object(buffer[_HEADER.size : middle]), bytes(buffer[middle:end])))
             del buffer[:end]
+
+    def _cut_lines(self) -> list[Frame]:
+        *lines, rest = bytes(self._buffer).split(b"\n")
+        if len(rest) > self._bytes_max:
+            raise WireError(f"a line is longer than {self._bytes_max} bytes")
+        self._buffer[:] = rest
+        frames: list[Frame] = []
+        for line in lines:
+            if line.strip():
+                message = _read_object(line)
+                value = message.pop("value", None)
+                frames.append((message, b"" if value is None else json.dumps(value).encode("ascii")))
+        return frames
+
+
+def _read_object(text: bytes | bytearray) -> Message:
+    try:
+        message = json.loads(text)
+    except ValueError as error:
+        raise WireError(f"a frame is no JSON: {error}") from None
+    except RecursionError:
+        raise WireError("a frame is JSON nested too deeply") from None
+    if not is_object(message):
+        raise WireError("a frame is no JSON object")
+    return message
 
 
 def listen_at(path: str, backlog: int, owner: int | None = None) -> socket.socket:
@@ -140,12 +172,12 @@ class Channel:
     that brought them; whoever takes one closes it.
     """
 
-    def __init__(self, connection: socket.socket, bytes_max: int = FRAME_BYTES_MAX) -> None:
+    def __init__(self, connection: socket.socket, bytes_max: int = FRAME_BYTES_MAX, *, lines_ok: bool = False) -> None:
         connection.setblocking(False)
         self.lost = False
         self.descriptors: list[int] = []
         self._socket = connection
-        self._decoder = Decoder(bytes_max)
+        self._decoder = Decoder(bytes_max, lines_ok=lines_ok)
         self._queue: list[tuple[bytes | memoryview, int]] = []
 
     def fileno(self) -> int:
@@ -158,7 +190,8 @@ class Channel:
 
     def send(self, message: Message, blob: bytes = b"", descriptor: int = -1) -> None:
         """Send a frame now, or as soon as there is room. Takes ``descriptor`` over and closes it once sent."""
-        self._queue.append((pack_frame(message, blob), descriptor))
+        pack = pack_line if self._decoder.speaks_lines else pack_frame
+        self._queue.append((pack(message, blob), descriptor))
         self.flush()
 
     def flush(self) -> None:

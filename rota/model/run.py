@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -48,6 +48,7 @@ class Claim:
     cwd: str | None
     run_as: str | None
     variables: Mapping[str, str]
+    checkpoint: str | None  # JSON text: what an earlier attempt has kept
     marked: bool  # whether the start mark was committed with the claim
     problem: str | None = None  # why its job's row cannot be carried out as it stands
 
@@ -59,6 +60,48 @@ class Written:
     head: bytes = b""
     tail: bytes = b""
     bytes_total: int = 0
+    marks: tuple[tuple[int, int], ...] = ()  # position of a byte, and microseconds from the start to when it came
+
+    def pieces(self, stream: str) -> Iterator[Piece]:
+        """Give what is kept, with the marks of each piece."""
+        for position, data in ((0, self.head), (self.bytes_total - len(self.tail), self.tail)):
+            if data:
+                end = position + len(data)
+                yield Piece(stream, position, data, tuple(mark for mark in self.marks if position <= mark[0] < end))
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some bytes of a stream, and where they stand in it."""
+
+    stream: str
+    position: int
+    data: bytes
+    marks: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a job that runs has told since the last report."""
+
+    claim_id: str
+    pieces: tuple[Piece, ...] = ()
+    has_progress: bool = False
+    progress: float | None = None  # from 0 to 1
+    progress_message: str | None = None
+    checkpoint: str | None = None  # JSON text
+
+    def followed_by(self, later: Report) -> Report:
+        """Return both as one: all output, and the later of what is said."""
+        said = later if later.has_progress else self
+        return Report(
+            self.claim_id,
+            self.pieces + later.pieces,
+            said.has_progress,
+            said.progress,
+            said.progress_message,
+            self.checkpoint if later.checkpoint is None else later.checkpoint,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +121,7 @@ class End:
     error_message: str | None = None
     traceback: str | None = None
     result: str | None = None  # JSON text
+    checkpoint: str | None = None  # JSON text, the last that this attempt has kept
     retry_after_seconds: float | None = None  # asked for by the job, instead of its retry delay
     seconds: float | None = None
     cpu_seconds: float | None = None

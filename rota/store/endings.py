@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from rota.model.ending import (
     Backoff,
@@ -28,6 +28,7 @@ from rota.model.run import End
 from rota.model.states import AttemptState, Delivery, RunState
 from rota.store.database import Database
 from rota.store.moves import Move, apply_moves, write_fresh
+from rota.store.reports import row_of_piece
 from rota.store.tables import attempt, job, output, run
 from rota.store.types import AnyRow, db_now, encode_rows, given_rows, in_portions
 from rota.store.wakeup import announce
@@ -95,7 +96,11 @@ WAKE_QUEUED = (
     .values(due_at=run.c.run_at)
 )
 
+# What was kept while a job ran. Served by the primary key.
+FORGET_OUTPUT = delete(output).where(output.c.attempt_id.in_(bindparam("attempt_ids", expanding=True)))
+
 RULES_DEFAULT = RetryRule()
+LIVE_AFTER_SECONDS = 0.9  # a guardian tells nothing before a second, by its own clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,15 +278,14 @@ def _move(row: AnyRow, ending: Ending, end: End | None, actor: str | None = None
 def keep_output(connection: Connection, ends: Mapping[int, End]) -> None:
     """Keep what the attempts wrote. One statement for all of them; what was kept before is replaced."""
     pieces = [
-        {"attempt_id": attempt_id, "stream": stream, "position": position, "data": data}
+        row_of_piece(attempt_id, piece)
         for attempt_id, end in ends.items()
         for stream, written in (("stdout", end.stdout), ("stderr", end.stderr))
-        for position, data in (
-            (0, written.head),
-            (written.bytes_total - len(written.tail), written.tail),
-        )
-        if data
+        for piece in written.pieces(stream)
     ]
+    watched = sorted(attempt_id for attempt_id, end in ends.items() if (end.seconds or 0.0) >= LIVE_AFTER_SECONDS)
+    if watched:
+        connection.execute(FORGET_OUTPUT, {"attempt_ids": watched})
     if pieces:
         connection.execute(insert(output).values(pieces))
 

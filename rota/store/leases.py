@@ -79,6 +79,9 @@ CLAIM = (
         due_at=null(),
         lease_ends_at=_lease_end,
         marked_at=case((run.c.delivery == Delivery.AT_LEAST_ONCE.value, db_now()), else_=null()),
+        progress=null(),
+        progress_message=null(),
+        progress_at=null(),
         started_at=case(
             (run.c.started_at.is_not(None), run.c.started_at),
             (run.c.delivery == Delivery.AT_LEAST_ONCE.value, db_now()),
@@ -128,6 +131,7 @@ READ_CLAIMS = (
         run.c.pool,
         run.c.delivery,
         run.c.marked_at,
+        run.c.checkpoint,
         _lease.label("lease"),
         job.c.kind,
         job.c.target,
@@ -297,6 +301,7 @@ def _claim_of(row: AnyRow) -> Claim:
         cwd=row.cwd,
         run_as=row.run_as,
         variables=variables,
+        checkpoint=row.checkpoint,
         marked=row.marked_at is not None,
         problem=problem,
     )

@@ -96,6 +96,7 @@ _moves = given_rows(
     retries_added="id",
     losses_added="id",
     result="text",
+    checkpoint="text",
     finished="flag",
     resets="flag",
     actor="name",
@@ -117,6 +118,12 @@ APPLY_MOVES = (
         reason=_moves.c.reason,
         reason_text=_moves.c.text,
         result=case((_moves.c.result.is_not(None), _moves.c.result), else_=run.c.result),
+        # What succeeded begins anew when it is done again; anything else goes on from where it was.
+        checkpoint=case(
+            (_moves.c.checkpoint.is_not(None), _moves.c.checkpoint),
+            (and_(_moves.c.resets, _moves.c.source == RunState.SUCCEEDED.value), null()),
+            else_=run.c.checkpoint,
+        ),
         run_at=case((_moves.c.resets, db_now()), else_=_moved_at),
         # A waiting run is looked at when it may start, a ready one when its window closes, a finished one never.
         due_at=case(
@@ -215,6 +222,7 @@ def _move_row(move: Move) -> dict[str, Any]:
         "retries_added": move.retries_added,
         "losses_added": move.losses_added,
         "result": move.result,
+        "checkpoint": move.end.checkpoint if move.end is not None else None,
         "finished": move.target in FINISHED,
         "resets": move.resets,
         "actor": move.actor,

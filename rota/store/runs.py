@@ -6,21 +6,22 @@ waits for a run. What people do to runs is in ``interventions``; making them is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Connection, Row, Select, bindparam, desc, select
+from sqlalchemy import Connection, Row, Select, and_, bindparam, desc, func, or_, select
 
 from rota.errors import NotFound
 from rota.model.ending import FOR_EVER
+from rota.model.run import Piece
 from rota.model.states import FINISHED, AttemptState
 from rota.store.database import Database
 from rota.store.events import READ_RUN_EVENTS, show_event
 from rota.store.shown import show_document, shown
 from rota.store.tables import attempt, job, output, run
-from rota.store.types import Instant
+from rota.store.types import AnyRow, Id, Instant
 
 LIST_MAX = 1000
 
@@ -34,14 +35,24 @@ READ_ATTEMPTS = (
     .order_by(attempt.c.run_id, attempt.c.attempt)
 )
 READ_ENDED = select(run.c.state, run.c.reason, run.c.reason_text, run.c.result).where(run.c.id == bindparam("id"))
-_PIECE = [output.c.stream, output.c.position, output.c.data]
+_end = output.c.position + func.length(output.c.data)
+# What is new of an attempt's output. Served by the primary key.
 READ_PIECES = (
-    select(*_PIECE)
-    .join(attempt, output.c.attempt_id == attempt.c.id)
-    .where(attempt.c.run_id == bindparam("run_id"), attempt.c.attempt == bindparam("attempt"))
-    .order_by(output.c.stream.desc(), output.c.position)  # stdout before stderr
+    select(output.c.stream, output.c.position, output.c.data, output.c.marks)
+    .where(
+        output.c.attempt_id == bindparam("attempt_id"),
+        or_(
+            and_(output.c.stream == "stdout", _end > bindparam("stdout_seen", type_=Id)),
+            and_(output.c.stream == "stderr", _end > bindparam("stderr_seen", type_=Id)),
+        ),
+    )
+    .order_by(output.c.stream, output.c.position)
 )
-READ_NUMBERS = select(attempt.c.attempt).where(attempt.c.run_id == bindparam("run_id")).order_by(attempt.c.attempt)
+READ_NUMBERS = (
+    select(attempt.c.id, attempt.c.attempt, *shown([attempt.c.started_at]))
+    .where(attempt.c.run_id == bindparam("run_id"))
+    .order_by(attempt.c.attempt)
+)
 RUN_EXISTS = select(run.c.id).where(run.c.id == bindparam("run_id"))
 
 # Each condition on its own, joined once per combination and kept: the texts stay few.
@@ -159,14 +170,20 @@ def _show_run(row: Row[Any], attempts: Sequence[Row[Any]], events: list[dict[str
         "finished_at": row.finished_at,
         "attempt": row.attempt,
         "max_attempts": retries + 1 if isinstance(retries, int) and retries != FOR_EVER else None,
-        "progress": None,
-        "checkpoint": None,
+        "progress": _progress_of(row),
+        "checkpoint": show_document(row.checkpoint),
         "requested_by": row.requested_by,
         "cancel_asked_at": row.cancel_asked_at,
         "cancel_asked_by": row.cancel_asked_by,
         "attempts": [_show_attempt(found) for found in attempts],
         "events": events,
     }
+
+
+def _progress_of(row: Row[Any]) -> dict[str, Any] | None:
+    if row.progress_at is None:
+        return None
+    return {"fraction": row.progress, "message": row.progress_message, "at": row.progress_at}
 
 
 def _error_of(attempts: Sequence[Row[Any]]) -> dict[str, Any] | None:
@@ -235,42 +252,50 @@ def read_ended(database: Database, run_id: int) -> Ended:
     return Ended(row.state, finished, row.reason, row.reason_text, show_document(row.result))
 
 
-def read_output(
-    database: Database, run_id: int, *, attempt_number: int | None = None, stream: str | None = None
-) -> bytes:
-    """Return what an attempt wrote, the last one unless told; standard output first, then standard error.
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What is kept of an attempt's output now."""
 
-    Where the middle was left out, a line in its place says how much it was.
+    attempt: int | None  # None: there is none yet
+    started_at: str | None
+    pieces: tuple[Piece, ...]
+
+
+def read_transcript(
+    database: Database, run_id: int, *, attempt_number: int | None = None, seen: Mapping[str, int] | None = None
+) -> Transcript:
+    """Return what an attempt wrote, the last one unless told: of each stream what ends after the position ``seen``.
 
     Raises:
         NotFound: there is no such run, or it has no such attempt.
     """
+    seen = seen or {}
 
-    def read(connection: Connection) -> Sequence[Row[Any]]:
+    def read(connection: Connection) -> Transcript:
         if connection.execute(RUN_EXISTS, {"run_id": run_id}).scalar() is None:
             raise NotFound("run", run_id)
-        numbers = connection.execute(READ_NUMBERS, {"run_id": run_id}).scalars().all()
-        if attempt_number is not None and attempt_number not in numbers:
-            raise NotFound("attempt", attempt_number, f"run {run_id} has {len(numbers)} attempts")
-        if not numbers:
-            return []
-        wanted = numbers[-1] if attempt_number is None else attempt_number
-        return connection.execute(READ_PIECES, {"run_id": run_id, "attempt": wanted}).all()
+        attempts = connection.execute(READ_NUMBERS, {"run_id": run_id}).all()
+        wanted = [row for row in attempts if attempt_number in (None, row.attempt)]
+        if attempt_number is not None and not wanted:
+            raise NotFound("attempt", attempt_number, f"run {run_id} has {len(attempts)} attempts")
+        if not wanted:
+            return Transcript(None, None, ())
+        last = wanted[-1]
+        positions = {"attempt_id": last.id, "stdout_seen": seen.get("stdout", 0), "stderr_seen": seen.get("stderr", 0)}
+        rows = connection.execute(READ_PIECES, positions).all()
+        return Transcript(last.attempt, last.started_at, tuple(_piece_of(row) for row in rows))
 
-    pieces = [piece for piece in database.read(read) if stream is None or piece.stream == stream]
-    return join_pieces((piece.stream, piece.position, bytes(piece.data)) for piece in pieces)
+    return database.read(read)
 
 
-def join_pieces(pieces: Iterable[tuple[str, int, bytes]]) -> bytes:
-    """Put the kept pieces of each stream together, with a line for what lies between them."""
-    text = bytearray()
-    last_stream, end = "", 0
-    for stream, position, data in pieces:
-        if stream != last_stream:
-            last_stream, end = stream, 0
-        if position > end:
-            before = b"" if not text or text.endswith(b"\n") else b"\n"
-            text += before + f"[... {position - end} bytes of {stream} left out ...]\n".encode()
-        text += data
-        end = position + len(data)
-    return bytes(text)
+def _piece_of(row: AnyRow) -> Piece:
+    marks = show_document(row.marks)  # as it is, where it was written by hand
+    usable: list[tuple[int, int]] = []
+    if isinstance(marks, list):
+        for mark in cast("list[Any]", marks):
+            match mark:
+                case [int(position), int(at)]:
+                    usable.append((position, at))
+                case _:
+                    pass
+    return Piece(row.stream, row.position, bytes(row.data), tuple(usable))

@@ -367,6 +367,7 @@ output = Table(
     Column("stream", Word, primary_key=True),  # stdout, stderr
     Column("position", Id, primary_key=True, autoincrement=False),  # of the first byte in all that was written
     Column("data", Blob, nullable=False),
+    Column("marks", LongText),  # JSON: positions, and the microseconds from the start to when these bytes came
     **_MYSQL,
 )
 

@@ -159,6 +159,7 @@ def test_a_claim_carries_all_that_is_needed_to_start(ledger: Ledger) -> None:
         "cwd": "/tmp",
         "run_as": "nobody",
         "variables": {"A": "b"},
+        "checkpoint": None,
         "marked": True,
         "problem": None,
     }

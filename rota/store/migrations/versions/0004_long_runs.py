@@ -24,6 +24,7 @@ ADDED: dict[str, tuple[sa.Column[Any], ...]] = {
         sa.Column("freeze_asked_at", Instant(), nullable=True),
         sa.Column("freeze_asked_by", Name, nullable=True),
     ),
+    "rota_output": (sa.Column("marks", LongText, nullable=True),),
 }
 
 # Values by which one row, written by hand, would make a statement fail that moves others too.

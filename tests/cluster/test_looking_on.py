@@ -1,0 +1,90 @@
+"""Looking on from another machine: how far a run is and what it writes, while it runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from rota.client import Rota
+from tests.cluster.cluster import PATH, ROOT, Cluster
+from tests.cluster.test_stand_in import LEASE_SECONDS, leave, wait_for_stand_in
+
+CURRENT = f"{sys.executable} -m rota current"
+UNTIL = 'until test -e "$FOLDER/{0}"; do sleep 0.02; done'
+
+
+def follow(cluster: Cluster, run_id: int, *flags: str) -> tuple[subprocess.Popen[bytes], Path]:
+    """Begin to look on, as somebody at another machine does; return the process and what it writes."""
+    path = cluster.folder / f"seen{run_id}{''.join(flags)}"
+    with path.open("wb") as seen:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rota", "run", "logs", "-f", str(run_id), *flags],
+            stdin=subprocess.DEVNULL, stdout=seen, cwd=cluster.folder,
+            env={"PATH": PATH, "PYTHONPATH": str(ROOT), "ROTA_DB": cluster.url},
+        )  # fmt: skip
+    return process, path
+
+
+def test_output_is_followed_from_before_the_start_to_the_end_over_all_attempts(cluster: Cluster) -> None:
+    line = (
+        f"echo begin $ROTA_ATTEMPT; echo oh >&2; {UNTIL.format('go$ROTA_ATTEMPT')}; echo end; test $ROTA_ATTEMPT -gt 1"
+    )
+    cluster.add_shell("slow", line, retries=1)
+    (run_id,) = cluster.enqueue("slow")
+    early, seen_early = follow(cluster, run_id)
+    cluster.start("a")
+    cluster.wait(lambda: seen_early.read_bytes() == b"begin 1\noh\n", "it is seen while it runs")
+
+    late, seen_late = follow(cluster, run_id, "--times")
+    cluster.wait(lambda: b" stdout begin 1\n" in seen_late.read_bytes(), "who comes later sees it too")
+    (cluster.folder / "go1").touch()
+    cluster.wait(lambda: seen_early.read_bytes().endswith(b"end\nbegin 2\noh\n"), "and the next attempt")
+    (cluster.folder / "go2").touch()
+
+    assert (early.wait(20), late.wait(20)) == (0, 0)
+    assert seen_early.read_bytes() == b"begin 1\noh\nend\nbegin 2\noh\nend\n"
+    words = [line.split(maxsplit=3)[2:] for line in seen_late.read_text().splitlines()]
+    assert words == [
+        ["stdout", "begin 1"], ["stderr", "oh"], ["stdout", "end"],
+        ["stdout", "begin 2"], ["stderr", "oh"], ["stdout", "end"],
+    ]  # fmt: skip
+
+
+def test_a_command_tells_its_progress_and_the_next_attempt_begins_from_its_checkpoint(cluster: Cluster) -> None:
+    line = (
+        f'{CURRENT} show --json > "$FOLDER/shown$ROTA_ATTEMPT"; '
+        f"{CURRENT} progress 40% loading && {CURRENT} checkpoint '[1, 2]'; {UNTIL.format('go')}; test $ROTA_ATTEMPT -gt 1"
+    )
+    cluster.add_shell("tells", line, retries=1)
+    cluster.start("a")
+    (run_id,) = cluster.enqueue("tells")
+    with Rota(cluster.url) as rota:
+        handle = rota.runs[run_id]
+        cluster.wait(lambda: handle.show()["checkpoint"] == [1, 2], "the checkpoint is seen")
+
+        progress = handle.show()["progress"]
+
+    assert (progress["fraction"], progress["message"]) == (0.4, "loading")
+    (cluster.folder / "go").touch()
+    assert cluster.wait_for_end(run_id) == {"succeeded"}
+    shown = [json.loads((cluster.folder / f"shown{attempt}").read_text()) for attempt in (1, 2)]
+    assert [one["checkpoint"] for one in shown] == [None, [1, 2]]
+
+
+def test_what_a_job_writes_is_seen_while_a_stand_in_sees_to_it(cluster: Cluster) -> None:
+    cluster.add_shell("slow", f"note start; {UNTIL.format('go')}; echo later; {UNTIL.format('end')}")
+    worker = cluster.start("a", lease_seconds=LEASE_SECONDS)
+    (run_id,) = cluster.enqueue("slow")
+    cluster.wait_for_note("start", run_id)
+    nursery_pid = worker.nursery_pid
+    leave(worker)
+    wait_for_stand_in(cluster, nursery_pid, run_id)
+
+    (cluster.folder / "go").touch()
+
+    with Rota(cluster.url) as rota:
+        cluster.wait(lambda: rota.runs[run_id].logs() == b"later\n", "its output is seen")
+    (cluster.folder / "end").touch()
+    assert cluster.wait_for_end(run_id) == {"succeeded"}
