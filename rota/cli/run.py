@@ -211,6 +211,26 @@ def cancel(door: Door, *, run_id: str) -> None:
 @run.command()
 @click.argument("run_id", metavar="ID")
 @through_door
+def freeze(door: Door, *, run_id: str) -> None:
+    """Hold all processes of a running run; its lease goes on."""
+    handle = door.rota.runs[run_id]
+    handle.freeze()
+    door.screen.tell(f"run {handle.id}: its node was asked to freeze it", handle.show())
+
+
+@run.command()
+@click.argument("run_id", metavar="ID")
+@through_door
+def thaw(door: Door, *, run_id: str) -> None:
+    """Let a frozen run go on."""
+    handle = door.rota.runs[run_id]
+    handle.thaw()
+    door.screen.tell(f"run {handle.id}: its node was asked to let it go on", handle.show())
+
+
+@run.command()
+@click.argument("run_id", metavar="ID")
+@through_door
 def rerun(door: Door, *, run_id: str) -> None:
     """Do a finished run again: the same run, its next attempt."""
     handle = door.rota.runs[run_id].rerun()

@@ -186,6 +186,22 @@ class RunHandle:
         """
         return interventions.cancel_run(self._rota.database, self.id, actor=self._rota.actor)
 
+    def freeze(self) -> None:
+        """Hold all processes of a running run where they are, until it is thawed or stopped. Its lease goes on.
+
+        Raises:
+            Conflict: it is not running, or is being cancelled.
+        """
+        interventions.freeze_run(self._rota.database, self.id, actor=self._rota.actor)
+
+    def thaw(self) -> None:
+        """Let the processes of a frozen run go on. The time it was frozen does not count towards its time limit.
+
+        Raises:
+            Conflict: it is not running.
+        """
+        interventions.thaw_run(self._rota.database, self.id, actor=self._rota.actor)
+
     def rerun(self) -> RunHandle:
         """Have a finished run done again: the same run, its next attempt.
 

@@ -51,8 +51,8 @@ class Acknowledge:
 
 
 @dataclass(frozen=True, slots=True)
-class CancelAsked:
-    """To the watch: some run of this node is to be stopped; a renewal will say which."""
+class RenewalWanted:
+    """To the watch: some run of this node is to be stopped, frozen or thawed; a renewal will say which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Idle:
     """To the watch: there was nothing to do; a node that makes one pass may leave."""
 
 
-Message = Start | Acknowledge | CancelAsked | Idle
+Message = Start | Acknowledge | RenewalWanted | Idle
 
 
 class Bookkeeper(threading.Thread):
@@ -95,6 +95,7 @@ class Bookkeeper(threading.Thread):
         self._trouble = Backoff()  # of single duties, while the database answers
         self._look_at = 0.0
         self._more_ready = False
+        self._frozen_count: int = 0
         self.last_good_round = 0.0  # monotonic
         self.idle_rounds = 0  # looks in a row that found nothing to do
 
@@ -276,8 +277,9 @@ class Bookkeeper(threading.Thread):
         self._hinted = False
         outlook = self._scheduler.look()
         done = self._scheduler.round(outlook)
-        if outlook.has_cancelled:
-            self._tell(CancelAsked())
+        if outlook.has_cancelled or outlook.frozen_count != self._frozen_count:
+            self._frozen_count = outlook.frozen_count
+            self._tell(RenewalWanted())
         seconds = self._settings.poll_seconds or self._database.dialect.poll_seconds
         if done.trouble is not None:
             seconds = min(seconds, self._tell_trouble(done.trouble))

@@ -41,6 +41,7 @@ class Renewed:
     kept: dict[str, float]  # claim id: the new deadline
     lost: frozenset[str]
     cancelled: dict[str, str]
+    frozen: frozenset[str]
     node_state: NodeState | None
 
 
@@ -114,6 +115,7 @@ class Renewer(threading.Thread):
                 kept={claim_id: newest.asked_at + newest.claims[claim_id] for claim_id in renewal.kept},
                 lost=frozenset(newest.claims) - renewal.kept,
                 cancelled=renewal.cancelled,
+                frozen=renewal.frozen,
                 node_state=renewal.node_state,
             )
         )

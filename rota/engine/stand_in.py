@@ -198,6 +198,7 @@ class StandIn:
                 kept={claim_id: asked.asked_at + asked.claims[claim_id] for claim_id in renewal.kept},
                 lost=frozenset(asked.claims) - renewal.kept,
                 cancelled=renewal.cancelled,
+                frozen=renewal.frozen,
                 node_state=None,
             )
         )

@@ -12,7 +12,7 @@ import select
 from collections.abc import Callable
 from typing import Protocol
 
-from rota.engine.bookkeeper import Acknowledge, CancelAsked, Idle, Start
+from rota.engine.bookkeeper import Acknowledge, Idle, RenewalWanted, Start
 from rota.engine.bookkeeper import Message as BookkeeperMessage
 from rota.engine.mailbox import Mailbox
 from rota.engine.orders import make_order
@@ -82,6 +82,7 @@ class Watch:
         self._claims: dict[str, Claim | Adopted] = {}
         self._deadlines: dict[str, float] = {}  # of the claims that have not ended: CLOCK_BOOTTIME
         self._pids: dict[str, int] = {}
+        self._frozen: set[str] = set()  # claims whose processes are held
         self._recovering: set[str] = set()  # ends found on disk, under way to the database
         self._outbox: Mailbox[BookkeeperMessage | Renewed] = Mailbox()
         self._asked_at = 0.0  # when the guardians were last asked for a sign of life
@@ -182,7 +183,7 @@ class Watch:
                         self._recovering.discard(claim_id)
                         if not self._recovering:  # there may be more than were read at once
                             self._recover(bookkeeper)
-            case CancelAsked():
+            case RenewalWanted():
                 self._renew_at = 0.0
             case Idle():
                 pass  # it has ended the wait, which is all it is for
@@ -213,6 +214,8 @@ class Watch:
         )
         self._claims[adopted.claim_id] = adopted
         self._deadlines[adopted.claim_id] = adopted.deadline
+        if adopted.is_frozen:
+            self._frozen.add(adopted.claim_id)
         self._renew_at = 0.0  # nobody may have renewed for long
         bookkeeper.hear_adopted(adopted.claim_id)
 
@@ -234,6 +237,7 @@ class Watch:
         self._claims.pop(claim_id, None)
         self._deadlines.pop(claim_id, None)
         self._pids.pop(claim_id, None)
+        self._frozen.discard(claim_id)
 
     def _let_silent_go(self, bookkeeper: Bookkeeping) -> None:
         """Let go of claims whose guardian has not told an end although their lease is over: it is frozen.
@@ -279,6 +283,10 @@ class Watch:
             if claim_id in self._claims:
                 log.info("run %d is cancelled by %s", self._claims[claim_id].run_id, who)
                 self._crew.stop(claim_id, "cancelled", self._settings.grace_seconds)
+        for claim_id in renewed.kept:
+            if claim_id in self._claims and (claim_id in renewed.frozen) != (claim_id in self._frozen):
+                self._frozen ^= {claim_id}
+                self._crew.freeze(claim_id, is_frozen=claim_id in self._frozen)
         self._is_renewed = True
         if renewed.node_state is None and self.node_state is not None:
             self.on_name_lost()

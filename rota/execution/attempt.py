@@ -17,7 +17,7 @@ import signal
 import struct
 
 from rota.execution.control import Control
-from rota.execution.linux import boottime, sweep_children
+from rota.execution.linux import boottime, signal_descendants, sweep_children
 from rota.execution.output import Capture
 from rota.execution.spawn import Birth, fork_job, read_report
 
@@ -95,6 +95,7 @@ class Attempt:
         self._stop_why: str | None = None
         self._kill_at = FOREVER  # of a stop that has begun
         self._is_killed = False
+        self._frozen_at: float | None = None
         self._refusal: tuple[str, str] | None = None
         self._report = -1
         self._captures: list[Capture] = []
@@ -250,7 +251,7 @@ class Attempt:
     def _wait_seconds(self, now: float) -> float:
         first = self._lease_kill_at()
         if self._stop_why is None:
-            first = min(first, self._lease_term_at(), self._timeout_at)
+            first = min(first, self._lease_term_at(), FOREVER if self._frozen_at is not None else self._timeout_at)
         if self.may_report and self._has_news():
             first = min(first, self._report_at)
         first = min(first, self._kill_at) if not self._is_killed else self._kill_at
@@ -260,7 +261,7 @@ class Attempt:
         if self._stop_why is None:
             if now >= self._lease_term_at():
                 self._begin_stop("lease_over", self._lease_kill_at())
-            elif now >= self._timeout_at:
+            elif now >= self._timeout_at and self._frozen_at is None:
                 self._begin_stop("timeout", now + self._grace_seconds)
         if now >= self._kill_at or (now >= self._lease_kill_at() and not self._is_killed):
             self._signal_group(signal.SIGKILL)
@@ -329,6 +330,24 @@ class Attempt:
         self._kill_at = kill_at
         self._signal_group(signal.SIGTERM)
         self._signal_group(signal.SIGCONT)  # what is stopped gets its TERM only then
+        self.thaw()
+
+    def freeze(self) -> None:
+        """Stop every process of the job where it is. Its time limit waits; its lease does not."""
+        if self.has_ended or self._stop_why is not None or self._frozen_at is not None:
+            return
+        self._frozen_at = boottime()
+        self._signal_group(signal.SIGSTOP)
+        signal_descendants(os.getpid(), signal.SIGSTOP)  # what has left the group too, and nobody else is below us
+
+    def thaw(self) -> None:
+        """Let every process of the job go on."""
+        if self._frozen_at is None or self.has_ended:
+            return
+        self._timeout_at += boottime() - self._frozen_at
+        self._frozen_at = None
+        signal_descendants(os.getpid(), signal.SIGCONT)
+        self._signal_group(signal.SIGCONT)
 
     def _signal_group(self, number: int) -> None:
         # The leader has not been reaped, so neither its pid nor its group can be a stranger's.
@@ -346,7 +365,8 @@ class Attempt:
         if self._control is not None and (self._control.progress or self._control.checkpoint):
             self._control.has_news = True
         told = ("claim_id", "run_id", "job", "attempt", "fence", "lease_seconds")
-        return {key: self._order[key] for key in told} | {"deadline": self._deadline}
+        known = {"deadline": self._deadline, "is_frozen": self._frozen_at is not None}
+        return {key: self._order[key] for key in told} | known
 
     # -- the end
 

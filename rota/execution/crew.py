@@ -224,6 +224,10 @@ class Crew:
         was quicker."""
         self._tell(claim_id, {"op": "stop", "claim_id": claim_id, "why": why, "grace_seconds": grace_seconds})
 
+    def freeze(self, claim_id: str, *, is_frozen: bool) -> None:
+        """Hold all processes of a job where they are, or let them go on. Its lease and its guardian go on."""
+        self._tell(claim_id, {"op": "freeze" if is_frozen else "thaw", "claim_id": claim_id})
+
     def acknowledge(self, claim_ids: Iterable[str]) -> None:
         """Say that these ends are committed: their guardians forget them and may be used again."""
         for claim_id in claim_ids:
@@ -336,7 +340,8 @@ class Crew:
             case "adopted" if order is None:
                 guardian.pid = message["guardian_pid"]
                 facts = ("claim_id", "run_id", "job", "attempt", "fence", "lease_seconds", "deadline")
-                adopted = guardian.order = Adopted(**{name: message[name] for name in facts})
+                known = {name: message[name] for name in facts}
+                adopted = guardian.order = Adopted(**known, is_frozen=message.get("is_frozen", False))
                 self._busy[adopted.claim_id] = guardian
                 self._events.append(adopted)
             case "started" if order is not None:

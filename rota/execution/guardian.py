@@ -169,6 +169,10 @@ class Guardian:
                 attempt.renew(message["deadline"])
             case "stop":
                 attempt.stop(message["why"], message["grace_seconds"])
+            case "freeze":
+                attempt.freeze()
+            case "thaw":
+                attempt.thaw()
             case _:
                 pass  # a later worker may say more
 

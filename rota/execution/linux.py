@@ -93,8 +93,11 @@ def kill_child_of(parent_pid: int, pid: int) -> bool:
     return kill_if(pid, is_living_child)
 
 
-def kill_if(pid: int, is_meant: Callable[[int], bool]) -> bool:
-    """Kill ``pid`` if, held fast, it is the one that is meant. A number that was given to another is spared."""
+def kill_if(pid: int, is_meant: Callable[[int], bool], number: int = signal.SIGKILL) -> bool:
+    """Kill ``pid`` if, held fast, it is the one that is meant. A number that was given to another is spared.
+
+    Or send it another signal.
+    """
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
@@ -102,12 +105,34 @@ def kill_if(pid: int, is_meant: Callable[[int], bool]) -> bool:
     try:
         if not is_meant(pid):
             return False
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        signal.pidfd_send_signal(pidfd, number)
         return True
     except OSError:
         return False
     finally:
         os.close(pidfd)
+
+
+def signal_descendants(root_pid: int, number: int, rounds_max: int = 20) -> None:
+    """Send a signal to everything below ``root_pid``, parents first, and again to what came meanwhile.
+
+    What is stopped forks no more, so with SIGSTOP this comes to an end.
+    """
+    reached: set[int] = set()
+    for _ in range(rounds_max):
+        is_complete = True
+        parents = [root_pid]
+        while parents:
+            parent = parents.pop()
+            for child in children_of(parent):
+                parents.append(child)
+                if child not in reached:
+                    is_complete = False
+                    # One that has just been orphaned is found again, in another place.
+                    if kill_if(child, lambda pid: _state_and_parent(pid)[1] == parent, number):  # noqa: B023
+                        reached.add(child)
+        if is_complete:
+            return
 
 
 def kill_descendants(root_pid: int, rounds_max: int = 20) -> int:

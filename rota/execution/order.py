@@ -153,6 +153,7 @@ class Adopted:
     fence: int
     lease_seconds: float
     deadline: float  # of its lease as it knows it, CLOCK_BOOTTIME
+    is_frozen: bool = False
 
 
 CrewEvent = Started | Told | Ended | GuardianLost | Adopted

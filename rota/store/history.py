@@ -234,6 +234,9 @@ def _explain_running(connection: Connection, row: Row[Any]) -> list[str]:
         because.append("its start is not marked yet")
     else:
         because.append(f"it runs since {say_moment(row.marked_at)}, for {say_span(row.now - row.marked_at)}")
+    if row.freeze_asked_at is not None:
+        frozen = f"{row.freeze_asked_by} froze it {say_moment(row.freeze_asked_at)}: its processes are held"
+        because.insert(0, f"{frozen}, its lease goes on; let it go on with `rota run thaw {row.id}`")
     if row.cancel_asked_at is not None:
         asked = f"{row.cancel_asked_by} asked to cancel it {say_moment(row.cancel_asked_at)}"
         because.insert(0, f"{asked}; {row.node} is to stop it")

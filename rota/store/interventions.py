@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, null, select, update
 
 from rota.errors import AlreadyFinished, Conflict, NotFound
 from rota.model.reasons import Reason
@@ -34,6 +34,7 @@ _FACTS = [
     run.c.node,
     run.c.slot_count,
     run.c.cancel_asked_at,
+    run.c.freeze_asked_at,
 ]
 FIND_RUN = select(*_FACTS).where(run.c.id == bindparam("id")).with_for_update()
 # Ask the node that has it to stop a running run. Served by the primary key.
@@ -47,7 +48,23 @@ ASK_CANCEL = (
     )
     .values(cancel_asked_at=db_now(), cancel_asked_by=bindparam("actor"))
 )
-TELL_CANCEL = insert(event).values(at=db_now(), kind="run")
+_still = (
+    run.c.id == bindparam("of_id"),
+    run.c.state == RunState.RUNNING.value,
+    run.c.fence == bindparam("of_fence"),
+)
+# Ask the node that has it to hold its processes, or to let them go on. Served by the primary key.
+ASK_FREEZE = (
+    update(run)
+    .where(*_still, run.c.freeze_asked_at.is_(None), run.c.cancel_asked_at.is_(None))
+    .values(freeze_asked_at=db_now(), freeze_asked_by=bindparam("actor"))
+)
+ASK_THAW = (
+    update(run)
+    .where(*_still, run.c.freeze_asked_at.is_not(None))
+    .values(freeze_asked_at=null(), freeze_asked_by=null())
+)
+TELL_ASKED = insert(event).values(at=db_now(), kind="run")
 JOB_OF = select(job.c.id).where(job.c.id == bindparam("job_id"))
 
 
@@ -74,11 +91,55 @@ def cancel_run(database: Database, run_id: int, *, actor: str) -> str:
             asked = connection.execute(ASK_CANCEL, {"of_id": run_id, "of_fence": row.fence, "actor": actor[:200]})
             if asked.rowcount != 1:
                 raise Stale(f"run {run_id} moved on")
-            connection.execute(TELL_CANCEL, _cancel_event(row, actor))
+            text = f"{actor} asked to cancel it; {row.node} is to stop it"
+            connection.execute(TELL_ASKED, _asked_event(row, actor, text, Reason.CANCEL))
             announce(connection)
         return state.value
 
     return write_fresh(database, cancel)
+
+
+def freeze_run(database: Database, run_id: int, *, actor: str) -> None:
+    """Ask the node that has a running run to hold its processes; its lease goes on. Asking again changes nothing.
+
+    Raises:
+        NotFound: there is no such run.
+        Conflict: it is not running, or about to be stopped.
+    """
+    _ask_freeze(database, run_id, actor, is_frozen=True)
+
+
+def thaw_run(database: Database, run_id: int, *, actor: str) -> None:
+    """Ask the node that has a frozen run to let its processes go on. Asking again changes nothing.
+
+    Raises:
+        NotFound: there is no such run.
+        Conflict: it is not running.
+    """
+    _ask_freeze(database, run_id, actor, is_frozen=False)
+
+
+def _ask_freeze(database: Database, run_id: int, actor: str, *, is_frozen: bool) -> None:
+    word = "freeze" if is_frozen else "thaw"
+
+    def ask(connection: Connection) -> None:
+        row = _find(connection, run_id)
+        if RunState(row.state) is not RunState.RUNNING:
+            raise Conflict(f"run {run_id} is {row.state}: only a running one has processes to {word}")
+        if is_frozen and row.cancel_asked_at is not None:
+            raise Conflict(f"run {run_id} is being cancelled: it is stopped, not frozen")
+        if (row.freeze_asked_at is not None) == is_frozen:
+            return
+        asked = {"of_id": run_id, "of_fence": row.fence}
+        statement = ASK_FREEZE if is_frozen else ASK_THAW
+        if connection.execute(statement, asked | ({"actor": actor[:200]} if is_frozen else {})).rowcount != 1:
+            raise Stale(f"run {run_id} moved on")
+        what = "hold its processes" if is_frozen else "let its processes go on"
+        text = f"{actor} asked to {word} it; {row.node} is to {what}"
+        connection.execute(TELL_ASKED, _asked_event(row, actor, text, None))
+        announce(connection)
+
+    write_fresh(database, ask)
 
 
 def rerun_run(database: Database, run_id: int, *, actor: str) -> None:
@@ -189,15 +250,15 @@ def _apply(
     announce(connection)
 
 
-def _cancel_event(row: Row[Any], actor: str) -> dict[str, Any]:
+def _asked_event(row: Row[Any], actor: str, text: str, reason: Reason | None) -> dict[str, Any]:
     return {
         "run_id": row.id,
         "schedule": row.schedule,
         "job": row.job,
         "from_state": row.state,
         "to_state": row.state,
-        "reason": Reason.CANCEL.value,
-        "text": f"{actor} asked to cancel it; {row.node} is to stop it",
+        "reason": reason.value if reason else None,
+        "text": text,
         "attempt": row.attempt,
         "node": row.node,
         "actor": actor[:200],

@@ -187,7 +187,7 @@ FIND_MARKED = select(run.c.claim_id).where(
 RENEW_CLAIMS = update(run).where(_of_claims, run.c.state == RunState.RUNNING.value).values(lease_ends_at=_lease_end)
 # The same rows beforehand, locked in the order in which ends lock them, so that the two never wait for each other.
 FIND_RENEWABLE = (
-    select(run.c.claim_id, run.c.cancel_asked_at, run.c.cancel_asked_by)
+    select(run.c.claim_id, run.c.cancel_asked_at, run.c.cancel_asked_by, run.c.freeze_asked_at)
     .where(_of_claims, run.c.state == RunState.RUNNING.value)
     .order_by(run.c.id)
     .with_for_update()
@@ -365,6 +365,7 @@ class Renewal:
 
     kept: frozenset[str]  # claims whose lease goes on
     cancelled: dict[str, str]  # of these, whose cancellation was asked for, and by whom
+    frozen: frozenset[str]  # of these, whose processes are to be held
     node_state: NodeState | None  # None: the node's name belongs to another process now
 
 
@@ -399,6 +400,7 @@ def renew_claims(
             cancelled={
                 claim_id: row.cancel_asked_by or "" for claim_id, row in kept.items() if row.cancel_asked_at is not None
             },
+            frozen=frozenset(claim_id for claim_id, row in kept.items() if row.freeze_asked_at is not None),
             node_state=NodeState(state) if state is not None else None,
         )
 

@@ -142,6 +142,8 @@ APPLY_MOVES = (
         losses=case((_moves.c.resets, 0), else_=run.c.losses + _moves.c.losses_added),
         cancel_asked_at=case((_moves.c.target == RunState.CANCELLED.value, run.c.cancel_asked_at), else_=null()),
         cancel_asked_by=case((_moves.c.target == RunState.CANCELLED.value, run.c.cancel_asked_by), else_=null()),
+        freeze_asked_at=null(),
+        freeze_asked_by=null(),
         marked_at=null(),
         lease_ends_at=null(),
     )

@@ -76,6 +76,15 @@ def look_statement(pool_count: int) -> Executable:
             run.c.cancel_asked_at.is_not(None),
         )
         .label("has_cancelled"),
+        select(func.count())
+        .select_from(run)
+        .where(
+            run.c.lease_ends_at.is_not(None),
+            run.c.holder == bindparam("holder"),
+            run.c.freeze_asked_at.is_not(None),
+        )
+        .scalar_subquery()
+        .label("frozen_count"),
         IS_HELD.label("is_held"),
         IS_LOOK_DUE.label("health_is_due"),
     )
@@ -94,6 +103,7 @@ class Outlook:
     lease_has_ended: bool
     has_ready: bool
     has_cancelled: bool
+    frozen_count: int = 0  # runs of this node that are to be frozen, or are
     health_is_due: bool = False  # for a minute nobody has looked for what does not go on by itself
     is_held: bool = False  # the clock has stepped: nothing late is decided, nothing missed or rescued
 
@@ -118,6 +128,7 @@ def look(database: Database, identity: NodeIdentity, pools: Sequence[str]) -> Ou
         bool(row.lease_has_ended),
         bool(row.has_ready),
         bool(row.has_cancelled),
+        int(row.frozen_count),
         bool(row.health_is_due),
         bool(row.is_held),
     )

@@ -175,6 +175,8 @@ def _show_run(row: Row[Any], attempts: Sequence[Row[Any]], events: list[dict[str
         "requested_by": row.requested_by,
         "cancel_asked_at": row.cancel_asked_at,
         "cancel_asked_by": row.cancel_asked_by,
+        "freeze_asked_at": row.freeze_asked_at,
+        "freeze_asked_by": row.freeze_asked_by,
         "attempts": [_show_attempt(found) for found in attempts],
         "events": events,
     }

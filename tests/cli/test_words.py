@@ -52,6 +52,8 @@ FLAGS = {
     "run wait": "--timeout",
     "run logs": "--attempt --stream",
     "run cancel": "",
+    "run freeze": "",
+    "run thaw": "",
     "run rerun": "",
     "run skip": "",
     "run mark-succeeded": "",

@@ -55,7 +55,8 @@ def test_output_is_followed_from_before_the_start_to_the_end_over_all_attempts(c
 def test_a_command_tells_its_progress_and_the_next_attempt_begins_from_its_checkpoint(cluster: Cluster) -> None:
     line = (
         f'{CURRENT} show --json > "$FOLDER/shown$ROTA_ATTEMPT"; '
-        f"{CURRENT} progress 40% loading && {CURRENT} checkpoint '[1, 2]'; {UNTIL.format('go')}; test $ROTA_ATTEMPT -gt 1"
+        f"{CURRENT} progress 40% loading && {CURRENT} checkpoint '[1, 2]'; "
+        f"{UNTIL.format('go')}; test $ROTA_ATTEMPT -gt 1"
     )
     cluster.add_shell("tells", line, retries=1)
     cluster.start("a")

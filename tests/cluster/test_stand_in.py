@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from rota.execution.linux import children_of
-from rota.store.interventions import cancel_run
+from rota.store.interventions import cancel_run, freeze_run, thaw_run
 from tests.cluster.cluster import Cluster, Worker, parent_of
 from tests.cluster.test_outlives import WAITS, wait_for_renewal
 from tests.execution.harness import is_alive
+from tests.execution.test_freezing import are_held
 
 LEASE_SECONDS = 15.0  # a stand-in is sent for at once, and has time to start on a machine that is busy
 
@@ -199,3 +200,20 @@ def test_as_process_1_of_a_container_a_worker_drains(cluster: Cluster) -> None:
 
     assert worker.exit_status() == 0
     assert [tried.state for tried in cluster.attempts(run_id)] == ["succeeded"]
+
+
+def test_a_frozen_run_stays_frozen_while_its_worker_is_gone_and_goes_on_when_it_is_thawed(cluster: Cluster) -> None:
+    worker, run_id, nursery_pid = start_one(cluster)
+    started = cluster.wait_for_note("start", run_id)
+    freeze_run(cluster.database, run_id, actor="ann@desk")
+    cluster.wait(lambda: are_held([started.pid]), "it is frozen")
+
+    leave(worker)
+    wait_for_stand_in(cluster, nursery_pid, run_id)
+    (cluster.folder / "go").touch()
+    assert are_held([started.pid])
+    thaw_run(cluster.database, run_id, actor="ann@desk")
+
+    assert cluster.wait_for_end(run_id) == {"succeeded"}
+    assert "ann@desk asked to freeze it; a is to hold its processes" in cluster.events(run_id)
+    assert cluster.run(run_id).freeze_asked_at is None

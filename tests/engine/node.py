@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rota.engine.bookkeeper import Acknowledge, Bookkeeper, CancelAsked, Idle, Message, Start
+from rota.engine.bookkeeper import Acknowledge, Bookkeeper, Idle, Message, RenewalWanted, Start
 from rota.engine.settings import NodeSettings
 from rota.model.run import Claim, End
 from rota.store.database import Database
@@ -56,7 +56,7 @@ class Node:
 
     @property
     def was_told_of_cancellation(self) -> bool:
-        return any(isinstance(message, CancelAsked) for message in self.told)
+        return any(isinstance(message, RenewalWanted) for message in self.told)
 
     def start_one(self) -> Claim:
         """Do one round in which exactly one run is started."""
