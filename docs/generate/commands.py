@@ -134,6 +134,11 @@ def write_definitions() -> Iterator[str]:
     yield "## Job"
     yield "What it runs is one of " + ", ".join(f"`{kind}`" for kind in JobKind) + ". The rest is optional:"
     yield _table_of_options(JobSpec, "job add", left_out={"name", "kind", "target"})
+    yield prose("""
+        Sizes are written `512M`, `2G` (units of 1024), or as a number of bytes; `umask` is text of octal digits;
+        `run_as_groups` is a list, as a flag it is repeated. What limits mean to Linux is in
+        [concepts](../concepts.md#limits).
+    """)
     yield "## Schedule"
     timings = ", ".join(f"`{name}`" for name in TIMINGS)
     yield f"A name (its key), a job, and at least one of {timings}. The rest is optional:"
@@ -201,5 +206,6 @@ def _sample_environment() -> Iterable[str]:
     facts |= {"run_id": 1, "claim_id": "c", "fence": 1, "attempt": 1, "job": "j", "kind": "shell", "target": "true"}
     facts |= {"args": "{}", "schedule": "s", "slot_at": now, "run_at": now, "pool": "default", "variables": {}}
     facts |= {"delivery": states.Delivery.AT_LEAST_ONCE, "lease_seconds": 60.0, "retries": 0, "marked": True}
+    facts |= {"limits": {}}
     settings = NodeSettings(database_url="sqlite:///rota.db", state_dir=Path("state"), environment={})
     return [name for name in make_order(Claim(**facts), settings, "n", 0.0).environment if name.startswith("ROTA_")]

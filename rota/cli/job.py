@@ -51,6 +51,20 @@ def definition_flags(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--stdin", metavar="TEXT", help="Given to the process on standard input."),
             click.option("--cwd", metavar="DIR", help="Its working directory."),
             click.option("--run-as", metavar="USER", help="The user it runs as; the worker must be root."),
+            click.option(
+                "--run-as-group",
+                "run_as_groups",
+                metavar="G",
+                multiple=True,
+                help="A group it runs with, instead of its user's; repeatable, the first is its own.",
+            ),
+            click.option("--memory-max", metavar="SIZE", help="Address space of each process: 512M, 2G."),
+            click.option("--cpu-max", metavar="D", help="CPU time of each process, in whole seconds."),
+            click.option("--open-files-max", metavar="N", help="Open files of each process."),
+            click.option("--processes-max", metavar="N", help="Processes and threads of its user; not for root."),
+            click.option("--nice", metavar="N", help="From -20, most urgent, to 19; below the worker's takes root."),
+            click.option("--ionice", metavar="C[:N]", help="At disks: idle, best-effort:0-7 or realtime:0-7."),
+            click.option("--umask", metavar="OCTAL", help="Which rights its new files do not have. [022]"),
             click.option("--variable", metavar="K=V", multiple=True, help="An environment variable; repeatable."),
             click.argument("arguments", metavar="[-- ARG...]", nargs=-1),
         )
@@ -60,7 +74,13 @@ def definition_flags(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def read_definition(
-    *, call: str | None, command: bool, shell: str | None, arguments: tuple[str, ...], **flags: Any
+    *,
+    call: str | None,
+    command: bool,
+    shell: str | None,
+    arguments: tuple[str, ...],
+    run_as_groups: tuple[str, ...],
+    **flags: Any,
 ) -> dict[str, Any]:
     """Turn the flags into what the client takes; only what was given."""
     if command and not arguments:
@@ -69,7 +89,8 @@ def read_definition(
         raise Invalid("command", shlex.join(arguments), "arguments belong to --command; put --command before `--`")
     variables = read_pairs("variable", flags.pop("variable"))
     target = given(call=call, command=list(arguments) if command else None, shell=shell)
-    return target | given(variables=variables, **flags)
+    groups = "none" if run_as_groups == ("none",) else list(run_as_groups) or None
+    return target | given(variables=variables, run_as_groups=groups, **flags)
 
 
 @click.group()
@@ -102,7 +123,7 @@ def list_(door: Door) -> None:
 @click.argument("name")
 @through_door
 def show(door: Door, *, name: str) -> None:
-    """Show a job: its definition, schedules and last run."""
+    """Show a job: its definition, schedules, last run and how long it takes."""
     door.screen.show_one(door.rota.jobs.show(name))
 
 

@@ -79,6 +79,10 @@ def _show_run(door: Door, view: View) -> None:
         door.screen.show_list(view["events"], EVENT_COLUMNS, nothing="")
 
 
+def _write_size(size: int | None) -> str:
+    return "" if not size else f"{size / 2**20:.1f} MiB"
+
+
 ATTEMPT_COLUMNS: Columns = {
     "attempt": "attempt",
     "state": "state",
@@ -86,7 +90,9 @@ ATTEMPT_COLUMNS: Columns = {
     "started": lambda view: short_time(view["started_at"]),
     "seconds": lambda view: "" if view["seconds"] is None else f"{view['seconds']:.3f}",
     "cpu": lambda view: "" if view["cpu_seconds"] is None else f"{view['cpu_seconds']:.3f}",
-    "memory": lambda view: "" if not view["memory_bytes_max"] else f"{view['memory_bytes_max'] / 2**20:.1f} MiB",
+    "memory": lambda view: _write_size(view["memory_bytes_max"]),
+    "read": lambda view: _write_size(view["read_bytes"]),
+    "written": lambda view: _write_size(view["written_bytes"]),
     "exit": lambda view: view["exit_code"] if view["signal"] is None else f"signal {view['signal']}",
     "reason": lambda view: view["reason"]["text"] if view["reason"] else "",
 }

@@ -25,7 +25,8 @@ class Jobs:
         One of ``call`` (``"package.module:function"``), ``command`` (a list) and ``shell`` (a line) says what to run.
         The other options are those of ``rota job add``, with underscores: ``pool``, ``timeout``, ``start_within``,
         ``delivery``, ``retries``, ``lost_max``, ``retry_delay``, ``backoff``, ``retry_delay_max``, ``lease``,
-        ``priority``, ``stdin``, ``cwd``, ``run_as``, ``variables``.
+        ``priority``, ``stdin``, ``cwd``, ``run_as``, ``run_as_groups``, ``memory_max``, ``cpu_max``,
+        ``open_files_max``, ``processes_max``, ``nice``, ``ionice``, ``umask``, ``variables``.
 
         Raises:
             Invalid: a value breaks its rule; nothing was stored.
@@ -54,7 +55,7 @@ class Jobs:
         return found
 
     def show(self, name: str) -> dict[str, Any]:
-        """Return how a job is shown, with its schedules and its last run.
+        """Return how a job is shown, with its schedules, its last run and how long it usually takes.
 
         Raises:
             NotFound: there is no such job.

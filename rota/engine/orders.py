@@ -17,8 +17,9 @@ from rota.execution.command import (
     job_environment,
     python_path,
 )
-from rota.execution.order import Order
+from rota.execution.order import Order, limits_message
 from rota.model.instants import format_instant
+from rota.model.limits import Limits
 from rota.model.run import Claim
 
 
@@ -32,6 +33,7 @@ def make_order(claim: Claim, settings: NodeSettings, node: str, deadline: float)
         raise Invalid("job", claim.job, claim.problem)
     if claim.timeout_seconds is not None and not claim.timeout_seconds > 0:
         raise Invalid("timeout", claim.timeout_seconds, "it is more than 0 s: correct it with `rota job edit`")
+    limits = _limits(claim)
     environment = job_environment(
         settings.environment, _declared(claim, settings), _facts(claim, node), account=_account(claim.run_as)
     )
@@ -53,7 +55,20 @@ def make_order(claim: Claim, settings: NodeSettings, node: str, deadline: float)
         grace_seconds=settings.grace_seconds,
         timeout_seconds=claim.timeout_seconds,
         expects_result=claim.kind == "call",
+        **({} if limits.umask is None else {"umask": int(limits.umask, 8)}),
+        limits=limits_message(limits),
     )
+
+
+def _limits(claim: Claim) -> Limits:
+    columns = dict(claim.limits)
+    if isinstance(text := columns.get("run_as_groups"), str):
+        with contextlib.suppress(ValueError):
+            columns["run_as_groups"] = json.loads(text)
+    try:
+        return Limits.from_columns(columns)
+    except Invalid as error:
+        raise Invalid(error.field, error.value, f"{error.rule}: correct it with `rota job edit`") from None
 
 
 def _argv(claim: Claim, settings: NodeSettings) -> tuple[str, ...]:

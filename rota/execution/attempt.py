@@ -17,6 +17,13 @@ import signal
 import struct
 
 from rota.execution.control import Control
+from rota.execution.limits import (
+    count_memory_kills,
+    explain_end,
+    read_disk_bytes,
+    read_own_cpu_seconds,
+    say_bytes,
+)
 from rota.execution.linux import boottime, signal_descendants, sweep_children
 from rota.execution.output import Capture
 from rota.execution.spawn import Birth, fork_job, read_report
@@ -24,6 +31,7 @@ from rota.execution.spawn import Birth, fork_job, read_report
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mmap import mmap
+    from typing import Any
 
     from rota.execution.wire import Message
 
@@ -33,6 +41,7 @@ DRAIN_SECONDS_MAX = 0.5  # output still in a pipe that somebody outside the job'
 KILL_AGAIN_SECONDS = 1.0
 NURSERY_LOOKS_EVERY_SECONDS = 1.0
 STAND_IN_SECONDS = 10.0  # what a stand-in may need from its start to its first renewal, on a machine that is busy
+MEMORY_KILLS_SECONDS = 60.0
 
 STREAMS = ("stdout", "stderr")
 FOREVER = float("inf")
@@ -104,6 +113,12 @@ class Attempt:
         self._control: Control | None = None
         self._born_at = 0.0
         self._report_at = FOREVER  # when those who look on may be told next
+        # None from a worker of the version before.
+        self._limits: dict[str, Any] = order.get("limits") or {}
+        # How often the kernel had killed for want of memory: looked at anew now and then, so that what happened to
+        # others days ago is not taken for the end of this job. Two looks, since the kill may lie before the last.
+        self._memory_kills: list[int | None] = []
+        self._memory_kills_at = 0.0
 
     # -- birth
 
@@ -120,6 +135,7 @@ class Attempt:
         if timeout is not None:
             self._timeout_at = now + timeout
         self._publish_deadline(now)
+        self._look_at_memory_kills(now)
         try:
             self._spawn()
         except (OSError, ValueError) as error:
@@ -154,7 +170,7 @@ class Attempt:
                 cwd=order["cwd"],
                 user=order["user"],
                 umask=order["umask"],
-                nice=order["nice"],
+                limits=self._limits,
                 nofile=self._post.nofile,
                 stdin=in_child[0],
                 stdout=in_child[1],
@@ -257,7 +273,13 @@ class Attempt:
         first = min(first, self._kill_at) if not self._is_killed else self._kill_at
         return max(0.0, min(WAIT_SECONDS_MAX, first - now))
 
+    def _look_at_memory_kills(self, now: float) -> None:
+        self._memory_kills = [*self._memory_kills[-1:], count_memory_kills()]
+        self._memory_kills_at = now
+
     def _keep_time(self, now: float) -> None:
+        if now >= self._memory_kills_at + MEMORY_KILLS_SECONDS:
+            self._look_at_memory_kills(now)
         if self._stop_why is None:
             if now >= self._lease_term_at():
                 self._begin_stop("lease_over", self._lease_kill_at())
@@ -377,10 +399,15 @@ class Attempt:
         is.
         """
         status, cpu_seconds, memory_bytes_max, leftovers, is_clear = 0, 0.0, 0, 0, True
+        read_bytes = written_bytes = None
+        own_cpu_seconds = 0.0
         ended_at = boottime()
         if self.pid:
             # While the leader is a zombie: once it is reaped, the number may be a stranger's.
             self._signal_group(signal.SIGKILL)
+            read_bytes, written_bytes = read_disk_bytes(self.pid)
+            if "cpu_max_seconds" in self._limits:
+                own_cpu_seconds = read_own_cpu_seconds(self.pid)
             _, status, usage = os.wait4(self.pid, 0)
             cpu_seconds = usage.ru_utime + usage.ru_stime
             memory_bytes_max = usage.ru_maxrss * 1024
@@ -389,6 +416,7 @@ class Attempt:
         self._drain()
         message: Message = {key: self._order[key] for key in ("claim_id", "run_id", "attempt", "fence")}
         message |= self._describe_end(status, ended_at)
+        self._explain_end(message, (cpu_seconds, own_cpu_seconds), memory_bytes_max, leftovers)
         parts = [part for capture in self._captures for part in (bytes(capture.head), capture.tail())]
         totals = [capture.total for capture in self._captures]
         result = self._control.result if self._control else None
@@ -397,6 +425,8 @@ class Attempt:
             "seconds": ended_at - self._born_at,
             "cpu_seconds": cpu_seconds,
             "memory_bytes_max": memory_bytes_max,
+            "read_bytes": read_bytes,
+            "written_bytes": written_bytes,
             "leftovers": leftovers,
             "retire": not is_clear,
             "totals": totals,
@@ -446,6 +476,34 @@ class Attempt:
             end["error_type"] = "NoResult"
             end["error_message"] = "the process of the callable ended with status 0 before the callable had returned"
         return end
+
+    def _explain_end(
+        self, end: Message, cpu_seconds: tuple[float, float], memory_bytes_max: int, leftovers: int
+    ) -> None:
+        """Say which limit ended the job, where that can be known; what the job said itself goes first."""
+        if end["ended"] not in ("exited", "signalled", "timeout"):
+            return
+        if end["error_type"] is not None:
+            if end["error_type"] == "MemoryError":
+                limit = self._limits.get("memory_max_bytes")
+                of = "" if limit is None else f", and memory_max is {say_bytes(limit)}"
+                peak = f"its memory peaked at {say_bytes(memory_bytes_max)}{of}"
+                end["error_message"] = "; ".join(part for part in (end["error_message"], peak) if part)
+            return
+        code = end["exit_code"] if end["signal"] is None else -end["signal"]
+        if not code and end["ended"] == "exited":
+            return
+        before, now = self._memory_kills[0], count_memory_kills()
+        kind, sentence = explain_end(
+            code if end["ended"] != "timeout" else 0,
+            self._limits,
+            cpu_seconds=cpu_seconds[0],
+            own_cpu_seconds=cpu_seconds[1],
+            memory_bytes_max=memory_bytes_max,
+            memory_kills=None if before is None or now is None else now - before,
+            leftovers=leftovers,
+        )
+        end["error_type"], end["error_message"] = kind, sentence
 
     def _has_returned(self, code: int) -> bool:
         # A callable that has said what it returned was quicker than the stop: its work is done, and not done again.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rota.errors import Invalid
+from rota.model.limits import Limits, ionice_numbers
 
 EndedHow = Literal["exited", "signalled", "not_started", "timeout", "cancelled", "released", "lease_over"]
 StopWhy = Literal["cancelled", "released", "timeout", "lease_over"]
@@ -41,7 +42,7 @@ class Order:
     checkpoint: str = "null"  # JSON text: what an earlier attempt has kept
     expects_result: bool = False  # a callable: ending well without a result is a failure
     umask: int = 0o022
-    nice: int = 0
+    limits: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what ``limits_message`` makes
 
     def __post_init__(self) -> None:
         if not _CLAIM_ID.fullmatch(self.claim_id):
@@ -69,8 +70,9 @@ class Captured:
 class Outcome:
     """How an attempt ended.
 
-    ``error_type`` is set by a callable that raised or returned nothing (``NoResult``), and for ``not_started``
-    (``FileNotFoundError``, ``LeaseOver``, ``GuardianNotStarted``...): with ``ended == "exited"`` and
+    ``error_type`` is set by a callable that raised or returned nothing (``NoResult``), for ``not_started``
+    (``FileNotFoundError``, ``LeaseOver``, ``GuardianNotStarted``...), and by the guardian where it knows which limit
+    ended the job (``CpuLimit``, ``OutOfMemory``, ``Killed``, see ``rota.model.ending``): with ``ended == "exited"`` and
     ``exit_code == 0`` it still means failure. ``result`` is text in UTF-8 of at most 1 MiB that nobody has parsed.
     ``memory_bytes_max`` includes what the process was before exec: it is never below some 10 MB.
     """
@@ -89,6 +91,8 @@ class Outcome:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     memory_bytes_max: int = 0
+    read_bytes: int | None = None  # from disks; None: nobody knows, and so below
+    written_bytes: int | None = None
     stdout: Captured = field(default_factory=Captured)
     stderr: Captured = field(default_factory=Captured)
     checkpoint: str | None = None  # JSON text, the last that this attempt has kept
@@ -181,8 +185,22 @@ def order_message(order: Order, uid: int | None) -> dict[str, Any]:
         "checkpoint": order.checkpoint,
         "expects_result": order.expects_result,
         "umask": order.umask,
-        "nice": order.nice,
+        "limits": dict(order.limits),
     }
+
+
+def limits_message(limits: Limits) -> dict[str, Any]:
+    """Put what was limited into the words of guardians; what is as usual is left out."""
+    found = {
+        "memory_max_bytes": limits.memory_max_bytes,
+        "cpu_max_seconds": limits.cpu_max_seconds,
+        "open_files_max": limits.open_files_max,
+        "processes_max": limits.processes_max,
+        "nice": limits.nice,
+        "ionice": None if limits.ionice is None else list(ionice_numbers(limits.ionice)),
+        "groups": None if limits.run_as_groups is None else list(limits.run_as_groups),
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def read_outcome(message: Mapping[str, Any], blob: bytes) -> Outcome:
@@ -214,6 +232,8 @@ def read_outcome(message: Mapping[str, Any], blob: bytes) -> Outcome:
         seconds=message["seconds"],
         cpu_seconds=message["cpu_seconds"],
         memory_bytes_max=message["memory_bytes_max"],
+        read_bytes=message.get("read_bytes"),  # not told by guardians of the version before
+        written_bytes=message.get("written_bytes"),
         stdout=Captured(out_head, out_tail, out_total, out_marks),
         stderr=Captured(err_head, err_tail, err_total, err_marks),
         checkpoint=message.get("checkpoint"),

@@ -12,11 +12,12 @@ import os
 import resource
 import signal
 
+from rota.execution.limits import become_groups, set_limits, set_urgency
 from rota.execution.linux import die_with_parent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 _REPORT_BYTES_MAX = 4096  # one atomic write
@@ -25,7 +26,7 @@ _REPORT_BYTES_MAX = 4096  # one atomic write
 class Birth:
     """Everything a new process needs to become the job."""
 
-    __slots__ = ("argv", "cwd", "environment", "nice", "nofile", "stderr", "stdin", "stdout", "umask", "user")
+    __slots__ = ("argv", "cwd", "environment", "limits", "nofile", "stderr", "stdin", "stdout", "umask", "user")
 
     def __init__(
         self,
@@ -35,7 +36,7 @@ class Birth:
         cwd: str | None,
         user: str | None,
         umask: int,
-        nice: int,
+        limits: dict[str, Any],
         nofile: tuple[int, int],
         stdin: int,
         stdout: int,
@@ -46,7 +47,7 @@ class Birth:
         self.cwd = cwd
         self.user = user
         self.umask = umask
-        self.nice = nice
+        self.limits = limits
         self.nofile = nofile
         self.stdin = stdin
         self.stdout = stdout
@@ -60,6 +61,7 @@ def fork_job(birth: Birth, report: int) -> int:
         OSError: no process could be made.
     """
     guardian_pid = os.getpid()
+    limits = birth.limits
     pid = os.fork()
     if pid:
         return pid
@@ -68,24 +70,31 @@ def fork_job(birth: Birth, report: int) -> int:
         os.setsid()
         for target, source in enumerate((birth.stdin, birth.stdout, birth.stderr)):
             os.dup2(source, target)
-        step = "limiting descriptors"
-        resource.setrlimit(resource.RLIMIT_NOFILE, birth.nofile)
+        open_files = limits.get("open_files_max")
+        step = "limiting descriptors" if open_files is None else f"setting open_files_max {open_files}"
+        resource.setrlimit(resource.RLIMIT_NOFILE, birth.nofile if open_files is None else (open_files, open_files))
         os.umask(birth.umask)
-        if birth.nice:
-            step = f"setting nice to {birth.nice}"
-            os.nice(birth.nice)
+        step = f"setting nice {limits.get('nice')} and ionice {limits.get('ionice')}"
+        set_urgency(limits.get("nice"), limits.get("ionice"))
+        groups = limits.get("groups")
         if birth.user is not None:
             step = f"becoming user {birth.user!r}"
-            _become_user(birth.user)
+            _become_user(birth.user, groups)
+        elif groups is not None:
+            step = f"becoming groups {', '.join(groups)}"
+            become_groups(groups)
         if birth.cwd is not None:
             step = f"entering folder {birth.cwd!r}"
             os.chdir(birth.cwd)
         # Python ignores these two, and exec would keep that.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        signal.signal(signal.SIGXCPU, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         # After the change of user, which clears it.
         die_with_parent(guardian_pid)
+        step = "limiting what it may use"
+        set_limits(limits)
         step = f"running {birth.argv[0]!r}"
         _exec(birth.argv, birth.environment)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
@@ -94,17 +103,20 @@ def fork_job(birth: Birth, report: int) -> int:
         os._exit(127)
 
 
-def _become_user(name: str) -> None:
+def _become_user(name: str, groups: list[str] | None) -> None:
     import pwd  # here, in the child: asking a directory service may take its time
 
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
         raise LookupError("there is no such user on this machine") from None
-    if os.geteuid() != 0 and entry.pw_uid == os.geteuid():
+    if os.geteuid() != 0 and entry.pw_uid == os.geteuid() and groups is None:
         return  # already that user, and not allowed to set groups
-    os.initgroups(name, entry.pw_gid)
-    os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
+    if groups is not None:
+        become_groups(groups)
+    else:
+        os.initgroups(name, entry.pw_gid)
+        os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
     os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
 
 

@@ -21,6 +21,10 @@ LOST_MAX = 5
 LOST_DELAY_SECONDS = 5.0
 FOR_EVER = -1
 LEASE_OVER_ERROR = "LeaseOver"  # what a guardian says that did not start a job, since its lease was ending
+# What a guardian says of a job that a limit has ended; and what a callable raises that got no memory.
+CPU_LIMIT_ERROR = "CpuLimit"
+OUT_OF_MEMORY_ERRORS = frozenset({"OutOfMemory", "MemoryError"})
+_OF_LIMITS = frozenset({"exited", "signalled", "exception"})
 
 
 class Backoff(StrEnum):
@@ -227,13 +231,17 @@ def decide_rescue(facts: RunFacts, rule: RetryRule, how: str) -> Ending:
 
 def _say(end: End) -> tuple[Reason, str]:
     message = f": {end.error_message}" if end.error_message else ""
+    if end.kind in _OF_LIMITS and end.error_type == CPU_LIMIT_ERROR:
+        return Reason.CPU_LIMIT, f"used up its CPU time{message}"
+    if end.kind in _OF_LIMITS and end.error_type in OUT_OF_MEMORY_ERRORS:
+        return Reason.OUT_OF_MEMORY, f"ran out of memory{message}"
     match end.kind:
         case "exited":
             if end.error_type:
                 return Reason.EXCEPTION, f"raised {end.error_type}{message}"
-            return Reason.EXIT_CODE, f"exited with {end.exit_code}"
+            return Reason.EXIT_CODE, f"exited with {end.exit_code}{message}"
         case "signalled":
-            return Reason.SIGNAL, f"was ended by signal {_signal_name(end.signal)}"
+            return Reason.SIGNAL, f"was ended by signal {_signal_name(end.signal)}{message}"
         case "not_started":
             return Reason.START_ERROR, f"could not be started{message}"
         case "timeout":

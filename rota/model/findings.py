@@ -36,6 +36,7 @@ class FindingCode(StrEnum):
     RUN_STUCK = "run_stuck"  # runs whose time or window has come, and nobody moves them on
     LEASE_OVER = "lease_over"  # runs whose lease is over, and nobody takes them away
     RUN_LATE = "run_late"  # runs are ready, and nobody starts them
+    RUN_LONG = "run_long"  # runs of a job take far longer than usual
     SCHEDULE_SET_ASIDE = "schedule_set_aside"  # a schedule that cannot be understood fires nothing
     SCHEDULE_STOPPED = "schedule_stopped"  # a schedule has no slots left, although nobody gave it an end
     SCHEDULE_ENDED = "schedule_ended"  # schedules have no slots left, as they were told

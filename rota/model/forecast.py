@@ -26,6 +26,10 @@ from rota.model.slot_rule import Overlap, SlotRule
 DAYS_MAX = 366
 STEPS_MAX = 200_000  # a slot decided, or a schedule counted for an hour
 VISITED_PER_HOUR_MAX = 60
+# An attempt takes far longer than usual when it takes so many times as long, and so much more; once so many are known.
+FAR_LONGER_TIMES = 3.0
+FAR_LONGER_SECONDS = 60.0
+FAR_LONGER_ATTEMPTS = 5
 TOLD_MAX = 100  # of collisions, of overlaps, and of notes each
 
 HOUR = timedelta(hours=1)
@@ -48,6 +52,17 @@ class Durations:
             return None
         ordered = sorted(seconds)
         return cls(median(ordered), ordered[math.ceil(0.9 * len(ordered)) - 1], len(ordered))
+
+    @property
+    def far_longer_seconds(self) -> float | None:
+        """Return after how long an attempt takes far longer than usual; None while too little is known to say so.
+
+        What one in ten takes is usual: a job that is quick on most days and slow on the first of a month.
+        """
+        if self.attempt_count < FAR_LONGER_ATTEMPTS:
+            return None
+        expected = self.expected_seconds
+        return max(FAR_LONGER_TIMES * expected, expected + FAR_LONGER_SECONDS, self.high_seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 from rota.errors import Invalid
 from rota.model.durations import parse_duration
 from rota.model.ending import FOR_EVER, LOST_MAX, RETRY_DELAY_SECONDS, RETRY_DELAY_SECONDS_MAX, Backoff
+from rota.model.limits import LIMIT_COLUMNS, Limits
 from rota.model.names import check_name, check_pool
 from rota.model.states import Delivery
 
@@ -67,6 +68,15 @@ class JobSpec:
     stdin: str | None = None
     cwd: str | None = None
     run_as: str | None = None  # a user of the node; None: the worker's own
+    # What ``Limits`` holds, one by one: each is a column.
+    run_as_groups: tuple[str, ...] | None = None  # the first is its own; None: those of its user
+    memory_max_bytes: int | None = None
+    cpu_max_seconds: float | None = None
+    open_files_max: int | None = None
+    processes_max: int | None = None
+    nice: int | None = None
+    ionice: str | None = None
+    umask: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @classmethod
@@ -90,6 +100,14 @@ class JobSpec:
         stdin: object = None,
         cwd: object = None,
         run_as: object = None,
+        run_as_groups: object = None,
+        memory_max: object = None,
+        cpu_max: object = None,
+        open_files_max: object = None,
+        processes_max: object = None,
+        nice: object = None,
+        ionice: object = None,
+        umask: object = None,
         variables: object = None,
     ) -> JobSpec:
         """Make a definition from what a user gave.
@@ -98,6 +116,16 @@ class JobSpec:
             Invalid: a value breaks its rule; ``field`` is the name of the parameter.
         """
         known_kind = check_word("kind", kind, JobKind)
+        limits = Limits.checked(
+            memory_max=memory_max,
+            cpu_max=cpu_max,
+            open_files_max=open_files_max,
+            processes_max=processes_max,
+            nice=nice,
+            ionice=ionice,
+            umask=umask,
+            run_as_groups=run_as_groups,
+        )
         return cls(
             name=check_name("name", name),
             kind=known_kind,
@@ -117,6 +145,7 @@ class JobSpec:
             cwd=_check_cwd(cwd),
             run_as=_check_user(run_as),
             variables=check_variables("variables", variables),
+            **{name: getattr(limits, name) for name in LIMIT_COLUMNS},
         )
 
     @classmethod
@@ -143,6 +172,7 @@ class JobSpec:
         """Return the definition as JSON-able values; equal definitions have equal ones."""
         found: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
         found["target"] = list(self.target) if isinstance(self.target, tuple) else self.target
+        found["run_as_groups"] = None if self.run_as_groups is None else list(self.run_as_groups)
         found["variables"] = dict(sorted(self.variables.items()))
         # Plain strings instead of enums, for writers that look at the type.
         return {name: str(value) if isinstance(value, StrEnum) else value for name, value in found.items()}
@@ -154,7 +184,8 @@ class JobSpec:
 
 _PARAMETERS = (
     "name", "kind", "target", "pool", "timeout", "start_within", "delivery", "retries", "lost_max", "retry_delay",
-    "backoff", "retry_delay_max", "lease", "priority", "stdin", "cwd", "run_as", "variables",
+    "backoff", "retry_delay_max", "lease", "priority", "stdin", "cwd", "run_as", "run_as_groups", "memory_max",
+    "cpu_max", "open_files_max", "processes_max", "nice", "ionice", "umask", "variables",
 )  # fmt: skip
 
 
@@ -164,7 +195,7 @@ def _to_parameters(definition: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in definition.items():
         if name not in known:
             raise Invalid(name, value, f"a job has no such field; it has {', '.join(known)}")
-    given = {name.removesuffix("_seconds"): value for name, value in definition.items()}
+    given = {name.removesuffix("_seconds").removesuffix("_bytes"): value for name, value in definition.items()}
     if given.get("retries") == FOR_EVER:  # as the column keeps it; at a door it is a word
         given["retries"] = "forever"
     return given

@@ -57,6 +57,8 @@ class Reason(StrEnum):
     EXIT_CODE = "exit_code"
     SIGNAL = "signal"
     TIMEOUT = "timeout"
+    CPU_LIMIT = "cpu_limit"  # it used more CPU time than cpu_max
+    OUT_OF_MEMORY = "out_of_memory"  # it got no more memory, or the kernel killed it for want of some
     EXCEPTION = "exception"
     START_ERROR = "start_error"  # the process could not be started
     BAD_RESULT = "bad_result"  # the result is not JSON, or too large

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from rota.model.states import Delivery
 
@@ -51,6 +52,7 @@ class Claim:
     checkpoint: str | None  # JSON text: what an earlier attempt has kept
     marked: bool  # whether the start mark was committed with the claim
     problem: str | None = None  # why its job's row cannot be carried out as it stands
+    limits: Mapping[str, Any] = field(default_factory=dict[str, Any])  # those of its job's row, by their columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,8 @@ class End:
     seconds: float | None = None
     cpu_seconds: float | None = None
     memory_bytes_max: int | None = None
+    read_bytes: int | None = None
+    written_bytes: int | None = None
     pid: int | None = None
     stdout: Written = field(default_factory=Written)
     stderr: Written = field(default_factory=Written)

@@ -32,6 +32,7 @@ _OF_SCHEDULES = {
     FindingCode.SCHEDULE_STOPPED.value,
     FindingCode.SCHEDULE_SKIPPING.value,
 }
+_OF_JOBS = {FindingCode.JOB_FAILING.value, FindingCode.RUN_LONG.value}
 
 _looked_at = select(schema.c.health_looked_at).where(schema.c.id == 1).scalar_subquery()
 
@@ -158,5 +159,5 @@ def _event_of(code: str, subject: str, became: str, sentence: str, node: str) ->
         "text": sentence,
         "node": node,
         "schedule": subject if code in _OF_SCHEDULES else None,
-        "job": subject if code == FindingCode.JOB_FAILING.value else None,
+        "job": subject if code in _OF_JOBS else None,
     }

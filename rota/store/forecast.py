@@ -12,26 +12,25 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, case, desc, func, literal, select
+from sqlalchemy import Connection, and_, bindparam, case, func, literal, select
 
 from rota.errors import NotFound, RotaError
-from rota.model.forecast import Durations, Subject
+from rota.model.forecast import Subject
 from rota.model.job import check_start_within
 from rota.model.slot_rule import SlotRule
-from rota.model.states import AttemptState, JobState, NodeState, RunState
+from rota.model.states import JobState, NodeState, RunState
 from rota.store.calendars import load_calendars
 from rota.store.database import Database, now_of
+from rota.store.durations import read_durations
 from rota.store.firing import names_of_calendars, rule_of
 from rota.store.schedule_rows import spec_of
 from rota.store.schedules import READ_SCHEDULE
-from rota.store.tables import attempt, job, node, run, schedule
-from rota.store.types import AnyRow, Instant, db_now
+from rota.store.tables import job, node, run, schedule
+from rota.store.types import Instant, db_now
 
 SCHEDULES_MAX = 100_000
 JOBS_MAX = 1000  # whose durations are looked up; of the others nothing is expected
 NODES_MAX = 1000
-RUNS_LOOKED_AT = 200
-ATTEMPTS_MAX = 50
 
 # Schedules that are due soon, in the order of their slots, without their arguments, which may be long. Served by
 # rota_schedule_due.
@@ -55,21 +54,6 @@ FIND_COMING = (
 )
 FIND_COMING_OF_JOB = FIND_COMING.where(job.c.name == bindparam("job"))
 READ_JOB_ID = select(job.c.id).where(job.c.name == bindparam("job"))
-# The latest runs of a job. Served by rota_run_job; however few of them ended well, no more are looked at.
-_latest = (
-    select(run.c.id)
-    .where(run.c.job_id == bindparam("job_id"))
-    .order_by(desc(run.c.id))
-    .limit(RUNS_LOOKED_AT)
-    .subquery()
-)
-READ_DURATIONS = (
-    select(attempt.c.seconds, attempt.c.started_at, attempt.c.finished_at)
-    .join(_latest, _latest.c.id == attempt.c.run_id)
-    .where(attempt.c.state == AttemptState.SUCCEEDED.value)
-    .order_by(desc(_latest.c.id))
-    .limit(ATTEMPTS_MAX)
-)
 READ_LIVING = (
     select(node.c.pools, node.c.slots)
     .where(node.c.state == NodeState.ALIVE.value, node.c.lease_ends_at > db_now())
@@ -142,7 +126,7 @@ def read_prospect(database: Database, days: int, job_name: str | None = None) ->
             rows = connection.execute(FIND_COMING_OF_JOB, until | {"job": job_name}).all()
         is_cut, rows = len(rows) > SCHEDULES_MAX, rows[:SCHEDULES_MAX]
         job_names: dict[int, str] = {row.job_id: row.job_name for row in rows}
-        durations = {job_id: _durations(connection, job_id) for job_id in list(job_names)[:JOBS_MAX]}
+        durations = {job_id: read_durations(connection, job_id) for job_id in list(job_names)[:JOBS_MAX]}
         known = load_calendars(connection, names_of_calendars(rows))
         subjects: list[Subject] = []
         left_out: list[str] = []
@@ -181,19 +165,6 @@ def read_rule(database: Database, name: str) -> tuple[SlotRule, datetime, dateti
         return rule, row.now, first
 
     return database.read(read)
-
-
-def _durations(connection: Connection, job_id: int) -> Durations | None:
-    measured = [_seconds_of(row) for row in connection.execute(READ_DURATIONS, {"job_id": job_id})]
-    return Durations.of([seconds for seconds in measured if seconds is not None])
-
-
-def _seconds_of(row: AnyRow) -> float | None:
-    if row.seconds is not None:
-        return max(0.0, row.seconds)
-    if row.started_at is None or row.finished_at is None:
-        return None
-    return max(0.0, (row.finished_at - row.started_at).total_seconds())
 
 
 def _count_slots(connection: Connection) -> dict[str, int]:

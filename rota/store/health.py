@@ -28,11 +28,13 @@ from sqlalchemy import (
 from rota.errors import Invalid, RotaError
 from rota.model.calendars import Calendar
 from rota.model.findings import Finding, FindingCode, Severity, Thresholds, judge_all, sort_findings
+from rota.model.forecast import FAR_LONGER_SECONDS
 from rota.model.instants import format_instant
 from rota.model.states import JobState, RunState
 from rota.model.timing import TimingKind, parse_any
 from rota.store.clock import READ_HELD
 from rota.store.database import Database, now_of
+from rota.store.durations import read_durations
 from rota.store.pools import last_seen, read_servers, say_full, say_nobody, serving
 from rota.store.shown import say_moment, say_span
 from rota.store.tables import calendar, event, finding, job, run, schedule
@@ -44,6 +46,7 @@ POOLS_MAX = 100
 CALENDARS_MAX = 1000
 READY_LOOKED_AT = 10_000  # of a pool, those that are claimed first
 RECENT_RUNS = 10_000
+RUNNING_LOOKED_AT = 1000
 FAILURES_IN_ROW = 3
 LAST_RUNS = 50
 SKIPS_IN_ROW = 3
@@ -175,6 +178,19 @@ READ_LAST_RUNS = (
     .limit(LAST_RUNS)
 )
 
+# Runs that may have taken too long by now, as many as are looked at; one whose processes are held takes no time. Served
+# by rota_run_lease.
+FIND_LONG = (
+    select(run.c.id, run.c.job_id, run.c.job, run.c.node, run.c.marked_at)
+    .where(
+        run.c.lease_ends_at.is_not(None),
+        run.c.marked_at < db_now_plus(literal(-FAR_LONGER_SECONDS)),
+        run.c.freeze_asked_at.is_(None),
+    )
+    .order_by(run.c.lease_ends_at)
+    .limit(RUNNING_LOOKED_AT)
+)
+
 READ_CALENDARS = select(calendar.c.name, calendar.c.definition).order_by(calendar.c.name).limit(CALENDARS_MAX)
 
 # Served by rota_event_kind, whose condition is repeated as it stands.
@@ -257,6 +273,7 @@ class _Look:
             self._tell_stopped(has_come=is_late or any(map(self._has_ready, ready_pools)))
         self._look_at_nodes()
         self._look_at_schedules()
+        self._look_at_running()
         self._look_at_jobs()
         self._look_at_calendars()
         return Health(
@@ -416,6 +433,27 @@ class _Look:
                 )
                 since = ends[-1].finished_at
                 self._tell(Severity.WARNING, FindingCode.JOB_FAILING, row.name, sentence, since)
+
+    def _look_at_running(self) -> None:
+        by_job: dict[int, list[AnyRow]] = {}
+        for row in self._connection.execute(FIND_LONG).all():
+            by_job.setdefault(row.job_id, []).append(row)
+        for job_id, rows in list(by_job.items())[:FOUND_MAX]:
+            usual = read_durations(self._connection, job_id)
+            if usual is None or (far_longer := usual.far_longer_seconds) is None:
+                continue
+            first = self._now - timedelta(seconds=far_longer)
+            long = sorted((row for row in rows if row.marked_at < first), key=lambda row: row.marked_at)
+            if long:
+                name = long[0].job
+                each = _name(long, lambda row: f"run {row.id} on {row.node} for {say_span(self._now - row.marked_at)}")
+                expected, high = (say_span(timedelta(seconds=n)) for n in (usual.expected_seconds, usual.high_seconds))
+                sentence = (
+                    f"{_count(long, 'run')} taking far longer than usual for job {name}: {each}; it usually takes "
+                    f"{expected}, and nine in ten of its last {usual.attempt_count} good attempts took at most {high}"
+                )
+                since = long[0].marked_at + timedelta(seconds=far_longer)
+                self._tell(Severity.WARNING, FindingCode.RUN_LONG, name, sentence, since)
 
     def _look_at_calendars(self) -> None:
         for row in self._connection.execute(READ_CALENDARS):

@@ -20,6 +20,7 @@ from rota.model.job import JobKind, JobSpec
 from rota.model.states import JobState
 from rota.store.database import Database
 from rota.store.dialects import Trouble
+from rota.store.durations import read_durations, show_durations
 from rota.store.events import tell_change
 from rota.store.moves import Stale, write_fresh
 from rota.store.shown import show_document, shown
@@ -186,7 +187,7 @@ def declare_job(database: Database, spec: JobSpec, *, module: str, actor: str) -
         if encode_definition(held) == wanted:
             return "unchanged", ""
         difference = differences(held, spec.definition())
-        if row.declared != encode_definition(held):
+        if not _is_as_declared(row.declared, held):
             return "edited elsewhere", difference
         _change(connection, row, _columns_of(spec))
         text = f"job {spec.name} was declared anew by {module}: {difference}"
@@ -201,6 +202,16 @@ def declare_job(database: Database, spec: JobSpec, *, module: str, actor: str) -
         else:
             return "added", ""
     return write_fresh(database, declare)
+
+
+def _is_as_declared(declared: str | None, held: Mapping[str, Any]) -> bool:
+    # A program of the version before may have declared it, which knew fewer fields: what it did not name is as usual.
+    if declared == encode_definition(held):
+        return True
+    try:
+        return JobSpec.from_definition(json.loads(declared or "null")).definition() == held
+    except (Invalid, ValueError, TypeError, AttributeError):
+        return False  # written by hand
 
 
 def pause_job(database: Database, name: str, *, actor: str) -> dict[str, Any]:
@@ -253,7 +264,7 @@ def delete_job(database: Database, name: str, *, actor: str) -> None:
 
 
 def read_job(database: Database, name: str) -> dict[str, Any]:
-    """Return how a job is shown, with its schedules and its last run.
+    """Return how a job is shown, with its schedules, its last run and how long it usually takes.
 
     Raises:
         NotFound: there is no such job.
@@ -265,6 +276,7 @@ def read_job(database: Database, name: str) -> dict[str, Any]:
         return show_job(row) | {
             "schedules": list(connection.execute(SCHEDULES_OF, of_job).scalars()),
             "last_run": connection.execute(LAST_RUN, of_job).scalar(),
+            "durations": show_durations(read_durations(connection, row.id)),
         }
 
     return database.read(read)
@@ -293,6 +305,7 @@ def _columns_of(spec: JobSpec) -> dict[str, Any]:
     return spec.definition() | {
         "target": spec.target if isinstance(spec.target, str) else json.dumps(spec.target, ensure_ascii=False),
         "variables": encode_definition(spec.variables),
+        "run_as_groups": None if spec.run_as_groups is None else json.dumps(spec.run_as_groups, ensure_ascii=False),
     }
 
 
@@ -304,13 +317,14 @@ def spec_of(row: Row[Any]) -> JobSpec:
     """
     values: dict[str, Any] = {name: getattr(row, name) for name in _SPEC_FIELDS}
     values["variables"] = show_document(row.variables)
+    values["run_as_groups"] = show_document(row.run_as_groups)
     if row.kind == JobKind.COMMAND.value:
         values["target"] = show_document(row.target)
     return JobSpec.from_definition(values)
 
 
 def show_job(row: Row[Any]) -> dict[str, Any]:
-    """Show a job with the words of the doors; spans of time in seconds. What stands in the row is never refused."""
+    """Show a job with the words of the doors; seconds and bytes. What stands in the row is never refused."""
     return {
         "name": row.name,
         "state": row.state,
@@ -333,6 +347,14 @@ def show_job(row: Row[Any]) -> dict[str, Any]:
         "stdin": row.stdin,
         "cwd": row.cwd,
         "run_as": row.run_as,
+        "run_as_groups": show_document(row.run_as_groups),
+        "memory_max": row.memory_max_bytes,
+        "cpu_max": row.cpu_max_seconds,
+        "open_files_max": row.open_files_max,
+        "processes_max": row.processes_max,
+        "nice": row.nice,
+        "ionice": row.ionice,
+        "umask": row.umask,
         "variables": show_document(row.variables),
         "revision": row.revision,
         "declared_by": row.declared_by,

@@ -28,6 +28,7 @@ from sqlalchemy import (
 )
 
 from rota.errors import DatabaseUnavailable
+from rota.model.limits import LIMIT_COLUMNS
 from rota.model.reasons import Reason
 from rota.model.run import Claim, NodeIdentity
 from rota.model.states import AttemptState, Delivery, JobState, NodeState, RunState
@@ -141,6 +142,7 @@ READ_CLAIMS = (
         job.c.cwd,
         job.c.run_as,
         job.c.variables,
+        *(job.c[name] for name in LIMIT_COLUMNS),
     )
     .outerjoin(job, job.c.id == run.c.job_id)
     .where(_of_claims, run.c.state == RunState.RUNNING.value)
@@ -304,6 +306,7 @@ def _claim_of(row: AnyRow) -> Claim:
         checkpoint=row.checkpoint,
         marked=row.marked_at is not None,
         problem=problem,
+        limits={name: value for name in LIMIT_COLUMNS if (value := getattr(row, name)) is not None},
     )
 
 

@@ -164,13 +164,15 @@ _ends = given_rows(
     seconds="number",
     cpu_seconds="number",
     memory_bytes_max="id",
+    read_bytes="id",
+    written_bytes="id",
     pid="id",
     stdout_bytes="id",
     stderr_bytes="id",
 )
 _ATTEMPT_FACTS = (
     "state reason reason_text exit_code exit_signal error_type error_message traceback result seconds cpu_seconds "
-    "memory_bytes_max pid stdout_bytes stderr_bytes"
+    "memory_bytes_max read_bytes written_bytes pid stdout_bytes stderr_bytes"
 ).split()
 
 # Close the attempts that ended. Served by the unique claim.
@@ -250,6 +252,8 @@ def _attempt_row(move: Move) -> dict[str, Any]:
             "seconds": end.seconds,
             "cpu_seconds": end.cpu_seconds,
             "memory_bytes_max": end.memory_bytes_max,
+            "read_bytes": end.read_bytes,
+            "written_bytes": end.written_bytes,
             "pid": end.pid,
             "stdout_bytes": end.stdout.bytes_total,
             "stderr_bytes": end.stderr.bytes_total,

@@ -18,6 +18,7 @@ from rota.model.ending import FOR_EVER
 from rota.model.run import Piece
 from rota.model.states import FINISHED, AttemptState
 from rota.store.database import Database
+from rota.store.durations import read_durations
 from rota.store.events import READ_RUN_EVENTS, show_event
 from rota.store.shown import show_document, shown
 from rota.store.tables import attempt, job, output, run
@@ -77,7 +78,7 @@ def _list_statement(names: Iterable[str]) -> Select[Any]:
 
 
 def read_run(database: Database, run_id: int) -> dict[str, Any]:
-    """Return how a run is shown, with its attempts and its history.
+    """Return how a run is shown, with its attempts and its history, and how long its job usually takes.
 
     Raises:
         NotFound: there is no such run.
@@ -87,7 +88,8 @@ def read_run(database: Database, run_id: int) -> dict[str, Any]:
         row = connection.execute(READ_RUNS, {"ids": [run_id]}).one_or_none()
         if row is None:
             raise NotFound("run", run_id)
-        return _show_all(connection, [row])[0]
+        usual = read_durations(connection, row.job_id)
+        return _show_all(connection, [row])[0] | {"expected_seconds": usual.expected_seconds if usual else None}
 
     return database.read(read)
 
@@ -195,7 +197,8 @@ def _error_of(attempts: Sequence[Row[Any]]) -> dict[str, Any] | None:
     last = attempts[-1]
     return {
         "type": last.error_type,
-        "message": last.error_message or last.reason_text,
+        # Without a type it is a remark on how the process ended, which the reason says in full.
+        "message": (last.error_type and last.error_message) or last.reason_text,
         "traceback": last.traceback,
     }
 
@@ -223,6 +226,8 @@ def _show_attempt(row: Row[Any]) -> dict[str, Any]:
         "seconds": row.seconds,
         "cpu_seconds": row.cpu_seconds,
         "memory_bytes_max": row.memory_bytes_max,
+        "read_bytes": row.read_bytes,
+        "written_bytes": row.written_bytes,
         "stdout_bytes": row.stdout_bytes,
         "stderr_bytes": row.stderr_bytes,
         "orphan_at": row.orphan_at,

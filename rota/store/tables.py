@@ -27,6 +27,7 @@ from sqlalchemy import (
 
 from rota.model.durations import DURATION_SECONDS_MAX
 from rota.model.job import LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, PRIORITY_MAX
+from rota.model.limits import RANGES as LIMIT_RANGES
 from rota.model.slot_rule import CatchUpOrder, OnClosed
 from rota.model.states import AttemptState, Delivery, JobState, NodeState, RunState
 from rota.model.timing import Fold, Gap
@@ -144,6 +145,14 @@ job = Table(
     Column("stdin", LongText),
     Column("cwd", LongText),
     Column("run_as", Name),
+    Column("run_as_groups", LongText),  # JSON list of names, the first is its own; NULL: those of its user
+    Column("memory_max_bytes", Id),  # of address space, each process; NULL, here and below: as the worker
+    Column("cpu_max_seconds", Number),  # each process
+    Column("open_files_max", Integer),  # each process
+    Column("processes_max", Integer),  # of its user on the node
+    Column("nice", Integer),  # -20 (most urgent) to 19
+    Column("ionice", Word),  # idle, best-effort:N, realtime:N; N from 0 (most urgent) to 7
+    Column("umask", Word),  # octal text; NULL: 022
     Column("variables", LongText, nullable=False),  # JSON object of environment variables
     Column("revision", Integer, nullable=False),
     Column("declared", LongText),  # the definition as code last declared it; differs from the row once it was edited
@@ -158,6 +167,7 @@ job = Table(
     *_within(LEASE_SECONDS_MIN, LEASE_SECONDS_MAX, "lease_seconds"),
     *_within(0, DURATION_SECONDS_MAX, "timeout_seconds", "start_within_seconds"),
     *_within(0, DURATION_SECONDS_MAX, "retry_delay_seconds", "retry_delay_max_seconds"),
+    *(rule for name, (low, high) in LIMIT_RANGES.items() for rule in _within(low, high, name)),
     **_MYSQL,
 )
 
@@ -349,6 +359,8 @@ attempt = Table(
     Column("seconds", Number),  # by the guardian's own clock
     Column("cpu_seconds", Number),
     Column("memory_bytes_max", Id),
+    Column("read_bytes", Id),  # from disks, by the process and those it waited for; NULL: nobody knows
+    Column("written_bytes", Id),  # to disks, likewise
     Column("stdout_bytes", Id),  # written by the job; what is kept of it is in rota_output
     Column("stderr_bytes", Id),
     Column("orphan_at", Instant),  # when an end came that no longer counted

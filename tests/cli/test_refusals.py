@@ -62,6 +62,13 @@ def test_a_schedule_that_breaks_a_rule_is_refused_and_not_stored(rota_with_job, 
         ("job", ["--shell", "true", "--variable", "=x"], "variable"),
         ("job", ["--shell", "true", "--variable", "ROTA_DB=x"], "variables"),
         ("job", ["--shell", "true", "--if-exists", "panic"], "if_exists"),
+        ("job", ["--shell", "true", "--memory-max", "much"], "memory_max"),
+        ("job", ["--shell", "true", "--cpu-max", "0s"], "cpu_max"),
+        ("job", ["--shell", "true", "--processes-max", "0"], "processes_max"),
+        ("job", ["--shell", "true", "--nice", "-21"], "nice"),
+        ("job", ["--shell", "true", "--ionice", "realtime"], "ionice"),
+        ("job", ["--shell", "true", "--umask", "888"], "umask"),
+        ("job", ["--shell", "true", "--run-as-group", "a b"], "run_as_groups"),
         ("job", ["--shell", " "], "shell"),
         ("job", ["--call", "no colon"], "call"),
         ("job", ["--command"], "command"),
@@ -209,3 +216,18 @@ def test_none_is_a_choice_of_what_to_catch_up_and_takes_other_values_away(rota):
     rota("schedule", "edit", "each", "--catch-up", "none")
     assert shown("catch_up") == "none"
     assert refusal(rota("schedule", "edit", "each", "--overlap", "none", "--json"))["field"] == "overlap"
+
+
+def test_limits_are_given_changed_and_taken_away_by_flags(rota):
+    limits = ["--memory-max", "512M", "--cpu-max", "90s", "--open-files-max", "64", "--processes-max", "20"]
+    rota("job", "add", "hello", "--shell", "true", *limits, "--nice", "-5", "--ionice", "idle", "--umask", "77")
+    rota("job", "edit", "hello", "--run-as-group", "adm", "--run-as-group", "users")
+
+    def shown(*names):
+        view = read(rota("job", "show", "hello", "--json"))
+        return [view[name] for name in names]
+
+    assert shown("memory_max", "cpu_max", "open_files_max", "processes_max") == [512 << 20, 90, 64, 20]
+    assert shown("nice", "ionice", "umask", "run_as_groups") == [-5, "idle", "077", ["adm", "users"]]
+    rota("job", "edit", "hello", "--memory-max", "none", "--nice", "none", "--run-as-group", "none")
+    assert shown("memory_max", "nice", "run_as_groups", "umask") == [None, None, None, "077"]

@@ -21,11 +21,13 @@ FLAGS = {
     "status": "",
     "check": "--nagios --warning-late --critical-late",
     "job add": "--call --command --shell --pool --timeout --start-within --delivery --retries --retry-delay --backoff "
-               "--retry-delay-max --lease --priority --stdin --cwd --run-as --variable --if-exists",
+               "--retry-delay-max --lease --priority --stdin --cwd --run-as --run-as-group --memory-max --cpu-max "
+               "--open-files-max --processes-max --nice --ionice --umask --variable --if-exists",
     "job list": "",
     "job show": "",
     "job edit": "--call --command --shell --pool --timeout --start-within --delivery --retries --retry-delay --backoff "
-                "--retry-delay-max --lease --priority --stdin --cwd --run-as --variable",
+                "--retry-delay-max --lease --priority --stdin --cwd --run-as --run-as-group --memory-max --cpu-max "
+                "--open-files-max --processes-max --nice --ionice --umask --variable",
     "job pause": "",
     "job resume": "",
     "job delete": "",
@@ -50,7 +52,7 @@ FLAGS = {
     "run list": "--job --schedule --state --since --limit --before",
     "run show": "",
     "run wait": "--timeout",
-    "run logs": "--attempt --stream",
+    "run logs": "--attempt --stream -f --follow --times --search --raw",
     "run cancel": "",
     "run freeze": "",
     "run thaw": "",
@@ -69,7 +71,12 @@ FLAGS = {
     "config show": "",
 }
 # fmt: on
-WITHOUT_DATABASE = {"current result": "", "current show": "--json"}
+WITHOUT_DATABASE = {
+    "current progress": "",
+    "current checkpoint": "",
+    "current result": "",
+    "current show": "--json",
+}
 
 
 def commands() -> dict[str, click.Command]:

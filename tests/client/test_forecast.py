@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from rota import Invalid, NotFound, Rota
 from rota.cli.door import Door
 from rota.cli.main import main
-from rota.store.forecast import RUNS_LOOKED_AT, read_ahead
+from rota.store.durations import RUNS_LOOKED_AT
+from rota.store.forecast import read_ahead
 from tests.clock import Clock
 from tests.store.ledger import Ledger, identity_of
 

@@ -27,3 +27,13 @@ def burn(seconds: float) -> None:
 
 def not_json() -> object:
     return object()
+
+
+def eat() -> None:
+    held: list[bytearray] = []
+    while True:
+        held.append(bytearray(16 << 20))
+
+
+def vanish() -> None:
+    os._exit(0)

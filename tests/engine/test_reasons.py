@@ -245,6 +245,8 @@ def _(node: Node) -> None:
 SCENARIOS |= {
     Reason.EXIT_CODE: (RunState.FAILED, ends("exited", exit_code=2)),
     Reason.SIGNAL: (RunState.FAILED, ends("signalled", signal=11)),
+    Reason.CPU_LIMIT: (RunState.FAILED, ends("signalled", signal=24, error_type="CpuLimit")),
+    Reason.OUT_OF_MEMORY: (RunState.FAILED, ends("signalled", signal=9, error_type="OutOfMemory")),
     Reason.TIMEOUT: (RunState.FAILED, ends("timeout")),
     Reason.EXCEPTION: (RunState.FAILED, ends("exception", error_type="ValueError", error_message="no")),
     Reason.START_ERROR: (RunState.FAILED, ends("not_started", error_message="no such file")),

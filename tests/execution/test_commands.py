@@ -133,7 +133,7 @@ def test_standard_input_folder_and_nice_are_as_ordered(harness: Harness, folder:
     assert harness.run("cat", stdin=data).stdout.head == data
     assert harness.run("cat").stdout.head == b""
     assert harness.run("pwd", cwd=str(folder)).stdout.head.strip() == str(folder).encode()
-    assert harness.run("nice", nice=5).stdout.head == b"5\n"
+    assert harness.run("nice", limits={"nice": 5}).stdout.head == b"5\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")

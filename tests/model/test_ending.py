@@ -80,6 +80,28 @@ def test_an_attempt_that_ended_badly_is_retried_while_retries_are_left_and_then_
     assert (second.target, second.reason, second.retries_added) == (RunState.FAILED, reason, 0)
 
 
+@pytest.mark.parametrize(
+    ("kind", "error_type", "reason", "sentence"),
+    [
+        ("signalled", "CpuLimit", Reason.CPU_LIMIT, "attempt 1 on a used up its CPU time: the figures"),
+        ("exception", "CpuLimit", Reason.CPU_LIMIT, "attempt 1 on a used up its CPU time: the figures"),
+        ("signalled", "OutOfMemory", Reason.OUT_OF_MEMORY, "attempt 1 on a ran out of memory: the figures"),
+        ("exception", "MemoryError", Reason.OUT_OF_MEMORY, "attempt 1 on a ran out of memory: the figures"),
+        ("exception", "app.OutOfMemory", Reason.EXCEPTION, "attempt 1 on a raised app.OutOfMemory: the figures"),
+        ("exited", None, Reason.EXIT_CODE, "attempt 1 on a exited with 3: the figures"),
+        ("signalled", None, Reason.SIGNAL, "attempt 1 on a was ended by signal SIGKILL: the figures"),
+    ],
+)
+def test_what_a_limit_has_ended_is_told_apart(kind: str, error_type: str | None, reason: Reason, sentence: str) -> None:
+    end = replace(end_of(kind), error_type=error_type, error_message="the figures")
+
+    ending = decide_end(end, FACTS, RetryRule())
+    cancelled = decide_end(end, replace(FACTS, cancel_asked=True), RetryRule())
+
+    assert (ending.target, ending.reason, ending.text) == (RunState.FAILED, reason, sentence)
+    assert (cancelled.target is RunState.CANCELLED) == (kind == "signalled")
+
+
 @pytest.mark.parametrize("end", [end_of("exited", 0), end_of("succeeded")])
 def test_an_attempt_that_ended_well_succeeds(end: End) -> None:
     ending = decide_end(end, FACTS, RetryRule(retries=5))

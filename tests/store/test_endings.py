@@ -36,6 +36,8 @@ def test_a_good_end_makes_the_run_succeeded(ledger: Ledger) -> None:
         seconds=2.5,
         cpu_seconds=0.25,
         memory_bytes_max=5_000_000_000,
+        read_bytes=6_000_000_000,
+        written_bytes=7_000_000_000,
         pid=4711,
     )
 
@@ -47,6 +49,7 @@ def test_a_good_end_makes_the_run_succeeded(ledger: Ledger) -> None:
     assert row.lease_ends_at is row.marked_at is row.due_at is None
     assert (attempt.state, attempt.exit_code, attempt.result) == ("succeeded", 0, '{"rows": 12}')
     assert (attempt.seconds, attempt.cpu_seconds, attempt.memory_bytes_max) == (2.5, 0.25, 5_000_000_000)
+    assert (attempt.read_bytes, attempt.written_bytes) == (6_000_000_000, 7_000_000_000)
     assert attempt.pid == 4711
     assert ledger.history(claim.run_id)[-1] == ("running", "succeeded", "ended_well")
 

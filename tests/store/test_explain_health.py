@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, insert, select
 
-from rota.store import health, history, slot_history
+from rota.store import durations, health, history, slot_history
 from rota.store.findings import IS_LOOK_DUE
 from rota.store.health import check_health
 from rota.store.tables import event
@@ -39,6 +39,8 @@ LOOKS: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
     "HAS_READY": (health.HAS_READY, {"pool": "default"}, {"rota_run_claim"}),
     "FIND_LATE": (health.FIND_LATE, LATE | {"pool": "default"}, {"rota_run_claim"}),
     "READ_READY_SINCE": (health.READ_READY_SINCE, {"run_ids": [1, 2, 3]}, {"rota_event_run"}),
+    "FIND_LONG": (health.FIND_LONG, {}, {"rota_run_lease"}),
+    "READ_DURATIONS": (durations.READ_DURATIONS, {"job_id": 2}, {"rota_run_job"}),
     "FIND_STEP": (health.FIND_STEP, {}, {"rota_event_kind"}),
     "READ_LAST_RUNS": (health.READ_LAST_RUNS, {"job_id": 2}, {"rota_run_job"}),
     "FIND_FIRST": (history.FIND_FIRST["oldest"], {}, {"rota_run_open_schedule"}),
@@ -49,7 +51,7 @@ LOOKS: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
     "FIND_CHANGE": (slot_history.FIND_CHANGE, {}, {"rota_event_kind"}),
 }
 # They sort what an index has found: the runs of a few, or what one schedule has unfinished.
-SORT_FEW = {"READ_READY_SINCE", "FIND_FIRST", "FIND_IN_THE_WAY"}
+SORT_FEW = {"READ_READY_SINCE", "READ_DURATIONS", "FIND_FIRST", "FIND_IN_THE_WAY"}
 
 
 @pytest.fixture

@@ -197,6 +197,30 @@ def test_an_event_names_the_schedule_or_the_job_it_is_about(ledger: Ledger) -> N
     assert show_event(ledger.rows(select(event).where(event.c.kind == "health"))[0])["kind"] == "health"
 
 
+def test_a_run_that_takes_far_longer_than_usual_is_told_with_its_job_when_it_begins_and_ends(
+    ledger: Ledger, clock: Clock
+) -> None:
+    ledger.add_job(lease_seconds=3600.0)
+    for _ in range(5):
+        ledger.enqueue()
+        ledger.end(ledger.claim_one(), seconds=1.0)
+    ledger.enqueue()
+    claim = ledger.claim_one()
+    start_node(ledger)
+    assert watch_health(ledger.database, node="a") == Told()
+
+    begun = minute(ledger, clock, count=2)
+    ledger.end(claim)
+    ended = minute(ledger, clock, count=2)
+
+    assert (sum(told.begun for told in begun if told), sum(told.ended for told in ended if told)) == (1, 1)
+    rows = ledger.rows(select(event).where(event.c.kind == "health").order_by(event.c.id))
+    assert [(row.reason, row.job, row.to_state) for row in rows] == [
+        ("run_long", "job", "warning"),
+        ("run_long", "job", "ended"),
+    ]
+
+
 def test_whoever_asks_learns_since_when_the_nodes_have_seen_it(ledger: Ledger, clock: Clock) -> None:
     start_node(ledger)
     ledger.add_job(pool="nowhere")

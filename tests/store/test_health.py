@@ -325,6 +325,65 @@ def test_two_failures_are_no_finding_and_a_paused_job_may_fail(ledger: Ledger) -
     assert found(ledger) == {}
 
 
+def run_for(ledger: Ledger, clock: Clock, seconds: float, job: str = "job") -> None:
+    ledger.enqueue(job)
+    claim = ledger.claim_one()
+    clock.advance(seconds=seconds)
+    ledger.end(claim, seconds=seconds)
+
+
+def test_a_run_that_takes_far_longer_than_usual_is_found_until_it_ends(ledger: Ledger, clock: Clock) -> None:
+    start_node(ledger)
+    ledger.add_job(lease_seconds=3600.0)
+    for seconds in (10, 50, 40, 30, 20):
+        run_for(ledger, clock, seconds)
+    run_id = ledger.enqueue()
+    claim = ledger.claim_one()
+    began_at = clock.now
+    clock.advance(seconds=90)  # three times thirty seconds
+    renew(ledger)
+    at_the_limit = found(ledger)
+    clock.advance(seconds=1)
+
+    late = find(ledger)
+    ledger.end(claim)
+
+    assert at_the_limit == {}
+    assert late == {
+        "run_long job": Finding(
+            Severity.WARNING,
+            FindingCode.RUN_LONG,
+            "job",
+            f"1 run is taking far longer than usual for job job: run {run_id} on a for 1m31s; it usually takes 30s, "
+            "and nine in ten of its last 5 good attempts took at most 50s",
+            began_at + timedelta(seconds=90),
+        )
+    }
+    assert found(ledger) == {}
+
+
+def test_nobody_is_told_of_a_run_before_it_is_known_what_is_usual_or_that_takes_a_minute_more(
+    ledger: Ledger, clock: Clock
+) -> None:
+    start_node(ledger)
+    ledger.add_job(lease_seconds=3600.0)
+    ledger.add_job("new", lease_seconds=3600.0)
+    for _ in range(5):
+        run_for(ledger, clock, 1)
+    for _ in range(4):
+        run_for(ledger, clock, 1, "new")
+    ledger.enqueue()
+    ledger.enqueue("new")
+    ledger.claim()
+    clock.advance(seconds=61)
+    renew(ledger)
+    a_minute_more = found(ledger)
+    clock.advance(seconds=1)
+
+    assert a_minute_more == {}
+    assert found(ledger) == {"run_long job": "warning"}
+
+
 def test_holidays_that_run_out_are_found_sixty_days_before(ledger: Ledger, clock: Clock) -> None:
     add_calendar(ledger.database, Calendar.checked("plain", weekdays=["sun"]), actor=ANN)
     known = Calendar.checked("nl", country="NL", first_year=2026, years=0)

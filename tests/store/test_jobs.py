@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
 import pytest
@@ -37,6 +38,14 @@ def test_a_job_is_shown_as_it_was_added_and_reads_back_as_the_same_definition(le
         stdin="hello\n",
         cwd="/tmp",
         run_as="nobody",
+        run_as_groups=["nogroup", "adm"],
+        memory_max="1T",
+        cpu_max="1h",
+        open_files_max=64,
+        processes_max=20,
+        nice=-5,
+        ionice="best-effort:6",
+        umask="077",
         variables={"A": "1"},
         pool="reports",
         delivery="at_most_once",
@@ -47,6 +56,8 @@ def test_a_job_is_shown_as_it_was_added_and_reads_back_as_the_same_definition(le
 
     assert (view["command"], view["shell"], view["call"]) == (["echo", "a b", "ü"], None, None)
     assert (view["timeout"], view["retries"], view["variables"]) == (300, "forever", {"A": "1"})
+    assert (view["memory_max"], view["cpu_max"], view["umask"]) == (1 << 40, 3600, "077")
+    assert view["run_as_groups"] == ["nogroup", "adm"]
     row = ledger.database.read(lambda connection: connection.execute(jobs.READ_JOB, {"name": "job"}).one())
     assert jobs.spec_of(row) == wanted
 
@@ -201,9 +212,20 @@ def test_a_declaration_does_not_take_over_a_job_that_was_added_elsewhere(ledger:
     assert jobs.read_job(ledger.database, "job")["shell"] == "echo mine"
 
 
+def test_what_a_program_that_knew_fewer_fields_has_declared_follows_the_code_too(ledger: Ledger) -> None:
+    jobs.declare_job(ledger.database, spec(), module="app", actor="ann@desk")
+    (row,) = ledger.rows("select declared from rota_job")
+    fewer = {name: value for name, value in json.loads(row.declared).items() if not name.startswith("memory")}
+    ledger.set_job(declared=json.dumps(fewer))
+
+    outcome, difference = jobs.declare_job(ledger.database, spec(memory_max="1G"), module="app", actor="ann@desk")
+
+    assert (outcome, difference) == ("changed", "memory_max_bytes null -> 1073741824")
+
+
 def test_a_broken_row_is_shown_in_the_list_and_can_be_replaced(ledger: Ledger) -> None:
     add(ledger)
-    ledger.set_job(target="[not json", kind="command", variables="nor this", backoff="sudden")
+    ledger.set_job(target="[not json", kind="command", variables="nor this", backoff="sudden", run_as_groups="nor")
 
     (view,) = jobs.list_jobs(ledger.database)
     with pytest.raises(Invalid):
@@ -211,7 +233,7 @@ def test_a_broken_row_is_shown_in_the_list_and_can_be_replaced(ledger: Ledger) -
     declared = jobs.declare_job(ledger.database, spec(), module="app", actor="ann@desk")
     repaired = jobs.add_job(ledger.database, spec(), actor="ann@desk", if_exists="update")
 
-    assert (view["command"], view["variables"]) == ("[not json", "nor this")
+    assert (view["command"], view["variables"], view["run_as_groups"]) == ("[not json", "nor this", "nor")
     assert declared[0] == "edited elsewhere"
     assert repaired["shell"] == "true"
 

@@ -132,6 +132,9 @@ def test_a_claim_carries_all_that_is_needed_to_start(ledger: Ledger) -> None:
         run_as="nobody",
         variables='{"A": "b"}',
         lease_seconds=7.0,
+        memory_max_bytes=1 << 40,
+        nice=-5,
+        run_as_groups='["adm"]',
     )
     run_id = ledger.enqueue(args='{"day": 1}', run_key="k")
 
@@ -162,6 +165,7 @@ def test_a_claim_carries_all_that_is_needed_to_start(ledger: Ledger) -> None:
         "checkpoint": None,
         "marked": True,
         "problem": None,
+        "limits": {"memory_max_bytes": 1 << 40, "nice": -5, "run_as_groups": '["adm"]'},
     }
 
 

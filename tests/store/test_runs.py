@@ -12,7 +12,7 @@ from rota.errors import AlreadyFinished, Conflict, NotFound
 from rota.model.run import NewRun, Written
 from rota.model.states import RunState
 from rota.model.transcript import arrange, join
-from rota.store import interventions, runs
+from rota.store import interventions, jobs, runs
 from rota.store.firing import fire_schedules
 from rota.store.requests import request_runs
 from tests.clock import BEGINNING
@@ -42,6 +42,31 @@ def test_a_run_is_shown_with_the_documented_keys_and_times_in_utc(ledger: Ledger
     assert (attempt["exit_code"], attempt["node"], attempt["fence"], attempt["cpu_seconds"]) == (3, "a", 1, 0.5)
     assert [event["to"] for event in view["events"]] == ["ready", "running", "waiting"]
     assert json.loads(json.dumps(view)) == view
+
+
+def test_what_went_wrong_is_said_in_full_where_the_job_has_not_said_it(ledger: Ledger) -> None:
+    claim = ledger.start_one()
+    ledger.end(claim, "signalled", signal=9, error_message="that came from outside Rota")
+
+    view = runs.read_run(ledger.database, claim.run_id)
+
+    said = "attempt 1 on a was ended by signal SIGKILL: that came from outside Rota"
+    assert view["error"] == {"type": None, "message": said, "traceback": None}
+
+
+def test_a_run_and_its_job_are_shown_with_how_long_it_usually_takes(ledger: Ledger) -> None:
+    ledger.add_job()
+    first = ledger.enqueue()
+    unknown = runs.read_run(ledger.database, first)["expected_seconds"]
+    for seconds in (30.0, 10.0, 20.0):
+        ledger.end(ledger.claim_one(), seconds=seconds)
+        ledger.enqueue()
+    ledger.end(ledger.claim_one(), "exited", exit_code=1, seconds=500.0)
+
+    assert unknown is None
+    assert runs.read_run(ledger.database, first)["expected_seconds"] == 20.0
+    usual = {"expected_seconds": 20.0, "high_seconds": 30.0, "attempt_count": 3}
+    assert jobs.read_job(ledger.database, "job")["durations"] == usual
 
 
 def test_the_list_is_newest_first_filtered_and_paged_by_number(ledger: Ledger) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from rota.store.types import Instant, LongText, Name, Number
+from rota.store.types import Id, Instant, LongText, Name, Number, Word
 
 revision = "0004"
 down_revision = "0003"
@@ -25,11 +25,32 @@ ADDED: dict[str, tuple[sa.Column[Any], ...]] = {
         sa.Column("freeze_asked_by", Name, nullable=True),
     ),
     "rota_output": (sa.Column("marks", LongText, nullable=True),),
+    "rota_job": (
+        sa.Column("run_as_groups", LongText, nullable=True),
+        sa.Column("memory_max_bytes", Id, nullable=True),
+        sa.Column("cpu_max_seconds", Number, nullable=True),
+        sa.Column("open_files_max", sa.Integer(), nullable=True),
+        sa.Column("processes_max", sa.Integer(), nullable=True),
+        sa.Column("nice", sa.Integer(), nullable=True),
+        sa.Column("ionice", Word, nullable=True),
+        sa.Column("umask", Word, nullable=True),
+    ),
+    "rota_attempt": (
+        sa.Column("read_bytes", Id, nullable=True),
+        sa.Column("written_bytes", Id, nullable=True),
+    ),
 }
 
 # Values by which one row, written by hand, would make a statement fail that moves others too.
 RANGES: dict[str, dict[str, tuple[int, int]]] = {
     "rota_run": {"progress": (0, 1)},
+    "rota_job": {
+        "memory_max_bytes": (0, 1 << 50),
+        "cpu_max_seconds": (0, 315360000),
+        "open_files_max": (0, 1 << 30),
+        "processes_max": (0, 4194304),
+        "nice": (-20, 19),
+    },
 }
 
 
