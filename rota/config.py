@@ -80,6 +80,7 @@ class Config:
     pools: tuple[str, ...]
     drain_timeout_seconds: float
     on_term: OnTerm
+    keep_output_seconds: float | None
     connections: Mapping[str, Connection]
     resolved: Mapping[str, Resolved]
 
@@ -110,6 +111,14 @@ def _path(field: str, value: object) -> Path:
 
 def _on_term(field: str, value: object) -> OnTerm:
     return check_word(field, value, OnTerm)
+
+
+def _keep(field: str, value: object) -> object:
+    return None if value == "forever" else _duration(60)(field, value)
+
+
+def _shown_keep(value: Any) -> str:
+    return "forever" if value is None else format_duration(value)
 
 
 def _slots(field: str, value: object) -> int:
@@ -169,6 +178,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("pools",         "ROTA_POOLS",         ("default",), _pools,                        ", ".join),
     Setting("drain_timeout", "ROTA_DRAIN_TIMEOUT", 60.0,         _duration(0, zero_ok=True),    _shown_duration),
     Setting("on_term",       "ROTA_ON_TERM",       OnTerm.AUTO,  _on_term,                      _shown),
+    Setting("keep_output",   "ROTA_KEEP_OUTPUT",   2592000.0,    _keep,                         _shown_keep),
 )
 # fmt: on
 _FLAGS = {"database": "--db", "pools": "--pool"}  # those that are called otherwise than their key
@@ -205,6 +215,7 @@ def read_config(
         pools=resolved["pools"].value,
         drain_timeout_seconds=resolved["drain_timeout"].value,
         on_term=resolved["on_term"].value,
+        keep_output_seconds=resolved["keep_output"].value,
         connections=connections,
         resolved=resolved,
     )

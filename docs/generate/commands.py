@@ -45,6 +45,8 @@ SETTING_MEANINGS = {
     "slots": "How many runs a worker takes at once: four for each processor, unless told.",
     "pools": "The pools a worker takes runs of; a variable separates them by commas.",
     "drain_timeout": "How long a worker that was told to drain waits for its jobs.",
+    "keep_output": "How long what an attempt wrote is kept after its end, or `forever`. Any node deletes what is older "
+    "by its own setting, so give all of them the same.",
     "on_term": "What a worker that is told TERM makes of its jobs: `leave` them to the next one, or `drain`; `auto` "
     "drains as process 1 of a container, and leaves otherwise.",
     "state_dir": "Where the workers of this machine keep sockets and ends that wait for delivery. On a local disk, and "

@@ -70,6 +70,7 @@ def read_settings(
         lease_seconds=config.lease_seconds,
         drain_timeout_seconds=config.drain_timeout_seconds,
         on_term=config.on_term,
+        keep_output_seconds=config.keep_output_seconds,
         poll_seconds=config.poll_seconds,
         modules=modules,
         import_dirs=tuple(str(Path(folder).absolute()) for folder in import_dirs),

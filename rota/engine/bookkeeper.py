@@ -79,7 +79,14 @@ class Bookkeeper(threading.Thread):
         self._database = database
         self._settings = settings
         self._tell = tell
-        self._scheduler = Scheduler(database, identity, settings.pools, settings.lease_seconds, clock=clock)
+        self._scheduler = Scheduler(
+            database,
+            identity,
+            settings.pools,
+            settings.lease_seconds,
+            keep_output_seconds=settings.keep_output_seconds,
+            clock=clock,
+        )
         self._woken = threading.Condition()
         self._books = Books(
             database,
@@ -158,6 +165,7 @@ class Bookkeeper(threading.Thread):
             self._settings = settings
             self._is_described = False
             self._scheduler.pools = settings.pools
+            self._scheduler.keep_output_seconds = settings.keep_output_seconds
             self._hinted = True
             self._woken.notify()
 

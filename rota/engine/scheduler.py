@@ -23,6 +23,7 @@ from rota.store.endings import rescue_runs
 from rota.store.findings import watch_health
 from rota.store.firing import FIRE_BATCH_MAX, fire_schedules
 from rota.store.outlook import Outlook, look
+from rota.store.tidying import tidy_output
 
 log = logging.getLogger("rota.scheduler")
 
@@ -64,9 +65,11 @@ class Scheduler:
         pools: tuple[str, ...],
         lease_seconds: float,
         *,
+        keep_output_seconds: float | None = None,
         clock: Callable[[], float] = boottime,
     ) -> None:
         self._database = database
+        self.keep_output_seconds = keep_output_seconds
         self.identity = identity
         self.pools = pools
         self._lease_seconds = lease_seconds
@@ -109,8 +112,13 @@ class Scheduler:
                     log.warning("took %d runs away from nodes whose lease was over", done.rescued)
         if outlook.health_is_due:
             with _trouble_kept(done):
-                watch_health(self._database, node=self.identity.name)
+                if watch_health(self._database, node=self.identity.name) is not None:  # it was this node's turn
+                    self._tidy()
         return done
+
+    def _tidy(self) -> None:
+        if self.keep_output_seconds is not None and (count := tidy_output(self._database, self.keep_output_seconds)):
+            log.info("deleted what %d attempts wrote: it was kept long enough", count)
 
     def _fire(self, done: Done, outlook: Outlook) -> None:
         fired = fire_schedules(

@@ -34,6 +34,7 @@ def main(target: str) -> int:
     try:
         try:
             function = find_callable(target)
+            _name_levels()
             value = call(function, json.loads(read_arguments()))
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever the job raises is its end, to be told
             wish = getattr(error, "__rota_outcome__", None)
@@ -52,6 +53,20 @@ def main(target: str) -> int:
         print(f"rota: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _name_levels() -> None:
+    """Have what an application logs without having set up logging written with its level, from INFO on.
+
+    Without this Python writes warnings bare, and nothing below. What the application sets up replaces it.
+    """
+    logging: Any = sys.modules.get("logging")  # who has not imported it has not logged anything
+    if logging is not None and not logging.getLogger().handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        logging.lastResort = handler
+        if logging.getLogger().level == logging.WARNING:
+            logging.getLogger().setLevel(logging.INFO)
 
 
 def find_callable(target: str) -> Callable[..., Any]:

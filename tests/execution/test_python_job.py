@@ -26,6 +26,12 @@ import os, sys, time
 from rota.execution.context import current_run
 from rota.execution.report import report_result
 
+import logging
+def log(is_set_up):
+    if is_set_up: logging.basicConfig(format="mine: %(message)s")
+    logging.getLogger("shop").debug("d")
+    logging.getLogger("shop").info("i")
+    logging.warning("w")
 def add(a, b=0): return {"sum": a + b}
 async def later(a):
     import asyncio
@@ -89,6 +95,11 @@ def test_a_callable_gets_its_arguments_and_its_value_is_the_result(call: Callabl
     assert call("jobs_here:decorated").result == '"inner"'
     outcome = call("jobs_here:nothing")
     assert (outcome.result, outcome.stdout.head) == ("null", b"said\n")
+
+
+def test_what_is_logged_is_written_with_its_level(call: Callable[..., Outcome]) -> None:
+    assert call("jobs_here:log", [False]).stderr.head == b"INFO shop: i\nWARNING root: w\n"
+    assert call("jobs_here:log", [True]).stderr.head == b"mine: i\nmine: w\n"  # as the job set it up
 
 
 def test_arguments_too_long_for_the_environment_come_over_the_socket(call: Callable[..., Outcome]) -> None:
