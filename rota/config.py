@@ -12,6 +12,10 @@ line, again by a worker that is told to read its configuration anew.
 
     [connections.warehouse]
     url = "postgresql://..."
+
+    [environments.shop]           # for jobs with --env shop or --env shop==1.2
+    version = "1.2"
+    interpreter = "/srv/shop/venv/bin/python"
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from typing import Any, cast
 
 from rota.errors import ConfigError, Invalid
 from rota.model.durations import format_duration, parse_duration
+from rota.model.environment import Environment
 from rota.model.instants import check_zone
 from rota.model.job import LEASE_SECONDS_MIN, check_word
 from rota.model.names import check_name
@@ -35,6 +40,7 @@ from rota.model.states import OnTerm
 CONFIG_VARIABLE = "ROTA_CONFIG"
 DATABASE_FILE_VARIABLE = "ROTA_DB_FILE"
 SLOTS_MAX = 10_000
+ENVIRONMENT_KEYS = ("version", "interpreter", "python_path", "variables")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,7 @@ class Config:
     on_term: OnTerm
     keep_output_seconds: float | None
     connections: Mapping[str, Connection]
+    environments: tuple[Environment, ...]  # of this node; more may be registered by what is installed on it
     resolved: Mapping[str, Resolved]
 
 
@@ -203,6 +210,9 @@ def read_config(
     connections = _read_connections(file, written.get("connections"))
     for name, connection in connections.items():
         resolved[f"connections.{name}.url"] = Resolved(connection.url, f"file {file}", mask_password(connection.url))
+    environments = _read_environments(file, written.get("environments"))
+    for one in environments:
+        resolved[f"environments.{one.spelled}"] = Resolved(one, f"file {file}", _shown_environment(one))
     return Config(
         database=resolved["database"].value,
         zone=resolved["zone"].value,
@@ -217,6 +227,7 @@ def read_config(
         on_term=resolved["on_term"].value,
         keep_output_seconds=resolved["keep_output"].value,
         connections=connections,
+        environments=environments,
         resolved=resolved,
     )
 
@@ -254,7 +265,7 @@ def _read_file(file: Path) -> Mapping[str, Any]:
         raise ConfigError(f"the configuration {file} cannot be read: {_because(error)}") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"the configuration {file} is not TOML: {error}") from error
-    _refuse_unknown(file, written, (*KEYS, "connections"), "")
+    _refuse_unknown(file, written, (*KEYS, "connections", "environments"), "")
     return written
 
 
@@ -276,6 +287,40 @@ def _read_connections(file: Path | None, written: object) -> dict[str, Connectio
         except Invalid as error:
             raise ConfigError(f"{file}: {error}") from error
     return found
+
+
+def _read_environments(file: Path | None, written: object) -> tuple[Environment, ...]:
+    """Read ``[environments.NAME]``, or ``[[environments.NAME]]`` for each of several versions."""
+    if written is None:
+        return ()
+    if not isinstance(written, dict):
+        raise ConfigError(f"{file}: environments is a section for each: [environments.NAME] with version = ...")
+    found: dict[str, Environment] = {}
+    for name, sections in cast("dict[str, Any]", written).items():
+        field = f"environments.{name}"
+        for section in cast("list[Any]", sections) if isinstance(sections, list) else [sections]:
+            if not isinstance(section, dict):
+                raise ConfigError(f"{file}: {field} is a section: [{field}] with version = ...")
+            facts = cast("dict[str, Any]", section)
+            _refuse_unknown(file, facts, ENVIRONMENT_KEYS, f"{field}.")
+            try:
+                one = Environment.checked(name, **({"version": None} | facts))
+            except Invalid as error:
+                where = "environments" if error.field == "name" else f"{field}.{error.field}"
+                raise ConfigError(f"{file}: {Invalid(where, error.value, error.rule)}") from error
+            if one.spelled in found:
+                raise ConfigError(f"{file}: {field} has version {one.version} twice")
+            found[one.spelled] = one
+    return tuple(found.values())
+
+
+def _shown_environment(one: Environment) -> str:
+    facts = [one.interpreter or "(the worker's interpreter)"]
+    if one.python_path:
+        facts.append(f"path {':'.join(one.python_path)}")
+    if one.variables:  # whose values may be secrets
+        facts.append(f"variables {', '.join(one.variables)}")
+    return ", ".join(facts)
 
 
 def _refuse_unknown(file: Path | None, written: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> None:

@@ -32,11 +32,13 @@ from rota.model.instants import check_zone, parse_instant
 from rota.model.job import JobKind
 from rota.model.outcomes import Release, Retry, Skip
 from rota.model.run import Claim, End, NodeIdentity
+from rota.model.states import NodeState
 from rota.store.database import Database
 from rota.store.endings import end_runs
 from rota.store.forecast import read_ahead
+from rota.store.jobs import read_environments
 from rota.store.leases import claim_runs, mark_started, renew_claims
-from rota.store.nodes import register_node
+from rota.store.nodes import describe_node, register_node
 from rota.store.runs import LIST_MAX
 from rota.store.types import INSTANT_FORMAT
 
@@ -266,6 +268,7 @@ class Simulation:
         self._renew()
         for _ in range(ROUNDS_MAX):
             told = self._tell_ends()
+            self._take_environments()
             outlook = self._scheduler.look()
             done = self._scheduler.round(outlook)
             if done.trouble is not None:
@@ -276,6 +279,20 @@ class Simulation:
             if not (told or started or done.anything or outlook.has_cancelled):
                 return
         raise StateError(f"at {self._say_now()} there is no end of things to do, after {ROUNDS_MAX} rounds")
+
+    def _take_environments(self) -> None:
+        """Have whatever environments jobs ask for; handlers are called in this process all the same."""
+        environments = read_environments(self._database)
+        if environments.spelled != self._scheduler.environments.spelled:
+            self._scheduler.environments = environments
+            describe_node(
+                self._database,
+                self._identity,
+                state=NodeState.ALIVE,
+                pools=self._pools,
+                slots=self._slots,
+                environments=environments.spelled,
+            )
 
     def _renew(self) -> None:
         """Renew the leases; what somebody asked to cancel ends now."""
@@ -297,7 +314,9 @@ class Simulation:
         free = self._slots - len(self._underway)
         if free < 1:
             return False
-        claims = claim_runs(self._database, self._identity, self._pools, free, LEASE_SECONDS)
+        claims = claim_runs(
+            self._database, self._identity, self._pools, free, LEASE_SECONDS, self._scheduler.environments
+        )
         marked = mark_started(self._database, [claim.claim_id for claim in claims if not claim.marked])
         for claim in claims:
             if claim.marked or claim.claim_id in marked:

@@ -59,6 +59,20 @@ def test_a_run_that_nobody_will_take_is_no_idleness(sim: Simulation) -> None:
         sim.run_until_idle(within="1h")
 
 
+def test_a_job_gets_whatever_environment_it_asks_for(sim: Simulation, caplog: pytest.LogCaptureFixture) -> None:
+    for name, env in (("any", "shop"), ("exact", "shop==1.2"), ("late", "tools==3")):
+        sim.rota.jobs.add(name, command=["true"], env=env)
+    sim.rota.enqueue("any")
+    sim.rota.enqueue("exact")
+    sim.run_until_idle()
+    sim.rota.enqueue("late")
+
+    sim.advance("10m")
+
+    assert states(sim) == ["succeeded"] * 3
+    assert [record.message for record in caplog.records if record.levelname in {"WARNING", "ERROR"}] == []
+
+
 def test_everything_due_is_decided_and_run_at_its_instant() -> None:
     with Simulation("2026-03-28T00:00Z") as sim:
         called: list[SimulatedRun] = []

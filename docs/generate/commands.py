@@ -52,6 +52,12 @@ SETTING_MEANINGS = {
     "state_dir": "Where the workers of this machine keep sockets and ends that wait for delivery. On a local disk, and "
     "with a path of at most 50 characters: that of a socket in it ends at 107.",
 }
+ENVIRONMENT_MEANINGS = {
+    "version": "Which one it is, as text; needed.",
+    "interpreter": "The absolute path of a Python from 3.9 on; without one it is the worker's.",
+    "python_path": "The import path: a list of absolute folders.",
+    "variables": "Environment variables, a table of texts.",
+}
 OPTION_MEANINGS = {
     "lost_max": "How many attempts may be lost with their node before the run fails.",
     "anchor": "Of `every`: where its grid begins. Without one, when the schedule is added.",
@@ -123,6 +129,14 @@ def write_settings() -> Iterator[str]:
         A section `[connections.NAME]` with `url` for each named connection. Nothing uses them yet: jobs that are
         SQL statements come later. Their passwords are masked wherever settings are shown.
     """)
+    yield "## environments"
+    yield prose("""
+        A section `[environments.NAME]` for each code base that jobs may ask for with `--env`, or
+        `[[environments.NAME]]` for each of several versions: see [environments](../environments.md). Values of
+        variables are not shown.
+    """)
+    expect_keys(ENVIRONMENT_MEANINGS, config.ENVIRONMENT_KEYS)
+    yield table(("key", "meaning"), [(f"`{key}`", meaning) for key, meaning in ENVIRONMENT_MEANINGS.items()])
 
 
 def write_definitions() -> Iterator[str]:
@@ -185,7 +199,8 @@ def write_environment() -> Iterator[str]:
     yield (
         "Of the worker's own environment a job gets "
         + ", ".join(f"`{name}`" for name in KEPT_VARIABLES)
-        + "; then what the job declares with `--variable`. The database's URL is not among them."
+        + "; then what its [environment](../environments.md) says, if it asks for one, which then decides about "
+        "`PATH` and `PYTHONPATH`; then what the job declares with `--variable`. The database's URL is not among them."
     )
     yield "## A result"
     yield prose("""

@@ -39,6 +39,7 @@ def definition_flags(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--command", is_flag=True, help="Run the arguments after `--`, without a shell."),
             click.option("--shell", metavar="LINE", help="Run a line with /bin/sh."),
             click.option("--pool", metavar="P", help="Where it runs. [default]"),
+            click.option("--env", metavar="NAME[==VERSION]", help="The environment it runs in. [the worker's own]"),
             click.option("--timeout", metavar="D", help="The longest an attempt may take."),
             click.option("--start-within", metavar="D", help="How late a run may still start for the first time."),
             click.option("--delivery", type=Words(*Delivery), help="When its node dies: start again, or not."),

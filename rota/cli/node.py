@@ -58,6 +58,7 @@ def read_settings(
     from pathlib import Path
 
     from rota.client.location import database_url, state_folder
+    from rota.engine.environments import gather_environments
     from rota.engine.settings import NodeSettings, slots_default
 
     config = door.read_config(**flags)
@@ -74,6 +75,7 @@ def read_settings(
         poll_seconds=config.poll_seconds,
         modules=modules,
         import_dirs=tuple(str(Path(folder).absolute()) for folder in import_dirs),
+        environments=gather_environments(config.environments),
     )
 
 
@@ -121,8 +123,8 @@ def run_node(door: Door, *, one_pass: bool = False, **flags: Any) -> int:
     def read() -> NodeSettings:
         return read_settings(door, **flags)
 
+    logs = start_logs(door, is_quiet=one_pass, log_file=flags["log_file"])  # first: reading may have much to tell
     settings = read()
-    logs = start_logs(door, is_quiet=one_pass, log_file=flags["log_file"])
     if settings.modules:
         declare_modules(door, settings)
 

@@ -15,6 +15,9 @@ NODE_COLUMNS: Columns = {
     "name": "name",
     "state": "state",
     "pools": lambda view: ", ".join(view["pools"]) if isinstance(view["pools"], list) else view["pools"],
+    "environments": lambda view: (
+        ", ".join(view["environments"]) if isinstance(view["environments"], list) else view["environments"]
+    ),
     "running": lambda view: f"{len(view['running'])} of {view['slots']}",
     "seen": lambda view: short_time(view["seen_at"]),
     "version": "version",

@@ -23,9 +23,9 @@ class Jobs:
         """Add a job and return how it is shown.
 
         One of ``call`` (``"package.module:function"``), ``command`` (a list) and ``shell`` (a line) says what to run.
-        The other options are those of ``rota job add``, with underscores: ``pool``, ``timeout``, ``start_within``,
-        ``delivery``, ``retries``, ``lost_max``, ``retry_delay``, ``backoff``, ``retry_delay_max``, ``lease``,
-        ``priority``, ``stdin``, ``cwd``, ``run_as``, ``run_as_groups``, ``memory_max``, ``cpu_max``,
+        The other options are those of ``rota job add``, with underscores: ``pool``, ``env``, ``timeout``,
+        ``start_within``, ``delivery``, ``retries``, ``lost_max``, ``retry_delay``, ``backoff``, ``retry_delay_max``,
+        ``lease``, ``priority``, ``stdin``, ``cwd``, ``run_as``, ``run_as_groups``, ``memory_max``, ``cpu_max``,
         ``open_files_max``, ``processes_max``, ``nice``, ``ionice``, ``umask``, ``variables``.
 
         Raises:

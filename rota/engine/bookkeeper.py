@@ -86,6 +86,7 @@ class Bookkeeper(threading.Thread):
             settings.lease_seconds,
             keep_output_seconds=settings.keep_output_seconds,
             clock=clock,
+            environments=settings.environments,
         )
         self._woken = threading.Condition()
         self._books = Books(
@@ -166,6 +167,7 @@ class Bookkeeper(threading.Thread):
             self._is_described = False
             self._scheduler.pools = settings.pools
             self._scheduler.keep_output_seconds = settings.keep_output_seconds
+            self._scheduler.environments = settings.environments
             self._hinted = True
             self._woken.notify()
 
@@ -271,7 +273,14 @@ class Bookkeeper(threading.Thread):
         state = NodeState.ALIVE if self._accepting else NodeState.DRAINING
         settings, identity = self._settings, self._scheduler.identity
         try:
-            describe_node(self._database, identity, state=state, pools=settings.pools, slots=settings.slots)
+            describe_node(
+                self._database,
+                identity,
+                state=state,
+                pools=settings.pools,
+                slots=settings.slots,
+                environments=settings.environments.spelled,
+            )
         except BaseException:
             self._is_described = False
             raise
@@ -316,7 +325,10 @@ class Bookkeeper(threading.Thread):
         wanted = self.free
         before = boottime()
         identity = self._scheduler.identity
-        claims = claim_runs(self._database, identity, self._settings.pools, wanted, self._settings.lease_seconds)
+        settings = self._settings
+        claims = claim_runs(
+            self._database, identity, settings.pools, wanted, settings.lease_seconds, settings.environments
+        )
         self._more_ready = len(claims) >= wanted
         if not claims:
             return

@@ -13,6 +13,8 @@ import os
 import secrets
 import signal
 import socket
+import threading
+from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -72,6 +74,8 @@ class Node:
         self._drain_ends_at: float | None = None
         self._leaves_at: float | None = None  # whatever it holds then: a database that is away must not keep it here
         self._signals: list[int] = []
+        self._reading = threading.Lock()
+        self._settings_read: deque[NodeSettings] = deque()  # anew, and not in force yet
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._name_lost = False
 
@@ -83,6 +87,9 @@ class Node:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self._signals.append(number)
+        self._wake()
+
+    def _wake(self) -> None:
         with contextlib.suppress(OSError):  # the node has left already
             os.eventfd_write(self._wake_fd, 1)
 
@@ -191,6 +198,7 @@ class Node:
             pid_started=process_started(os.getpid()) or 0,
             pools=self.settings.pools,
             slots=self.settings.slots,
+            environments=self.settings.environments.spelled,
             version=__version__,
             lease_seconds=self.settings.lease_seconds,
             wanted=self.settings.name,
@@ -220,13 +228,16 @@ class Node:
         while self._signals:
             number = self._signals.pop(0)
             if number in {signal.SIGHUP, signal.SIGUSR1}:
-                self._read_settings_again(watch, bookkeeper)
+                if self._reload is not None:
+                    self._begin_to_read_settings(self._reload)
             elif number == signal.SIGUSR2:
                 if self._reopen_logs is not None:
                     self._reopen_logs()
                 log.info("log files are open anew")
             else:
                 self._hear_stop(number, watch, bookkeeper)
+        while self._settings_read:
+            self._take_over_settings(self._settings_read.popleft(), watch, bookkeeper)
         if self._drain_ends_at is not None and boottime() >= self._drain_ends_at:
             self._drain_ends_at = None
             log.warning("%d runs have not ended in time: giving them back", watch.count)
@@ -263,14 +274,21 @@ class Node:
         watch.stop_all("released", grace_seconds)
         self._leaves_at = boottime() + grace_seconds + GOODBYE_SECONDS
 
-    def _read_settings_again(self, watch: Watch, bookkeeper: Bookkeeper) -> None:
-        if self._reload is None:
-            return
-        try:
-            settings = self._reload()
-        except Exception as error:  # noqa: BLE001 - whatever is in the file, the node lives
-            log.error("the configuration is not taken over, the old one stays in force: %s", error)
-            return
+    def _begin_to_read_settings(self, reload: Callable[[], NodeSettings]) -> None:
+        """Read the settings beside the watch: what applications register takes its time, and leases are renewed on."""
+
+        def read() -> None:
+            try:
+                with self._reading:  # one after the other, so that the last one read is the last one in force
+                    self._settings_read.append(reload())
+            except Exception as error:  # noqa: BLE001 - whatever is in the file, the node lives
+                log.error("the configuration is not taken over, the old one stays in force: %s", error)
+            else:
+                self._wake()
+
+        threading.Thread(target=read, name="rota-settings", daemon=True).start()
+
+    def _take_over_settings(self, settings: NodeSettings, watch: Watch, bookkeeper: Bookkeeper) -> None:
         fixed = ("database_url", "state_dir", "name", "lease_seconds", "reuse", "output_bytes_max")
         for field in fixed:
             if getattr(settings, field) != getattr(self.settings, field):

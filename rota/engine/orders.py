@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pwd
 from datetime import datetime
 from typing import Any, cast
@@ -11,8 +12,10 @@ from typing import Any, cast
 from rota.engine.settings import NodeSettings
 from rota.errors import Invalid
 from rota.execution.command import (
+    DEFAULT_PATH,
     account_variables,
     argv_for_call,
+    argv_for_environment,
     argv_for_shell,
     job_environment,
     python_path,
@@ -35,7 +38,7 @@ def make_order(claim: Claim, settings: NodeSettings, node: str, deadline: float)
         raise Invalid("timeout", claim.timeout_seconds, "it is more than 0 s: correct it with `rota job edit`")
     limits = _limits(claim)
     environment = job_environment(
-        settings.environment, _declared(claim, settings), _facts(claim, node), account=_account(claim.run_as)
+        _inherited(claim, settings), _declared(claim, settings), _facts(claim, node), account=_account(claim.run_as)
     )
     return Order(
         claim_id=claim.claim_id,
@@ -74,7 +77,11 @@ def _limits(claim: Claim) -> Limits:
 def _argv(claim: Claim, settings: NodeSettings) -> tuple[str, ...]:
     match claim.kind:
         case "call":
-            return argv_for_call(claim.target, settings.python)
+            if claim.environment is None:
+                return argv_for_call(claim.target, settings.python)
+            return argv_for_environment(
+                claim.target, interpreter_of(claim, settings), claim.environment.spelled, claim.environment.python_path
+            )
         case "shell":
             return argv_for_shell(claim.target, claim.variables.get("SHELL", "/bin/sh"))
         case "command":
@@ -92,9 +99,34 @@ def _command(claim: Claim) -> tuple[str, ...]:
     return tuple(cast("list[str]", words))
 
 
+def interpreter_of(claim: Claim, settings: NodeSettings) -> str:
+    """Return the Python that a callable runs in: its environment's, or the worker's own."""
+    environment = claim.environment
+    return settings.python if environment is None or environment.interpreter is None else environment.interpreter
+
+
+def import_path_of(claim: Claim, settings: NodeSettings) -> str | None:
+    """Return the PYTHONPATH of a job. An environment has its own: nothing of the worker's reaches it."""
+    if claim.environment is not None:
+        return python_path(claim.environment.python_path, None)
+    return python_path(settings.import_dirs, settings.environment.get("PYTHONPATH"))
+
+
+def _inherited(claim: Claim, settings: NodeSettings) -> dict[str, str]:
+    """Return what the job may have of the worker's variables, with the environment's programs first on PATH."""
+    inherited = dict(settings.environment)
+    if claim.environment is not None:
+        inherited.pop("PYTHONPATH", None)
+        if claim.environment.interpreter is not None:
+            folder = os.path.dirname(claim.environment.interpreter)  # noqa: PTH120 - as it is written
+            inherited["PATH"] = f"{folder}:{inherited.get('PATH') or DEFAULT_PATH}"
+    return inherited
+
+
 def _declared(claim: Claim, settings: NodeSettings) -> dict[str, str]:
-    path = python_path(settings.import_dirs, settings.environment.get("PYTHONPATH"))
-    return ({} if path is None else {"PYTHONPATH": path}) | dict(claim.variables)
+    path = import_path_of(claim, settings)
+    variables = {} if claim.environment is None else dict(claim.environment.variables)
+    return ({} if path is None else {"PYTHONPATH": path}) | variables | dict(claim.variables)
 
 
 def _account(user: str | None) -> dict[str, str] | None:

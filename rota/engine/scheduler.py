@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from rota.engine.clock_guard import ClockGuard
 from rota.errors import DatabaseUnavailable
 from rota.execution.linux import boottime
+from rota.model.environment import NO_ENVIRONMENTS, Environments
 from rota.model.run import NodeIdentity
 from rota.store.advancing import advance_runs
 from rota.store.clock import tell_clock_step
@@ -67,11 +68,13 @@ class Scheduler:
         *,
         keep_output_seconds: float | None = None,
         clock: Callable[[], float] = boottime,
+        environments: Environments = NO_ENVIRONMENTS,
     ) -> None:
         self._database = database
         self.keep_output_seconds = keep_output_seconds
         self.identity = identity
         self.pools = pools
+        self.environments = environments
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._guard = ClockGuard(lease_seconds)
@@ -80,7 +83,7 @@ class Scheduler:
     def look(self) -> Outlook:
         """Ask what there is to do; notice when the database's clock has stepped since, and tell the others."""
         asked_at = self._clock()
-        outlook = look(self._database, self.identity, self.pools)
+        outlook = look(self._database, self.identity, self.pools, self.environments)
         step = self._guard.observe(asked_at, self._clock(), outlook.now) or self._untold_step
         if step:
             self._untold_step = step  # also after a failure

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rota.errors import Invalid
+from rota.model.environment import Environments
 from rota.model.job import LEASE_SECONDS_MIN
 from rota.model.states import OnTerm
 
@@ -41,7 +42,8 @@ class NodeSettings:
     output_bytes_max: int = 1 << 20  # kept of each stream of an attempt, half head and half tail
     keep_output_seconds: float | None = 30 * 86400.0  # after an attempt has ended; None: for ever
     python: str = sys.executable
-    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))  # variables of this process
+    environments: Environments = field(default_factory=Environments)  # that jobs may ask for
 
     def __post_init__(self) -> None:
         if self.lease_seconds < LEASE_SECONDS_MIN:

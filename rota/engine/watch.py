@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import select
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from rota.engine.bookkeeper import Acknowledge, Idle, RenewalWanted, Start
@@ -30,6 +31,13 @@ from rota.model.states import NodeState
 log = logging.getLogger("rota.worker")
 
 WAIT_SECONDS_MAX = 5.0
+
+# What a job's process tells instead of an end: the kind of end it makes, and its error type.
+_WISHES: dict[str, tuple[str, str | None]] = {
+    "skip": ("no_op", None),
+    "release": ("released", None),
+    "not_started": ("not_started", "EnvironmentBroken"),  # told by the runner of an environment
+}
 
 
 class Bookkeeping(Protocol):
@@ -154,6 +162,7 @@ class Watch:
                 case Ended(outcome=outcome):
                     self._deadlines.pop(outcome.claim_id, None)
                     end = end_of(outcome, self._pids.get(outcome.claim_id))
+                    end = self._name_environment(end)
                     self._tell_bad_end(end)
                     bookkeeper.hear_end(end)
                 case Told():
@@ -194,6 +203,10 @@ class Watch:
         if self._is_closed:
             bookkeeper.hear_end(End(claim.claim_id, claim.run_id, "released", error_message="the worker is leaving"))
             return
+        if claim.env is not None and claim.environment is None:  # its job was edited while it was claimed
+            why = f"its job asks for environment {claim.env} now, which {self._node} does not have"
+            bookkeeper.hear_end(End(claim.claim_id, claim.run_id, "released", error_message=why))
+            return
         try:
             order = make_order(claim, self._settings, self._node, deadline)
         except Exception as error:  # noqa: BLE001 - whatever stands in its row: this run fails, and the worker lives
@@ -218,6 +231,20 @@ class Watch:
             self._frozen.add(adopted.claim_id)
         self._renew_at = 0.0  # nobody may have renewed for long
         bookkeeper.hear_adopted(adopted.claim_id)
+
+    def _name_environment(self, end: End) -> End:
+        """Say of an interpreter that could not be run whose it is, and what to do."""
+        claim = self._claims.get(end.claim_id)
+        if end.kind != "not_started" or not isinstance(claim, Claim) or claim.environment is None:
+            return end
+        environment = claim.environment
+        if f"running {environment.interpreter!r} failed" not in (end.error_message or ""):
+            return end
+        advice = (
+            f"it is the interpreter of environment {environment.spelled} on {self._node}: put it back, "
+            "or correct the environment where it is registered"
+        )
+        return replace(end, error_message=f"{end.error_message}; {advice}")
 
     def _tell_bad_end(self, end: End) -> None:
         # What ended well is in the ledger; a node that runs hundreds a second must not write a line for each.
@@ -325,7 +352,7 @@ def end_of(outcome: Outcome, pid: int | None = None) -> End:
             kind, result, error_type, error_message = "bad_result", None, type(error).__name__, str(error)
     retry_after_seconds = None
     if kind == "exited" and (wish := read_wish(outcome.error_type)) is not None:
-        kind, error_type = {"skip": ("no_op", None), "release": ("released", None)}.get(wish[0], ("exception", "Retry"))
+        kind, error_type = _WISHES.get(wish[0], ("exception", "Retry"))
         retry_after_seconds = wish[1]
     elif kind == "exited" and outcome.error_type is not None:  # told by a callable, whatever its exit code
         kind = {"NoResult": "no_result", "BadResult": "bad_result"}.get(outcome.error_type, "exception")

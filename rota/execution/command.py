@@ -7,12 +7,14 @@ engine's worker when it writes an order.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 
 # From the worker's environment. LC_CTYPE is not among them: Python sets it to C.UTF-8 in its own environment when there
 # is no locale, and jobs would inherit that.
 KEPT_VARIABLES = ("HOME", "LANG", "LOGNAME", "PATH", "PYTHONPATH", "SHELL", "TMPDIR", "TZ", "USER")
+RUNNER_PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "runner.py")
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # Linux takes no string above 128 KiB into an environment. Longer arguments are asked for over ROTA_CONTROL.
@@ -22,6 +24,11 @@ ARGUMENTS_BYTES_MAX = 100_000
 def argv_for_call(target: str, python: str = sys.executable) -> tuple[str, ...]:
     """Build the command that calls ``package.module:function``. ``-P``: the working directory is not on the path."""
     return (python, "-P", "-m", "rota.execution.python_job", target)
+
+
+def argv_for_environment(target: str, interpreter: str, environment: str, folders: Sequence[str]) -> tuple[str, ...]:
+    """Build the command that calls ``target`` in an environment, whose Python may be another and know no Rota."""
+    return (interpreter, RUNNER_PATH, target, environment, *folders)
 
 
 def argv_for_shell(line: str, shell: str = "/bin/sh") -> tuple[str, ...]:

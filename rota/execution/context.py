@@ -34,7 +34,7 @@ T = TypeVar("T")
 PROGRESS_SECONDS = 0.1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: jobs may run under Python 3.9
 class CurrentRun:
     """The run that this process works for."""
 
@@ -169,4 +169,5 @@ def _fact(name: str) -> str:
 
 def _instant(name: str) -> datetime | None:
     value = os.environ.get(name)
-    return datetime.fromisoformat(value) if value else None
+    # Python 3.9 reads no Z.
+    return datetime.fromisoformat(value.replace("Z", "+00:00")) if value else None

@@ -20,6 +20,10 @@ INTEGER_BITS_MAX = 4096  # well below what Python converts to text at all
 
 EMPTY_ARGUMENTS = "{}"
 
+# Tuples of types, since a job may run under Python 3.9, where types cannot be joined by |.
+_LISTS = (list, tuple)
+_CONTAINERS = (dict, list, tuple)
+
 
 def encode_document(field: str, value: object) -> str:
     """Return ``value`` as compact JSON text.
@@ -93,7 +97,7 @@ def check_arguments_text(field: str, text: object) -> str:
 
 
 def _check_value(field: str, whole: object, value: object, depth: int) -> None:
-    if isinstance(value, dict | list | tuple) and depth > DOCUMENT_DEPTH_MAX:
+    if isinstance(value, _CONTAINERS) and depth > DOCUMENT_DEPTH_MAX:
         raise Invalid(field, whole, f"it must not be nested deeper than {DOCUMENT_DEPTH_MAX} levels")
     if isinstance(value, str):
         _check_text(field, whole, value)
@@ -111,7 +115,7 @@ def _check_value(field: str, whole: object, value: object, depth: int) -> None:
                 raise Invalid(field, whole, f"the keys of a JSON object are text; {key!r} is not")
             _check_text(field, whole, key)
             _check_value(field, whole, item, depth + 1)
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, _LISTS):
         for item in cast("list[object]", value):
             _check_value(field, whole, item, depth + 1)
     else:

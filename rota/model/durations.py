@@ -66,7 +66,7 @@ def format_duration(seconds: float) -> str:
 def _read_seconds(field: str, value: object) -> float:
     if isinstance(value, timedelta):
         return value.total_seconds()
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool):  # no |: jobs may run under Python 3.9
         if isinstance(value, float) and not math.isfinite(value):
             raise Invalid(field, value, f"{_RULE}; this is none")
         return float(min(max(value, -1), 10**15))  # out of bounds either way; a huge int has no float
@@ -82,4 +82,5 @@ def _read_seconds(field: str, value: object) -> float:
     match = _PATTERN.fullmatch(text) if text else None
     if match is None:
         raise Invalid(field, value, _RULE)
-    return sum(float(count) * size for count, (_, size) in zip(match.groups(), _UNITS, strict=True) if count)
+    # No strict=True, which Python 3.9 does not know; there is a group for each unit.
+    return sum(float(count) * size for count, (_, size) in zip(match.groups(), _UNITS) if count)  # noqa: B905

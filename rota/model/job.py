@@ -17,7 +17,7 @@ from rota.errors import Invalid
 from rota.model.durations import parse_duration
 from rota.model.ending import FOR_EVER, LOST_MAX, RETRY_DELAY_SECONDS, RETRY_DELAY_SECONDS_MAX, Backoff
 from rota.model.limits import LIMIT_COLUMNS, Limits
-from rota.model.names import check_name, check_pool
+from rota.model.names import check_env, check_name, check_pool
 from rota.model.states import Delivery
 
 POOL_DEFAULT = "default"
@@ -55,6 +55,7 @@ class JobSpec:
     kind: JobKind
     target: str | tuple[str, ...]
     pool: str = POOL_DEFAULT
+    env: str | None = None  # NAME or NAME==VERSION of an environment; None: the worker's own
     timeout_seconds: float | None = None
     start_within_seconds: float | None = None
     delivery: Delivery = Delivery.AT_LEAST_ONCE
@@ -87,6 +88,7 @@ class JobSpec:
         kind: object,
         target: object,
         pool: object = POOL_DEFAULT,
+        env: object = None,
         timeout: object = None,
         start_within: object = None,
         delivery: object = Delivery.AT_LEAST_ONCE,
@@ -131,6 +133,7 @@ class JobSpec:
             kind=known_kind,
             target=_check_target(known_kind, target),
             pool=check_pool(pool),
+            env=None if env is None else check_env("env", env),
             timeout_seconds=None if timeout is None else parse_duration("timeout", timeout),
             start_within_seconds=check_start_within(start_within),
             delivery=check_word("delivery", delivery, Delivery),
@@ -183,9 +186,9 @@ class JobSpec:
 
 
 _PARAMETERS = (
-    "name", "kind", "target", "pool", "timeout", "start_within", "delivery", "retries", "lost_max", "retry_delay",
-    "backoff", "retry_delay_max", "lease", "priority", "stdin", "cwd", "run_as", "run_as_groups", "memory_max",
-    "cpu_max", "open_files_max", "processes_max", "nice", "ionice", "umask", "variables",
+    "name", "kind", "target", "pool", "env", "timeout", "start_within", "delivery", "retries", "lost_max",
+    "retry_delay", "backoff", "retry_delay_max", "lease", "priority", "stdin", "cwd", "run_as", "run_as_groups",
+    "memory_max", "cpu_max", "open_files_max", "processes_max", "nice", "ionice", "umask", "variables",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ exactly on every database.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from rota.errors import Invalid
@@ -13,6 +14,9 @@ from rota.errors import Invalid
 NAME_LENGTH_MAX = 200
 NAME_MARKS = frozenset("._:/-")
 
+ENV_DEFAULT = "default"
+
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+!-]{0,99}", re.ASCII)
 _RULE = f"1 to {NAME_LENGTH_MAX} characters: letters, digits and . _ : / -"
 
 
@@ -37,6 +41,37 @@ def check_name(field: str, value: object) -> str:
 def check_pool(value: object) -> str:
     """Return ``value`` if it can name a pool."""
     return check_name("pool", value)
+
+
+def check_version(field: str, value: object) -> str:
+    """Return ``value`` if it is the version of an environment."""
+    if not isinstance(value, str) or not _VERSION.fullmatch(value):
+        rule = 'a version is text such as "1.2": 1 to 100 letters, digits and . _ + ! -, a letter or digit first'
+        raise Invalid(field, value, rule)
+    return value
+
+
+def check_env(field: str, value: object) -> str:
+    """Return ``value`` if it asks for an environment: ``NAME``, or ``NAME==VERSION``.
+
+    Raises:
+        Invalid: it is neither, too long, or the name of what a job runs in that asks for none.
+    """
+    if not isinstance(value, str):
+        raise Invalid(field, value, "an environment is NAME or NAME==VERSION")
+    name, equals, version = value.partition("==")
+    try:
+        check_name(field, name)
+        if equals:
+            check_version(field, version)
+    except Invalid as error:
+        raise Invalid(field, value, error.rule) from None
+    if len(value) > NAME_LENGTH_MAX:
+        raise Invalid(field, value, f"name and version have at most {NAME_LENGTH_MAX} characters together")
+    if name == ENV_DEFAULT:
+        rule = f"{ENV_DEFAULT} is the worker's own, which a job gets that asks for none: leave it out, or name another"
+        raise Invalid(field, value, rule)
+    return value
 
 
 def _belongs_to_a_name(character: str) -> bool:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rota.model.states import Delivery
+
+if TYPE_CHECKING:
+    from rota.model.environment import Environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Claim:
     marked: bool  # whether the start mark was committed with the claim
     problem: str | None = None  # why its job's row cannot be carried out as it stands
     limits: Mapping[str, Any] = field(default_factory=dict[str, Any])  # those of its job's row, by their columns
+    env: str | None = None  # what its job asks for
+    environment: Environment | None = None  # what it gets for that here; None: the worker's own
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from rota.model.timing import TimingKind, parse_any
 from rota.store.clock import READ_HELD
 from rota.store.database import Database, now_of
 from rota.store.durations import read_durations
-from rota.store.pools import last_seen, read_servers, say_full, say_nobody, serving
+from rota.store.pools import last_seen, read_servers, say_full, say_lacking, say_nobody, serving
 from rota.store.shown import say_moment, say_span
 from rota.store.tables import calendar, event, finding, job, run, schedule
 from rota.store.types import AnyRow, Number, db_now, db_now_plus
@@ -123,13 +123,29 @@ READ_READY_POOLS = select(
 # Of the ready runs of a pool that are claimed first, those that have been there for a while. Served by rota_run_claim
 # in its own order.
 _ready = (
-    select(run.c.id, run.c.job, run.c.run_at, run.c.enqueued_at)
+    select(run.c.id, run.c.job, run.c.job_id, run.c.run_at, run.c.enqueued_at)
     .where(run.c.state == RunState.READY.value, run.c.pool == bindparam("pool"), run.c.job_id.not_in(_paused_jobs))
     .order_by(run.c.urgency, run.c.run_at, run.c.id)
 )
 HAS_READY = _ready.limit(1)
 _first = _ready.limit(READY_LOOKED_AT).subquery("first_ready")
 FIND_LATE = select(_first).where(_first.c.run_at < _late, _first.c.enqueued_at < _late).limit(FOUND_MAX)
+# Whether runs that ask for an environment are among them; and the jobs that do.
+HAS_READY_IN = (
+    select(_first.c.id)
+    .where(_first.c.job_id.in_(select(job.c.id).where(job.c.env == bindparam("env", type_=job.c.env.type))))
+    .limit(1)
+)
+READ_ENVIRONMENTS = (
+    select(job.c.pool, job.c.env)
+    .where(job.c.env.is_not(None), job.c.env != "", job.c.state == JobState.ACTIVE.value)
+    .distinct()
+    .order_by(job.c.pool, job.c.env)
+    .limit(FOUND_MAX)
+)
+READ_ENVIRONMENTS_OF = (
+    select(job.c.env).where(job.c.id.in_(bindparam("job_ids", expanding=True)), job.c.env.is_not(None)).distinct()
+)
 # Since when they are ready: a run may have waited, or run, before. Served by rota_event_run.
 READ_READY_SINCE = (
     select(event.c.run_id, func.max(event.c.at).label("at"))
@@ -150,6 +166,7 @@ HAS_SCHEDULE = (
     )
     .limit(1)
 )
+HAS_SCHEDULE_IN = HAS_SCHEDULE.where(job.c.env == bindparam("env", type_=job.c.env.type))
 
 _latest = select(func.coalesce(func.max(run.c.id), 0)).scalar_subquery()
 _BAD = (RunState.FAILED.value, RunState.LOST.value)
@@ -268,6 +285,7 @@ class _Look:
         late = sum(self._look_at_ready(pool) for pool in ready_pools)
         if any(server.is_there for server in self._servers):
             self._look_at_pools(ready_pools)
+            self._look_at_environments(ready_pools)
         else:
             is_late = any(found.code is not FindingCode.CLOCK_STEPPED for found in self._found)
             self._tell_stopped(has_come=is_late or any(map(self._has_ready, ready_pools)))
@@ -339,11 +357,21 @@ class _Look:
         if late:
             oldest = ready_since[late[0].id]
             each = _name(late, lambda row: f"run {row.id} of {row.job}")
-            why = say_nobody(self._servers, pool) or say_full(self._servers, pool) or "its nodes do not take them"
+            why = (
+                say_nobody(self._servers, pool)
+                or self._say_lacking(pool, [row.job_id for row in late])
+                or say_full(self._servers, pool)
+                or "its nodes do not take them"
+            )
             span = say_span(self._now - oldest)
             sentence = f"{_count(late, 'run')} ready in pool {pool}, for up to {span}: {each}; {why}"
             self._tell(self._thresholds.judge(self._age(oldest)), FindingCode.RUN_LATE, pool, sentence, oldest)
         return len(late)
+
+    def _say_lacking(self, pool: str, job_ids: Sequence[int]) -> str | None:
+        wanted = self._connection.execute(READ_ENVIRONMENTS_OF, {"job_ids": sorted(set(job_ids))}).scalars()
+        said = [say_lacking(self._servers, pool, env) for env in sorted(wanted)]
+        return next((one for one in said if one is not None), None)
 
     def _has_ready(self, pool: str) -> bool:
         return self._connection.execute(HAS_READY, {"pool": pool}).first() is not None
@@ -381,6 +409,30 @@ class _Look:
             elif self._connection.execute(HAS_SCHEDULE, {"pool": pool}).scalar() is not None:
                 sentence = f"schedules of its jobs come due, and {nobody}"
                 self._tell(Severity.WARNING, FindingCode.POOL_EMPTY, pool, sentence, since)
+
+    def _look_at_environments(self, ready_pools: Sequence[str]) -> None:
+        """Look for jobs whose environment no living node of their pool has. Without such a node the pool is told."""
+        found: dict[str, list[tuple[Severity, str, datetime | None]]] = {}
+        for row in self._connection.execute(READ_ENVIRONMENTS).all():
+            lacking = say_lacking(self._servers, row.pool, row.env)
+            if lacking is None:
+                continue
+            had = [server for server in serving(self._servers, row.pool) if server.has(row.env)]
+            since = last_seen(had).seen_at if had else None
+            left_in_order = had and not any(server.is_silent for server in had)
+            if left_in_order and self._age(since) < GOODBYE_SECONDS:
+                continue
+            which = {"pool": row.pool, "env": row.env}
+            if row.pool in ready_pools and self._connection.execute(HAS_READY_IN, which).scalar() is not None:
+                found.setdefault(row.env, []).append((Severity.CRITICAL, f"runs are ready, and {lacking}", since))
+            elif self._connection.execute(HAS_SCHEDULE_IN, which).scalar() is not None:
+                sentence = f"schedules of its jobs come due, and {lacking}"
+                found.setdefault(row.env, []).append((Severity.WARNING, sentence, since))
+        for env, told in found.items():  # one for each environment, however many pools lack it
+            severity = Severity.CRITICAL if any(one[0] is Severity.CRITICAL for one in told) else Severity.WARNING
+            moments = [since for _, _, since in told if since is not None]
+            sentence = "; ".join(sentence for _, sentence, _ in told)
+            self._tell(severity, FindingCode.ENVIRONMENT_MISSING, env, sentence, min(moments, default=None))
 
     def _look_at_nodes(self) -> None:
         silent = [server for server in self._servers if server.is_silent]

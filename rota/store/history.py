@@ -18,7 +18,7 @@ from rota.model.states import FINISHED, AttemptState, JobState, RunState
 from rota.store.clock import READ_HELD
 from rota.store.database import Database
 from rota.store.events import READ_RUN_EVENTS, read_events, show_event
-from rota.store.pools import Server, read_servers, say_full, say_nobody, say_offered
+from rota.store.pools import Server, read_servers, say_full, say_lacking, say_nobody, say_offered
 from rota.store.shown import say_moment, say_span
 from rota.store.tables import attempt, job, run, schedule
 from rota.store.types import Instant, db_now
@@ -34,6 +34,7 @@ _RUN = [
     run,
     job.c.state.label("job_state"),
     job.c.id.label("known_job_id"),
+    job.c.env.label("env"),
     schedule.c.overlap.label("overlap"),
     schedule.c.catch_up_order.label("catch_up_order"),
     db_now().label("now"),
@@ -308,7 +309,10 @@ def _explain_unclaimed(connection: Connection, row: Row[Any], servers: list[Serv
         because.append(f"its job {row.job} was deleted: nobody knows how to run it; cancel it")
     if row.job_state == JobState.PAUSED.value:
         because.append(f"its job {row.job} is paused: `rota job resume {row.job}`")
-    full = say_full(servers, row.pool, row.target_node)
+    if (lacking := say_lacking(servers, row.pool, row.env, row.target_node)) is not None:
+        because.append(lacking)
+    able = [server for server in servers if server.has(row.env)]
+    full = say_full(able, row.pool, row.target_node)
     if full is not None:
         because.append(full)
     if is_ready:
@@ -319,7 +323,7 @@ def _explain_unclaimed(connection: Connection, row: Row[Any], servers: list[Serv
             because.append(f"{many} ready runs of pool {row.pool} come before it, by priority or age")
         elif not because:
             because.append(f"it is the next one of pool {row.pool}: a node with a free slot takes it at its next look")
-        offered = say_offered(servers, row.pool, row.target_node)
+        offered = say_offered(able, row.pool, row.target_node)
         if offered is not None and row.job_state != JobState.PAUSED.value:
             because.append(offered)
     if binds and row.start_by >= row.now:
@@ -343,7 +347,7 @@ def why_job(database: Database, name: str) -> Answer:
         because: list[str] = []
         if row.state == JobState.PAUSED.value:
             because.append(f"it is paused: none of its runs start, and slots are skipped; `rota job resume {name}`")
-        because += explain_pool(connection, row.pool)
+        because += explain_pool(connection, row.pool, row.env)
         of_job = {"job_id": row.id}
         opened = connection.execute(FIND_OPEN_OF_JOB, of_job).scalar()
         if opened is not None:
@@ -369,10 +373,11 @@ def why_job(database: Database, name: str) -> Answer:
     return database.read(explain)
 
 
-def explain_pool(connection: Connection, pool: str) -> list[str]:
-    """Say that a pool has no living node, or that all its slots are taken."""
+def explain_pool(connection: Connection, pool: str, env: str | None = None) -> list[str]:
+    """Say that a pool has no living node, none with environment ``env``, or that all slots of these are taken."""
     servers = read_servers(connection)
-    said = say_nobody(servers, pool) or say_full(servers, pool)
+    able = [server for server in servers if server.has(env)]
+    said = say_nobody(servers, pool) or say_lacking(servers, pool, env) or say_full(able, pool)
     return [said] if said is not None else []
 
 

@@ -6,6 +6,7 @@ asked for it. Values are checked by ``rota.model`` before they get here. Called 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from rota.errors import AlreadyExists, Conflict, Invalid, NotFound
 from rota.model.ending import FOR_EVER
+from rota.model.environment import ENVIRONMENTS_MAX, Environment, Environments
 from rota.model.job import JobKind, JobSpec
 from rota.model.states import JobState
 from rota.store.database import Database
@@ -55,6 +57,8 @@ _SHOWN = shown(job.c)
 READ_JOB = select(*_SHOWN).where(job.c.name == bindparam("name"))
 LOCK_JOB = READ_JOB.with_for_update()
 LIST_JOBS = select(*_SHOWN).where(job.c.name > bindparam("after")).order_by(job.c.name).limit(bindparam("limit"))
+
+READ_ENVS = select(job.c.env).where(job.c.env.is_not(None)).distinct().order_by(job.c.env).limit(ENVIRONMENTS_MAX)
 
 # Served by rota_schedule_job.
 SCHEDULES_OF = (
@@ -187,7 +191,7 @@ def declare_job(database: Database, spec: JobSpec, *, module: str, actor: str) -
         if encode_definition(held) == wanted:
             return "unchanged", ""
         difference = differences(held, spec.definition())
-        if not _is_as_declared(row.declared, held):
+        if _as_written_now(row.declared) != encode_definition(held):
             return "edited elsewhere", difference
         _change(connection, row, _columns_of(spec))
         text = f"job {spec.name} was declared anew by {module}: {difference}"
@@ -204,14 +208,14 @@ def declare_job(database: Database, spec: JobSpec, *, module: str, actor: str) -
     return write_fresh(database, declare)
 
 
-def _is_as_declared(declared: str | None, held: Mapping[str, Any]) -> bool:
-    # A program of the version before may have declared it, which knew fewer fields: what it did not name is as usual.
-    if declared == encode_definition(held):
-        return True
+def _as_written_now(declared: str | None) -> str | None:
+    """Return what code declared as this version writes it: a field that it did not know yet has its default."""
+    if declared is None:
+        return None
     try:
-        return JobSpec.from_definition(json.loads(declared or "null")).definition() == held
+        return encode_definition(JobSpec.from_definition(json.loads(declared)).definition())
     except (Invalid, ValueError, TypeError, AttributeError):
-        return False  # written by hand
+        return declared
 
 
 def pause_job(database: Database, name: str, *, actor: str) -> dict[str, Any]:
@@ -288,6 +292,16 @@ def list_jobs(database: Database, *, after: str = "", limit: int = PAGE_MAX) -> 
     return [show_job(row) for row in rows]
 
 
+def read_environments(database: Database) -> Environments:
+    """Return what jobs ask for, as a node would have it that has all of it; a name alone as version 0."""
+    found: list[Environment] = []
+    for env in database.read(lambda connection: connection.execute(READ_ENVS).scalars().all()):
+        name, _, version = env.partition("==")
+        with contextlib.suppress(Invalid):  # written by hand
+            found.append(Environment.checked(name, version=version or "0"))
+    return Environments(found)
+
+
 def _read(connection: Connection, name: str) -> Row[Any]:
     row = connection.execute(READ_JOB, {"name": name}).one_or_none()
     if row is None:
@@ -334,6 +348,7 @@ def show_job(row: Row[Any]) -> dict[str, Any]:
         "shell": row.target if row.kind == JobKind.SHELL.value else None,
         "pool": row.pool,
         "on": "any",
+        "env": row.env,
         "timeout": row.timeout_seconds,
         "start_within": row.start_within_seconds,
         "delivery": row.delivery,

@@ -28,6 +28,7 @@ from sqlalchemy import (
 )
 
 from rota.errors import DatabaseUnavailable
+from rota.model.environment import NO_ENVIRONMENTS, Environments
 from rota.model.limits import LIMIT_COLUMNS
 from rota.model.reasons import Reason
 from rota.model.run import Claim, NodeIdentity
@@ -46,6 +47,16 @@ _next_attempt = (
     select(func.coalesce(func.max(_attempts.c.attempt), 0) + 1).where(_attempts.c.run_id == run.c.id).scalar_subquery()
 )
 
+# Jobs whose runs a node leaves alone: paused ones, and those that ask for an environment it does not have. What the job
+# says now counts, so that an edit also frees the runs that wait. The job table is read once for each claim, whatever
+# the number of runs; ``environments`` is ``Environments.wanted``, which is never empty.
+NOT_FOR_NODE = select(job.c.id).where(
+    or_(
+        job.c.state == JobState.PAUSED.value,
+        job.c.env.not_in(bindparam("environments", expanding=True)),
+    )
+)
+
 # Runs of one pool that this node may take, best priority first, then oldest. Served by rota_run_claim in its own order,
 # so that no more rows are locked than are taken.
 FIND_CLAIMABLE = (
@@ -55,7 +66,7 @@ FIND_CLAIMABLE = (
         run.c.pool == bindparam("pool"),
         run.c.target_node.in_(["", bindparam("node")]),
         or_(run.c.start_by.is_(None), run.c.started_at.is_not(None), run.c.start_by >= db_now()),
-        run.c.job_id.not_in(select(job.c.id).where(job.c.state == JobState.PAUSED.value)),
+        run.c.job_id.not_in(NOT_FOR_NODE),
     )
     .order_by(run.c.urgency, run.c.run_at, run.c.id)
     .limit(bindparam("limit"))
@@ -76,6 +87,8 @@ CLAIM = (
         fence=run.c.fence + 1,
         attempt=case((_next_attempt > run.c.attempt + 1, _next_attempt), else_=run.c.attempt + 1),
         node=bindparam("by_node"),
+        environment=null(),
+        environment_version=null(),
         holder=bindparam("by_holder"),
         due_at=null(),
         lease_ends_at=_lease_end,
@@ -108,6 +121,16 @@ OPEN_ATTEMPTS = insert(attempt).from_select(
     ).where(_of_claims, run.c.state == RunState.RUNNING.value),
 )
 
+# What was claimed for an environment, noted with the run and with the attempt; sent for such claims only.
+_in_environment = {
+    "environment": bindparam("in_name", type_=run.c.environment.type),
+    "environment_version": bindparam("in_version", type_=run.c.environment_version.type),
+}
+NOTE_ENVIRONMENT = update(run).where(_of_claims, run.c.state == RunState.RUNNING.value).values(_in_environment)
+NOTE_ENVIRONMENT_OF_ATTEMPTS = (
+    update(attempt).where(attempt.c.claim_id.in_(bindparam("claim_ids", expanding=True))).values(_in_environment)
+)
+
 TELL_CLAIMS = tell_runs(
     _of_claims,
     run.c.state == RunState.RUNNING.value,
@@ -136,6 +159,7 @@ READ_CLAIMS = (
         _lease.label("lease"),
         job.c.kind,
         job.c.target,
+        job.c.env,
         job.c.timeout_seconds,
         job.c.retries,
         job.c.stdin,
@@ -221,11 +245,17 @@ TELL_ADOPTED = tell_runs(
 
 
 def claim_runs(
-    database: Database, identity: NodeIdentity, pools: Sequence[str], limit: int, lease_seconds: float
+    database: Database,
+    identity: NodeIdentity,
+    pools: Sequence[str],
+    limit: int,
+    lease_seconds: float,
+    environments: Environments = NO_ENVIRONMENTS,
 ) -> list[Claim]:
     """Take up to ``limit`` ready runs of ``pools`` for this node: best priority first within a pool, then oldest.
 
-    All claims commit together; the number of statements depends on the number of pools, not of runs. When the answer to
+    Runs of jobs that ask for an environment are taken if it is among ``environments``, and noted to run in it. All
+    claims commit together; the number of statements depends on the number of pools, not of runs. When the answer to
     COMMIT is lost, the claims are looked up by the batch's random id; what cannot be looked up either is not started,
     and its lease ends.
 
@@ -241,8 +271,8 @@ def claim_runs(
         for pool_name in pools:
             if (free := limit - len(candidates)) <= 0:
                 break
-            found = connection.execute(find, {"pool": pool_name, "node": identity.name, "limit": free})
-            candidates.extend(found.scalars())
+            which = {"pool": pool_name, "node": identity.name, "environments": environments.wanted, "limit": free}
+            candidates.extend(connection.execute(find, which).scalars())
         if not candidates:
             return []
         connection.execute(
@@ -259,7 +289,9 @@ def claim_runs(
         claim_ids = [f"{batch}-{run_id}" for run_id in candidates]
         connection.execute(OPEN_ATTEMPTS, {"claim_ids": claim_ids, "boot_id": identity.boot_id})
         connection.execute(TELL_CLAIMS, {"claim_ids": claim_ids})
-        return read_claims(connection, claim_ids, lease_seconds)
+        claims = read_claims(connection, claim_ids, lease_seconds, environments)
+        _note_environments(connection, claims)
+        return claims
 
     try:
         return database.write(take, repeatable=False)
@@ -267,16 +299,30 @@ def claim_runs(
         if not error.outcome_unknown:
             raise
         claim_ids = [f"{batch}-{run_id}" for run_id in candidates]
-        return database.read(lambda connection: read_claims(connection, claim_ids, lease_seconds))
+        return database.read(lambda connection: read_claims(connection, claim_ids, lease_seconds, environments))
 
 
-def read_claims(connection: Connection, claim_ids: Sequence[str], lease_seconds: float) -> list[Claim]:
+def read_claims(
+    connection: Connection, claim_ids: Sequence[str], lease_seconds: float, environments: Environments
+) -> list[Claim]:
     """Return those of ``claim_ids`` that are current."""
     rows = connection.execute(READ_CLAIMS, {"claim_ids": claim_ids, "node_lease": lease_seconds})
-    return [_claim_of(row) for row in rows]
+    return [_claim_of(row, environments) for row in rows]
 
 
-def _claim_of(row: AnyRow) -> Claim:
+def _note_environments(connection: Connection, claims: Sequence[Claim]) -> None:
+    by_environment: dict[tuple[str, str], list[str]] = {}
+    for claim in claims:
+        if claim.environment is not None:
+            which = (claim.environment.name, claim.environment.version)
+            by_environment.setdefault(which, []).append(claim.claim_id)
+    for (name, version), claim_ids in by_environment.items():
+        facts = {"claim_ids": claim_ids, "in_name": name, "in_version": version}
+        connection.execute(NOTE_ENVIRONMENT, facts)
+        connection.execute(NOTE_ENVIRONMENT_OF_ATTEMPTS, facts)
+
+
+def _claim_of(row: AnyRow, environments: Environments) -> Claim:
     if row.kind is None:  # claimed all the same, so that the run ends and says why
         variables, problem = {}, "it was deleted meanwhile, so there is nothing to start"
     else:
@@ -307,6 +353,8 @@ def _claim_of(row: AnyRow) -> Claim:
         marked=row.marked_at is not None,
         problem=problem,
         limits={name: value for name in LIMIT_COLUMNS if (value := getattr(row, name)) is not None},
+        env=row.env or None,
+        environment=environments.find(row.env) if row.env else None,
     )
 
 

@@ -80,6 +80,7 @@ def register_node(
     slots: int,
     version: str,
     lease_seconds: float,
+    environments: Sequence[str] = (),
     wanted: str | None = None,
     is_dead: IsDead | None = None,
 ) -> str:
@@ -103,6 +104,7 @@ def register_node(
         "version": version,
         "pools": json.dumps(list(pools), ensure_ascii=False),
         "slots": slots,
+        "environments": json.dumps(list(environments), ensure_ascii=False),
         "lease": lease_seconds,
     }
 
@@ -159,13 +161,25 @@ def _is_held(row: Row[Any], identity: NodeIdentity, is_dead: IsDead | None) -> b
 
 
 def describe_node(
-    database: Database, identity: NodeIdentity, *, state: NodeState, pools: Sequence[str], slots: int
+    database: Database,
+    identity: NodeIdentity,
+    *,
+    state: NodeState,
+    pools: Sequence[str],
+    slots: int,
+    environments: Sequence[str] = (),
 ) -> None:
-    """Tell the others what a node does from now on: whether it drains, which pools it serves, with how many slots.
+    """Tell the others what a node does from now on: whether it drains, which pools it serves, with how many slots and
+    which environments.
 
     It is no error if the name belongs to another process by now.
     """
-    facts = {"state": state.value, "pools": json.dumps(list(pools), ensure_ascii=False), "slots": slots}
+    facts = {
+        "state": state.value,
+        "pools": json.dumps(list(pools), ensure_ascii=False),
+        "slots": slots,
+        "environments": json.dumps(list(environments), ensure_ascii=False),
+    }
 
     def describe(connection: Connection) -> None:
         who = {"of_name": identity.name, "of_holder": identity.holder}
@@ -173,6 +187,8 @@ def describe_node(
             for pool_name in pools:
                 connection.execute(ADD_POOL, {"pool_name": pool_name})
             what = f"{identity.name} serves {', '.join(pools)} with {slots} slots"
+            if environments:
+                what += f" and has {', '.join(environments)}"
             text = f"{identity.name} drains" if state is NodeState.DRAINING else what
             tell_change(connection, "node", state.value, text, node=identity.name)
 
@@ -242,6 +258,7 @@ def _show_node(row: Row[Any], running: list[int]) -> dict[str, Any]:
         "version": row.version,
         "pools": show_document(row.pools),
         "slots": row.slots,
+        "environments": show_document(row.environments) or [],
         "running": running,
         "started_at": row.started_at,
         "seen_at": row.seen_at,

@@ -9,15 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from typing import Any
 
 from sqlalchemy import ColumnElement, Executable, and_, bindparam, exists, func, or_, select
 
+from rota.model.environment import NO_ENVIRONMENTS, Environments
 from rota.model.run import NodeIdentity
 from rota.model.states import JobState, RunState
 from rota.store.clock import IS_HELD
 from rota.store.database import Database
 from rota.store.findings import IS_LOOK_DUE
-from rota.store.tables import job, run, schedule
+from rota.store.leases import NOT_FOR_NODE
+from rota.store.tables import run, schedule
 from rota.store.types import db_now
 
 # Schedules that fire: neither paused nor set aside.
@@ -43,7 +46,7 @@ def _has_ready(pool: str) -> ColumnElement[bool]:
             run.c.pool == bindparam(pool),
             run.c.target_node.in_(["", bindparam("node")]),
             _may_start_in_time,
-            run.c.job_id.not_in(select(job.c.id).where(job.c.state == JobState.PAUSED.value)),
+            run.c.job_id.not_in(NOT_FOR_NODE),
         )
         .order_by(run.c.urgency, run.c.run_at, run.c.id)
         .limit(1)
@@ -59,7 +62,7 @@ def _has_ready(pool: str) -> ColumnElement[bool]:
 # than for the first, would read the whole ledger up to it.
 @cache
 def look_statement(pool_count: int) -> Executable:
-    """Return the look of a node of ``pool_count`` pools; its parameters are pool_0, pool_1 and so on, node, holder."""
+    """Return the look of a node of ``pool_count`` pools: its parameters are those of ``look``."""
     return select(
         db_now().label("now"),
         _next_slot_at.label("next_slot_at"),
@@ -112,10 +115,13 @@ class Outlook:
         return None if moment is None else (moment - self.now).total_seconds()
 
 
-def look(database: Database, identity: NodeIdentity, pools: Sequence[str]) -> Outlook:
+def look(
+    database: Database, identity: NodeIdentity, pools: Sequence[str], environments: Environments = NO_ENVIRONMENTS
+) -> Outlook:
     """Ask, in one statement, what there is to do and when the next thing will be."""
     statement = look_statement(len(pools))
-    parameters = {"node": identity.name, "holder": identity.holder}
+    parameters: dict[str, Any] = {"node": identity.name, "holder": identity.holder}
+    parameters["environments"] = environments.wanted
     parameters |= {f"pool_{number}": pool for number, pool in enumerate(pools)}
     row = database.read(lambda connection: connection.execute(statement, parameters).one())
     return Outlook(

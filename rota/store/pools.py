@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, desc, func, select
 
+from rota.errors import Invalid
+from rota.model.names import check_env
 from rota.model.states import NodeState
 from rota.store.shown import say_moment
 from rota.store.tables import node, run
@@ -30,6 +32,7 @@ READ_NODES = (
         node.c.state,
         node.c.pools,
         node.c.slots,
+        node.c.environments,
         node.c.seen_at,
         node.c.lease_ends_at,
         (node.c.lease_ends_at > db_now()).label("is_held"),
@@ -56,11 +59,21 @@ class Server:
     is_there: bool  # its lease goes on, also while it drains: it fires and rescues
     is_alive: bool  # it claims as well
     is_silent: bool  # it did not say goodbye, and its lease is over
+    environments: frozenset[str] = frozenset()  # NAME==VERSION
 
     @property
     def free(self) -> int:
         """How many runs it has room for."""
         return max(0, self.slots - self.held)
+
+    def versions(self, env: str) -> list[str]:
+        """List what it has of the environment that ``env`` names, whatever the version."""
+        name = env.partition("==")[0]
+        return sorted(one for one in self.environments if one.partition("==")[0] == name)
+
+    def has(self, env: str | None) -> bool:
+        """Tell whether it may run jobs that ask for ``env``."""
+        return not env or (env in self.environments if "==" in env else bool(self.versions(env)))
 
 
 def read_servers(connection: Connection) -> list[Server]:
@@ -70,7 +83,7 @@ def read_servers(connection: Connection) -> list[Server]:
     return [
         Server(
             name=row.name,
-            pools=_pools_of(row.pools),
+            pools=_names_of(row.pools),
             slots=row.slots,
             held=held.get(row.name, 0),
             seen_at=row.seen_at,
@@ -78,12 +91,13 @@ def read_servers(connection: Connection) -> list[Server]:
             is_there=row.state != NodeState.GONE.value and bool(row.is_held),
             is_alive=row.state == NodeState.ALIVE.value and bool(row.is_held),
             is_silent=row.state != NodeState.GONE.value and not row.is_held,
+            environments=_names_of(row.environments or "[]"),
         )
         for row in rows
     ]
 
 
-def _pools_of(text: str) -> frozenset[str]:
+def _names_of(text: str) -> frozenset[str]:
     try:
         found = json.loads(text)
     except ValueError:
@@ -108,6 +122,36 @@ def say_nobody(servers: Sequence[Server], pool: str, target: str = "") -> str | 
         return f"no node serves pool {pool}: start one with `rota worker --pool {pool}`"
     last = last_seen(found)
     return f"no node of pool {pool} is alive: {last.name} was the last one, seen {say_moment(last.seen_at)}"
+
+
+def say_lacking(servers: Sequence[Server], pool: str, env: str | None, target: str = "") -> str | None:
+    """Say that no living node of ``pool`` has environment ``env``, and what they and others have of it.
+
+    None when one has it, when ``env`` asks for nothing, and when none lives, which ``say_nobody`` tells.
+    """
+    alive = [server for server in serving(servers, pool, target) if server.is_alive]
+    if not alive or any(server.has(env) for server in alive):
+        return None
+    try:
+        check_env("env", env)
+    except Invalid as error:  # written by hand
+        return f"{error}: correct it with `rota job edit`"
+    assert env is not None
+    said = f"no node alive in pool {pool} has environment {env}"
+    others: dict[str, list[str]] = {}
+    for server in alive:
+        for version in server.versions(env):
+            others.setdefault(version, []).append(server.name)
+    if others:
+        return f"{said}; " + "; ".join(
+            f"{_name(names)} {'has' if len(names) == 1 else 'have'} {version}" for version, names in others.items()
+        )
+    elsewhere = [server for server in servers if server.has(env) and server not in alive]
+    if elsewhere:
+        one = elsewhere[0]
+        seen = f"is not alive, seen {say_moment(one.seen_at)}"
+        return f"{said}; {one.name} has it, and {f'serves {_name(sorted(one.pools))}' if one.is_alive else seen}"
+    return f"{said}: register it on one, in its configuration or by installing what registers it"
 
 
 def last_seen(servers: Sequence[Server]) -> Server:

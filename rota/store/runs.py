@@ -161,7 +161,7 @@ def _show_run(row: Row[Any], attempts: Sequence[Row[Any]], events: list[dict[str
         "on": "any",
         "node": row.node,
         "target_node": row.target_node,
-        "environment": None,
+        "environment": _spell_environment(row),
         "slot": row.slot_at,
         "slot_count": row.slot_count,
         "slot_last": row.slot_last_at,
@@ -190,6 +190,11 @@ def _progress_of(row: Row[Any]) -> dict[str, Any] | None:
     return {"fraction": row.progress, "message": row.progress_message, "at": row.progress_at}
 
 
+def _spell_environment(row: Row[Any]) -> str | None:
+    """Say what an attempt was claimed for, as a job asks for it; None is the worker's own, or no attempt yet."""
+    return None if row.environment is None else f"{row.environment}=={row.environment_version}"
+
+
 def _error_of(attempts: Sequence[Row[Any]]) -> dict[str, Any] | None:
     """Say what went wrong in the last attempt, if it is over and something did."""
     if not attempts or attempts[-1].state not in {AttemptState.FAILED.value, AttemptState.LOST.value}:
@@ -212,6 +217,7 @@ def _show_attempt(row: Row[Any]) -> dict[str, Any]:
         "state": row.state,
         "reason": {"code": row.reason, "text": row.reason_text} if row.reason else None,
         "node": row.node,
+        "environment": _spell_environment(row),
         "boot_id": row.boot_id,
         "pid": row.pid,
         "claim_id": row.claim_id,

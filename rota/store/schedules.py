@@ -77,7 +77,13 @@ _SHOWN = select(*shown(schedule.c), *_JOB).join(job, job.c.id == schedule.c.job_
 READ_SHOWN = _SHOWN.where(schedule.c.name == bindparam("name"))
 LIST_SCHEDULES = _SHOWN.where(schedule.c.name > bindparam("after")).order_by(schedule.c.name).limit(bindparam("limit"))
 READ_SCHEDULE = (
-    select(schedule, *_JOB, job.c.start_within_seconds.label("job_start_within_seconds"), db_now().label("now"))
+    select(
+        schedule,
+        *_JOB,
+        job.c.env.label("job_env"),
+        job.c.start_within_seconds.label("job_start_within_seconds"),
+        db_now().label("now"),
+    )
     .join(job, job.c.id == schedule.c.job_id)
     .where(schedule.c.name == bindparam("name"))
 )

@@ -116,6 +116,7 @@ node = Table(
     Column("version", Name, nullable=False),
     Column("pools", LongText, nullable=False),  # JSON list of names
     Column("slots", Integer, nullable=False),  # how many runs at once
+    Column("environments", LongText),  # JSON list of NAME==VERSION; NULL: it did not say
     Column("started_at", Instant, nullable=False),
     Column("seen_at", Instant, nullable=False),  # the last good round
     Column("lease_ends_at", Instant),  # NULL once it has said goodbye
@@ -132,6 +133,7 @@ job = Table(
     Column("kind", Word, nullable=False),  # call, command, shell
     Column("target", LongText, nullable=False),  # package.module:function, JSON list of arguments, or shell line
     Column("pool", Name, nullable=False),
+    Column("env", Name),  # NAME or NAME==VERSION of the environment it asks for; NULL: the worker's own
     Column("timeout_seconds", Number),
     Column("start_within_seconds", Number),
     Column("delivery", Word, nullable=False),
@@ -279,6 +281,8 @@ run = Table(
     Column("fence", Id, nullable=False),
     Column("claim_id", Token, unique=True),  # of the last claim; kept after the end
     Column("node", Name),
+    Column("environment", Name),  # what its newest attempt was claimed for; NULL: the worker's own
+    Column("environment_version", Name),
     Column("holder", Token),  # the node's process that holds it
     Column("marked_at", Instant),  # the start mark of the current claim
     Column("lease_seconds", Number),  # the job's; NULL: the worker's
@@ -343,6 +347,8 @@ attempt = Table(
     Column("claim_id", Token, nullable=False, unique=True),
     Column("fence", Id, nullable=False),
     Column("node", Name, nullable=False),
+    Column("environment", Name),  # what it was claimed for; NULL: the worker's own
+    Column("environment_version", Name),
     Column("boot_id", Token),
     Column("pid", Integer),
     Column("claimed_at", Instant, nullable=False),

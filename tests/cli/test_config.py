@@ -127,3 +127,57 @@ def test_the_file_that_holds_the_database_counts_more_than_the_configuration(fil
 
 def test_pools_of_a_variable_may_be_parted_by_commas_or_blanks():
     assert read_config(None, {"ROTA_POOLS": "a, b  c"}).pools == ("a", "b", "c")
+
+
+def test_environments_are_read_and_the_values_of_their_variables_never_shown(file):
+    file.write_text("""
+[environments.shop]
+version = "1.2"
+interpreter = "/srv/shop/venv/bin/python"
+python_path = ["/srv/shop"]
+variables = { TOKEN = "secret" }
+
+[[environments.tools]]
+version = "1"
+[[environments.tools]]
+version = "2"
+""")
+
+    config = read_config(file, {})
+
+    assert [one.spelled for one in config.environments] == ["shop==1.2", "tools==1", "tools==2"]
+    shown = {key: resolved.text for key, resolved in config.resolved.items() if key.startswith("environments.")}
+    assert shown == {
+        "environments.shop==1.2": "/srv/shop/venv/bin/python, path /srv/shop, variables TOKEN",
+        "environments.tools==1": "(the worker's interpreter)",
+        "environments.tools==2": "(the worker's interpreter)",
+    }
+    assert config.resolved["environments.shop==1.2"].origin == f"file {file}"
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("environments = 3", r"environments is a section for each"),
+        ("environments.shop = 3", r"environments\.shop is a section"),
+        ("[environments.shop]", r"environments\.shop\.version None is refused"),
+        ("[environments.shop]\nversion = 1.2", r"environments\.shop\.version 1\.2 is refused: a version is text"),
+        ('[environments.shop]\nverson = "1"', r"shop\.verson; did you mean environments\.shop\.version\?"),
+        (
+            '[environments.shop]\nversion = "1"\ninterpreter = "python3"',
+            r"environments\.shop\.interpreter 'python3' is",
+        ),
+        (
+            '[environments.shop]\nversion = "1"\npython_path = "/srv"',
+            r"environments\.shop\.python_path '/srv' is refused",
+        ),
+        ('[environments."two words"]\nversion = "1"', r"environments 'two words' is refused"),
+        ('[environments.default]\nversion = "1"', r"default is the worker's own"),
+        ('[[environments.shop]]\nversion = "1"\n[[environments.shop]]\nversion = "1"', r"shop has version 1 twice"),
+    ],
+)
+def test_an_environment_that_is_written_wrong_is_refused_with_its_key(file, written, said):
+    file.write_text(written)
+
+    with pytest.raises(ConfigError, match=said):
+        read_config(file, {})

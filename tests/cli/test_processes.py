@@ -238,3 +238,30 @@ def test_the_demo_never_touches_the_database_in_force(rota, start_rota):
     process.communicate(timeout=60)
 
     assert read(rota("job", "list", "--json")) == []
+
+
+def test_a_worker_has_the_environments_of_its_file_and_reads_them_again(rota, start_rota, tmp_path, settings):
+    (tmp_path / "shop.py").write_text("def go():\n    return 'shop'\n")
+    section = f'[environments.shop]\nversion = "{{}}"\npython_path = ["{tmp_path}"]\n'
+    settings.write_text("slots = 3\n" + section.format("1"))
+    log = tmp_path / "worker.log"
+    process = start_rota("worker", "--name", "a", "--log-file", str(log), "--config", str(settings))
+    wait_until(said(tmp_path, "3 slots"), "the worker is ready")
+    rota("job", "add", "pinned", "--call", "shop:go", "--env", "shop==2")
+    rota("job", "run", "pinned")
+
+    why = rota("why", "run", "1").stdout
+    before = read(rota("node", "show", "a", "--json"))["environments"]
+    settings.write_text("slots = 3\n" + section.format("2"))
+    process.send_signal(signal.SIGHUP)
+    rota("run", "wait", "1")
+
+    assert before == ["shop==1"]
+    assert "no node alive in pool default has environment shop==2; a has shop==1" in why
+    run = read(rota("run", "show", "1", "--json"))
+    assert (run["state"], run["environment"], run["result"]) == ("succeeded", "shop==2", "shop")
+    assert "shop==2" in rota("node", "list").stdout
+    assert read(rota("job", "show", "pinned", "--json"))["env"] == "shop==2"
+    assert read(rota("job", "edit", "pinned", "--env", "none", "--json"))["env"] is None
+    process.terminate()
+    assert process.wait(SECONDS_MAX) == 0

@@ -20,14 +20,14 @@ FLAGS = {
     "tick": "--name --pool --slots -I -m --lease --poll --drain-timeout --on-term --state-dir --log-file",
     "status": "",
     "check": "--nagios --warning-late --critical-late",
-    "job add": "--call --command --shell --pool --timeout --start-within --delivery --retries --retry-delay --backoff "
-               "--retry-delay-max --lease --priority --stdin --cwd --run-as --run-as-group --memory-max --cpu-max "
-               "--open-files-max --processes-max --nice --ionice --umask --variable --if-exists",
+    "job add": "--call --command --shell --pool --env --timeout --start-within --delivery --retries --retry-delay "
+               "--backoff --retry-delay-max --lease --priority --stdin --cwd --run-as --run-as-group --memory-max "
+               "--cpu-max --open-files-max --processes-max --nice --ionice --umask --variable --if-exists",
     "job list": "",
     "job show": "",
-    "job edit": "--call --command --shell --pool --timeout --start-within --delivery --retries --retry-delay --backoff "
-                "--retry-delay-max --lease --priority --stdin --cwd --run-as --run-as-group --memory-max --cpu-max "
-                "--open-files-max --processes-max --nice --ionice --umask --variable",
+    "job edit": "--call --command --shell --pool --env --timeout --start-within --delivery --retries --retry-delay "
+                "--backoff --retry-delay-max --lease --priority --stdin --cwd --run-as --run-as-group --memory-max "
+                "--cpu-max --open-files-max --processes-max --nice --ionice --umask --variable",
     "job pause": "",
     "job resume": "",
     "job delete": "",

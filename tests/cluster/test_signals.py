@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sqlite3
 from collections.abc import Iterator
@@ -186,6 +187,27 @@ def test_a_worker_reads_its_settings_again_and_keeps_the_old_ones_when_they_are_
     tell_to_go(cluster)
     assert cluster.wait_for_end(*run_ids) == {"succeeded"}
     assert len(worker.trouble()) == 2
+
+
+def test_settings_that_take_long_to_read_hold_up_no_renewal(cluster: Cluster) -> None:
+    cluster.add_shell("waits", f"note start; {UNTIL_TOLD}")
+    worker = cluster.start("a", slots=1, lease_seconds=3.0)
+    (run_id,) = cluster.enqueue("waits")
+    cluster.wait_for_note("start", run_id)
+    worker.settings_path.unlink()
+    os.mkfifo(worker.settings_path)  # whoever opens it waits for somebody who writes
+
+    worker.signal(signal.SIGHUP)
+    for _ in range(3):  # one may have been under way
+        before = cluster.run(run_id).lease_ends_at
+        cluster.wait(lambda: cluster.run(run_id).lease_ends_at > before, "the lease is renewed")  # noqa: B023
+    worker.write_settings(slots=2)
+    cluster.wait_for_log(worker, "2 slots")
+
+    tell_to_go(cluster)
+    assert cluster.wait_for_end(run_id) == {"succeeded"}
+    assert len(cluster.attempts(run_id)) == 1
+    assert worker.trouble() == []
 
 
 def test_a_worker_opens_its_log_anew_and_leaves_its_jobs_alone(cluster: Cluster) -> None:

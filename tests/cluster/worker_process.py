@@ -19,6 +19,7 @@ from sqlalchemy import Engine, event
 from rota.engine.node import Node, RunUntil
 from rota.engine.settings import NodeSettings
 from rota.errors import ConfigError
+from rota.model.environment import Environment, Environments
 
 
 def read_values(path: Path) -> dict[str, Any]:
@@ -29,6 +30,8 @@ def read_values(path: Path) -> dict[str, Any]:
     for name in ("pools", "import_dirs"):
         if name in values:
             values[name] = tuple(values[name])
+    if "environments" in values:
+        values["environments"] = Environments(Environment.checked(**facts) for facts in values["environments"])
     return values | {"state_dir": Path(values["state_dir"])}
 
 

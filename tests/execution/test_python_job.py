@@ -31,7 +31,7 @@ def log(is_set_up):
     if is_set_up: logging.basicConfig(format="mine: %(message)s")
     logging.getLogger("shop").debug("d")
     logging.getLogger("shop").info("i")
-    logging.warning("w")
+    logging.getLogger("shop").warning("w")
 def add(a, b=0): return {"sum": a + b}
 async def later(a):
     import asyncio
@@ -98,7 +98,7 @@ def test_a_callable_gets_its_arguments_and_its_value_is_the_result(call: Callabl
 
 
 def test_what_is_logged_is_written_with_its_level(call: Callable[..., Outcome]) -> None:
-    assert call("jobs_here:log", [False]).stderr.head == b"INFO shop: i\nWARNING root: w\n"
+    assert call("jobs_here:log", [False]).stderr.head == b"INFO shop: i\nWARNING shop: w\n"
     assert call("jobs_here:log", [True]).stderr.head == b"mine: i\nmine: w\n"  # as the job set it up
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import event as engine_event
 from sqlalchemy import insert, select, text, update
 
+from rota.model.environment import NO_ENVIRONMENTS, Environments
 from rota.model.run import Claim, End, NewRun, NodeIdentity
 from rota.model.states import RunState
 from rota.store.creation import enqueue_runs, request_ids
@@ -113,8 +114,9 @@ class Ledger:
         pools: Sequence[str] = ("default",),
         lease_seconds: float = LEASE_SECONDS,
         database: Database | None = None,
+        environments: Environments = NO_ENVIRONMENTS,
     ) -> list[Claim]:
-        return claim_runs(database or self.database, identity_of(node), pools, limit, lease_seconds)
+        return claim_runs(database or self.database, identity_of(node), pools, limit, lease_seconds, environments)
 
     def claim_one(self, node: str = "a", **options: Any) -> Claim:
         (claim,) = self.claim(node, 1, **options)

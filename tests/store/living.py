@@ -7,7 +7,14 @@ from rota.store.nodes import leave_node, register_node
 from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of
 
 
-def start_node(ledger: Ledger, name: str = "a", *, pools: tuple[str, ...] = ("default",), slots: int = 4) -> None:
+def start_node(
+    ledger: Ledger,
+    name: str = "a",
+    *,
+    pools: tuple[str, ...] = ("default",),
+    slots: int = 4,
+    environments: tuple[str, ...] = (),
+) -> None:
     """Register a node, or let it come back: alive for one lease from now."""
     register_node(
         ledger.database,
@@ -17,6 +24,7 @@ def start_node(ledger: Ledger, name: str = "a", *, pools: tuple[str, ...] = ("de
         pid_started=1,
         pools=pools,
         slots=slots,
+        environments=environments,
         version="0.1.0",
         lease_seconds=LEASE_SECONDS,
         wanted=name,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from rota.errors import DatabaseUnavailable
+from rota.model.environment import Environment, Environments
 from rota.model.run import NewRun, NodeIdentity
 from rota.model.states import NodeState
 from rota.store.database import Database
@@ -135,10 +136,12 @@ def test_a_claim_carries_all_that_is_needed_to_start(ledger: Ledger) -> None:
         memory_max_bytes=1 << 40,
         nice=-5,
         run_as_groups='["adm"]',
+        env="shop",
     )
     run_id = ledger.enqueue(args='{"day": 1}', run_key="k")
+    shop = Environment.checked("shop", version="1.2", interpreter="/venv/bin/python")
 
-    claim = ledger.claim_one()
+    claim = ledger.claim_one(environments=Environments([shop]))
 
     assert dataclasses.asdict(claim) | {"claim_id": ""} == {
         "run_id": run_id,
@@ -166,6 +169,8 @@ def test_a_claim_carries_all_that_is_needed_to_start(ledger: Ledger) -> None:
         "marked": True,
         "problem": None,
         "limits": {"memory_max_bytes": 1 << 40, "nice": -5, "run_as_groups": '["adm"]'},
+        "env": "shop",
+        "environment": dataclasses.asdict(shop),
     }
 
 

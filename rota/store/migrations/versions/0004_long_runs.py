@@ -16,6 +16,7 @@ branch_labels = None
 depends_on = None
 
 ADDED: dict[str, tuple[sa.Column[Any], ...]] = {
+    "rota_node": (sa.Column("environments", LongText, nullable=True),),
     "rota_run": (
         sa.Column("progress", Number, nullable=True),
         sa.Column("progress_message", LongText, nullable=True),
@@ -23,9 +24,12 @@ ADDED: dict[str, tuple[sa.Column[Any], ...]] = {
         sa.Column("checkpoint", LongText, nullable=True),
         sa.Column("freeze_asked_at", Instant(), nullable=True),
         sa.Column("freeze_asked_by", Name, nullable=True),
+        sa.Column("environment", Name, nullable=True),
+        sa.Column("environment_version", Name, nullable=True),
     ),
     "rota_output": (sa.Column("marks", LongText, nullable=True),),
     "rota_job": (
+        sa.Column("env", Name, nullable=True),
         sa.Column("run_as_groups", LongText, nullable=True),
         sa.Column("memory_max_bytes", Id, nullable=True),
         sa.Column("cpu_max_seconds", Number, nullable=True),
@@ -36,6 +40,8 @@ ADDED: dict[str, tuple[sa.Column[Any], ...]] = {
         sa.Column("umask", Word, nullable=True),
     ),
     "rota_attempt": (
+        sa.Column("environment", Name, nullable=True),
+        sa.Column("environment_version", Name, nullable=True),
         sa.Column("read_bytes", Id, nullable=True),
         sa.Column("written_bytes", Id, nullable=True),
     ),

@@ -1,0 +1,87 @@
+"""The process of a Python callable in an environment of its own: lends it Rota's part, then is ``python_job``.
+
+Run by path under the environment's interpreter: ``INTERPRETER .../runner.py TARGET ENVIRONMENT FOLDER...``, with the
+folders in PYTHONPATH too. Invariant: of the worker's installation the package ``rota`` becomes importable, and nothing
+else; it is this one whatever is installed there, since job and guardian must speak the same way. Written so that old
+Pythons, 2.7 among them, can read it and say that they are too old.
+
+``multiprocessing`` reads it again, as ``__mp_main__``, in each process that it spawns: those are lent it too.
+"""
+
+# pyright: reportTypeCommentUsage=false
+
+import os
+import sys
+
+PYTHON_MIN = (3, 9)
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def lend_rota():
+    # type: () -> None
+    """Put the package ``rota`` where imports look first; its folder never gets onto the import path."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    here = os.path.join(PACKAGE, "execution")
+    if sys.path and os.path.abspath(sys.path[0]) == here:  # a script's folder, full of common names
+        del sys.path[0]
+    # One that is installed there may have been imported by a .pth file.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rota"]:
+        del sys.modules[name]
+    spec = spec_from_file_location("rota", os.path.join(PACKAGE, "__init__.py"), submodule_search_locations=[PACKAGE])
+    assert spec is not None
+    assert spec.loader is not None
+    package = module_from_spec(spec)
+    sys.modules["rota"] = package
+    spec.loader.exec_module(package)
+
+
+def refuse(sentence):
+    # type: (str) -> None
+    """Tell the guardian that the job cannot be started. Without our modules, which this Python perhaps cannot read."""
+    import json
+    import socket
+    import struct
+
+    message = {"op": "error", "type": "rota:not_started", "message": sentence, "traceback": ""}
+    text = json.dumps(message).encode("ascii")
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(30.0)
+    connection.connect(os.environ["ROTA_CONTROL"])
+    connection.sendall(struct.pack("!II", len(text), 0) + text)
+    connection.recv(65536)  # it has been taken
+    connection.close()
+
+
+def find_fault(environment, folders):
+    # type: (str, list[str]) -> str | None
+    """Say why nothing can run in this environment; None when it can."""
+    advice = "correct the environment where it is registered"
+    if sys.version_info < PYTHON_MIN:
+        version = ".".join(str(part) for part in sys.version_info[:3])
+        wanted = ".".join(str(part) for part in PYTHON_MIN)
+        has = "the interpreter " + sys.executable + " of environment " + environment + " is Python " + version
+        return has + ", and Python jobs need " + wanted + " or later: " + advice + ", or run it as a command"
+    for folder in folders:
+        if not os.path.exists(folder):
+            gone = "folder " + repr(folder) + " of environment " + environment + " is not there"
+            return gone + ": put it back, or " + advice
+    return None
+
+
+def main(target, environment, folders):
+    # type: (str, str, list[str]) -> int
+    """Be the process of ``target``, and give its exit status."""
+    fault = find_fault(environment, folders)
+    if fault is not None:
+        refuse(fault)
+        return 1
+    from rota.execution import python_job
+
+    return python_job.main(target)
+
+
+if __name__ in ("__main__", "__mp_main__") and sys.version_info >= PYTHON_MIN:
+    lend_rota()
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3:]))
