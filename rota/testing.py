@@ -25,7 +25,7 @@ from rota.client.rota import Rota
 from rota.client.schema import upgrade
 from rota.engine.scheduler import Scheduler
 from rota.errors import Invalid, StateError
-from rota.execution.python_job import call, find_callable
+from rota.execution.python_job import call, find_callable, name_bases, name_type
 from rota.model.documents import encode_document
 from rota.model.durations import parse_duration
 from rota.model.instants import check_zone, parse_instant
@@ -250,7 +250,8 @@ class Simulation:
         # A lease of its own is renewed whenever the clock has moved; only what an outage has lost is waited for.
         lost = ahead.lease_count > len(self._underway)
         self._is_idle = not is_held and not lost and ahead.next_due_at is None and not self._has_untaken()
-        instants = [ahead.next_slot_at, ahead.next_due_at, ahead.next_lease_end_at if lost else None]
+        instants = [ahead.next_slot_at, ahead.next_due_at, ahead.next_half_open_at]
+        instants.append(ahead.next_lease_end_at if lost else None)
         instants += [attempt.ends_at for attempt in self._underway.values()]
         instants += [start for start, _ in self._outages if start > self._now]
         # Ends of windows and leases count once they have passed.
@@ -329,6 +330,12 @@ class Simulation:
 
     def _execute(self, claim: Claim) -> _Underway:
         """Call the handler, and return what is to be told about it, and when."""
+        if claim.is_too_late:
+            return _Underway(
+                claim,
+                self._now,
+                End(claim.claim_id, claim.run_id, "deadline", error_message="it was claimed after that"),
+            )
         run = SimulatedRun(
             run_id=claim.run_id,
             job=claim.job,
@@ -345,9 +352,9 @@ class Simulation:
         handler, takes = self._find_handler(claim)
         end = End(claim.claim_id, claim.run_id, **_outcome(handler, run, claim.problem))
         seconds = parse_duration("takes", takes(run) if callable(takes) else takes, zero_ok=True)
-        if claim.timeout_seconds is not None and seconds > claim.timeout_seconds:
-            seconds = claim.timeout_seconds
-            end = End(claim.claim_id, claim.run_id, "timeout")
+        if claim.limit_seconds is not None and seconds > claim.limit_seconds:
+            seconds = claim.limit_seconds
+            end = End(claim.claim_id, claim.run_id, claim.limited_by)
         end = dataclasses.replace(end, seconds=seconds)
         return _Underway(claim, self._now + timedelta(seconds=seconds), end)
 
@@ -398,11 +405,10 @@ def _outcome(handler: Handler, run: SimulatedRun, problem: str | None) -> dict[s
     except Release as released:
         return {"kind": "released", "error_message": str(released)}
     except Exception as error:  # noqa: BLE001 - whatever the handler raises is its run's end
-        kind = type(error)
-        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         return {
             "kind": "exception",
-            "error_type": "Retry" if isinstance(error, Retry) else name,
+            "error_type": "Retry" if isinstance(error, Retry) else name_type(type(error)),
+            "error_bases": name_bases(error),
             "error_message": str(error),
             "traceback": None if isinstance(error, Retry) else "".join(traceback.format_exception(error)),
             "retry_after_seconds": error.after_seconds if isinstance(error, Retry) else None,

@@ -365,3 +365,70 @@ def test_what_makes_no_sense_is_refused(sim: Simulation, wrong: Any, field: str)
         wrong(sim)
 
     assert refused.value.field == field
+
+
+def test_full_jitter_is_the_same_in_every_simulation_of_the_same_runs() -> None:
+    def waits() -> list[datetime]:
+        with Simulation(START) as sim:
+            sim.rota.jobs.add("job", command=["true"], retries=4, retry_delay="10m", backoff="jitter")
+            starts: list[datetime] = []
+
+            def fail(run: SimulatedRun) -> None:
+                starts.append(run.now)
+                raise ValueError
+
+            sim.handle("job", fail)
+            sim.rota.enqueue("job")
+            sim.run_until_idle()
+            return starts
+
+    first = waits()
+
+    assert first == waits()
+    assert len(set(first)) == 5
+
+
+def test_a_simulated_error_is_chosen_by_its_base_class_and_a_run_by_its_own_retries(sim: Simulation) -> None:
+    sim.rota.jobs.edit("job", retries=5, retry_delay="1m", retry_on=["OSError"])
+    raised: list[type[Exception]] = [ConnectionError, ValueError, ConnectionError, ConnectionError, ConnectionError]
+
+    def fail(_: SimulatedRun) -> None:
+        raise raised.pop(0)
+
+    sim.handle("job", fail)
+    first = sim.rota.enqueue("job")
+    sim.run_until_idle()
+    second = sim.rota.enqueue("job", retries=2, retry_delay="5m")
+    sim.run_until_idle()
+
+    assert [view["attempt"] for view in sim.runs()] == [2, 3]
+    assert first.show()["reason"]["text"].endswith("not retried: retry_on names only OSError")
+    assert second.state == "failed"
+    assert sim.now.strftime("%H:%M") == "00:11"
+
+
+def test_the_deadline_cuts_a_simulated_run_off(sim: Simulation) -> None:
+    sim.rota.jobs.edit("job", retries="forever", retry_delay="10m", deadline="1h", timeout="25m")
+    sim.handle("job", lambda _: None, takes="30m")
+    run = sim.rota.enqueue("job")
+
+    sim.run_until_idle()
+
+    # 25 minutes, 10 of waiting, and the 25 that are left.
+    assert (run.state, run.show()["reason"]["code"], run.show()["attempt"]) == ("failed", "deadline", 2)
+    assert "ran into the deadline of its run" in run.show()["reason"]["text"]
+    assert sim.now.strftime("%H:%M") == "01:00"
+
+
+def test_a_simulated_breaker_opens_lets_one_through_and_closes(sim: Simulation) -> None:
+    sim.rota.jobs.edit("job", breaker_failures=2, breaker_pause="25m")
+    sim.handle("job", lambda run: 1 / 0 if run.now.hour < 1 else None)
+    sim.rota.schedules.add("often", "job", cron="*/10 * * * *", overlap="allow", start_within="6h")
+
+    sim.run_until("2026-03-02T01:25Z")
+
+    starts = [(run["started_at"] or "")[11:16] for run in sim.runs()]
+    assert [run["state"] for run in sim.runs()][:3] == ["failed", "failed", "failed"]
+    assert starts[:3] == ["00:10", "00:20", "00:45"]  # the third was let through after the pause, and opened it again
+    assert set(starts[3:]) == {"01:10", "01:20"}
+    assert {run["state"] for run in sim.runs()[3:]} == {"succeeded"}

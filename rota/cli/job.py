@@ -45,8 +45,20 @@ def definition_flags(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--delivery", type=Words(*Delivery), help="When its node dies: start again, or not."),
             click.option("--retries", metavar="N|forever", help="How often to try again after a bad end. [0]"),
             click.option("--retry-delay", metavar="D", help="How long to wait before that."),
-            click.option("--backoff", type=Words(*Backoff), help="The same delay each time, or doubling."),
+            click.option("--backoff", type=Words(*Backoff), help="The same delay, doubling, or anything up to that."),
             click.option("--retry-delay-max", metavar="D", help="Where doubling ends."),
+            click.option(
+                "--retry-on",
+                metavar="END",
+                multiple=True,
+                help="Retry only this: OSError, exit:75, signal:SIGKILL, timeout, ... Repeatable.",
+            ),
+            click.option("--no-retry-on", metavar="END", multiple=True, help="Do not retry this; repeatable."),
+            click.option("--deadline", metavar="D", help="The longest all attempts may take, from the first start."),
+            click.option("--no-op-exit-code", metavar="N", help="An exit code that means: there was nothing to do."),
+            click.option("--cancel-exit-code", metavar="N", help="An exit code that cancels the run."),
+            click.option("--breaker-failures", metavar="N", help="Pause after so many bad attempts in a row."),
+            click.option("--breaker-pause", metavar="D", help="How long that pause is. [5m]"),
             click.option("--lease", metavar="D", help="How soon another node may take over from a silent one."),
             click.option("--priority", metavar="N", help="Higher first. [0]"),
             click.option("--stdin", metavar="TEXT", help="Given to the process on standard input."),
@@ -89,9 +101,14 @@ def read_definition(
     if arguments and not command:
         raise Invalid("command", shlex.join(arguments), "arguments belong to --command; put --command before `--`")
     variables = read_pairs("variable", flags.pop("variable"))
+    words = {name: _read_words(flags.pop(name)) for name in ("retry_on", "no_retry_on")}
     target = given(call=call, command=list(arguments) if command else None, shell=shell)
     groups = "none" if run_as_groups == ("none",) else list(run_as_groups) or None
-    return target | given(variables=variables, run_as_groups=groups, **flags)
+    return target | given(variables=variables, run_as_groups=groups, **words, **flags)
+
+
+def _read_words(words: tuple[str, ...]) -> list[str] | str | None:
+    return "none" if words == ("none",) else list(words) or None
 
 
 @click.group()
@@ -153,7 +170,7 @@ def pause(door: Door, *, name: str) -> None:
 @click.argument("name")
 @through_door
 def resume(door: Door, *, name: str) -> None:
-    """Let its runs start again."""
+    """Let its runs start again; an open breaker closes."""
     door.screen.tell(f"job {name} is active", door.rota.jobs.resume(name))
 
 
@@ -174,6 +191,8 @@ def delete(door: Door, *, name: str) -> None:
 @click.option("--start-within", metavar="D", help="How late it may still start.")
 @click.option("--key", metavar="K", help="While a run with this key is unfinished, it is that one.")
 @click.option("--priority", metavar="N", help="Higher first.")
+@click.option("--retries", metavar="N|forever", help="How often to try this run again, not the job's.")
+@click.option("--retry-delay", metavar="D", help="How long this run waits before that, not the job's.")
 @click.option("--wait", is_flag=True, help="Wait for the end; exit 0 only if it succeeded.")
 @click.option("--follow", is_flag=True, help="Wait, and print what it writes as it comes.")
 @through_door

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rota.errors import AlreadyFinished, Preempted
+from rota.execution.python_job import name_bases, name_type
 from rota.model.documents import encode_document
 from rota.model.durations import parse_duration
 from rota.model.job import LEASE_SECONDS_MAX, LEASE_SECONDS_MIN
@@ -28,6 +29,7 @@ from rota.model.names import check_pool
 from rota.model.run import Claim as Held
 from rota.model.run import End, NodeIdentity
 from rota.store.advancing import advance_runs
+from rota.store.breakers import let_runs_through
 from rota.store.clock import is_clock_held
 from rota.store.endings import end_runs, rescue_runs
 from rota.store.firing import fire_schedules
@@ -64,6 +66,10 @@ class Poller:
             held = self._claim(pool, seconds)
             if held is None:
                 return None
+            if held.is_too_late:
+                late = "it was claimed after that"
+                end_runs(self._rota.database, [End(held.claim_id, held.run_id, "deadline", error_message=late)])
+                continue
             if not held.marked and held.claim_id not in mark_started(self._rota.database, [held.claim_id]):
                 continue  # cancelled, or lost, between the claim and the mark
             try:
@@ -94,7 +100,8 @@ class Poller:
         rescued = 0 if is_held else rescue_runs(database, rescuer=self.identity.name)
         fired = fire_schedules(database, fired_by=self.identity.name, is_held=is_held)
         advanced = advance_runs(database, is_held=is_held)
-        return bool(rescued or fired.ready or advanced.ready)
+        through = let_runs_through(database)
+        return bool(rescued or fired.ready or advanced.ready or through)
 
 
 class Claim:
@@ -154,8 +161,8 @@ class Claim:
 
     @property
     def timeout_seconds(self) -> float | None:
-        """The job's limit for an attempt; to be kept by whoever brings the worker."""
-        return self._held.timeout_seconds
+        """The limit for this attempt, by the job's timeout and deadline; to be kept by whoever brings the worker."""
+        return self._held.limit_seconds
 
     @property
     def is_ended(self) -> bool:
@@ -214,7 +221,8 @@ class Claim:
             return
         self._end(
             "exception",
-            error_type=_type_name(error),
+            error_type=name_type(type(error)),
+            error_bases=name_bases(error),
             error_message=_text(str(error)),
             traceback=_text("".join(traceback.format_exception(error))),
         )
@@ -262,11 +270,6 @@ def _text(text: str) -> str:
     """Make any text one that every database keeps: a message must not keep an end from being told."""
     clean = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
     return clean if len(clean) <= ERROR_LENGTH_MAX else "[...] " + clean[-ERROR_LENGTH_MAX:]
-
-
-def _type_name(error: BaseException) -> str:
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _read_boot_id() -> str:

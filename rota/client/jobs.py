@@ -25,8 +25,10 @@ class Jobs:
         One of ``call`` (``"package.module:function"``), ``command`` (a list) and ``shell`` (a line) says what to run.
         The other options are those of ``rota job add``, with underscores: ``pool``, ``env``, ``timeout``,
         ``start_within``, ``delivery``, ``retries``, ``lost_max``, ``retry_delay``, ``backoff``, ``retry_delay_max``,
-        ``lease``, ``priority``, ``stdin``, ``cwd``, ``run_as``, ``run_as_groups``, ``memory_max``, ``cpu_max``,
-        ``open_files_max``, ``processes_max``, ``nice``, ``ionice``, ``umask``, ``variables``.
+        ``retry_on`` and ``no_retry_on`` (lists of words), ``deadline``, ``no_op_exit_code``, ``cancel_exit_code``,
+        ``breaker_failures``, ``breaker_pause``, ``lease``, ``priority``, ``stdin``, ``cwd``, ``run_as``,
+        ``run_as_groups``, ``memory_max``, ``cpu_max``, ``open_files_max``, ``processes_max``, ``nice``, ``ionice``,
+        ``umask``, ``variables``.
 
         Raises:
             Invalid: a value breaks its rule; nothing was stored.
@@ -67,7 +69,7 @@ class Jobs:
         return jobs.pause_job(self._rota.database, name, actor=self._rota.actor)
 
     def resume(self, name: str) -> dict[str, Any]:
-        """Let the job's runs start again."""
+        """Let the job's runs start again; an open breaker closes."""
         return jobs.resume_job(self._rota.database, name, actor=self._rota.actor)
 
     def delete(self, name: str) -> None:

@@ -21,7 +21,7 @@ from rota.errors import Invalid, UsageError
 from rota.model.documents import encode_arguments
 from rota.model.durations import parse_duration
 from rota.model.instants import check_zone, parse_instant
-from rota.model.job import check_priority, check_start_within
+from rota.model.job import check_priority, check_retries, check_retry_delay, check_start_within
 from rota.model.names import check_name
 from rota.model.run import NewRun
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-REQUEST_OPTIONS = frozenset({"job", "args", "key", "at", "delay", "start_within", "priority"})
+REQUEST_OPTIONS = frozenset({"job", "args", "key", "at", "delay", "start_within", "priority", "retries", "retry_delay"})
 Request = Mapping[str, Any] | tuple[str, Mapping[str, object] | None]
 
 CONNECTIONS_MAX = 5  # one for each thread of an application that asks at the same moment; more wait for a free one
@@ -236,16 +236,29 @@ class Rota:
         delay: str | float | timedelta | None = None,
         start_within: str | float | timedelta | None = None,
         priority: int | None = None,
+        retries: int | str | None = None,
+        retry_delay: str | float | timedelta | None = None,
     ) -> RunHandle:
         """Ask for a run of ``job``: now, at a moment, or after a delay.
 
-        While a run of the job with the same ``key`` is unfinished, that one is returned and no other made.
+        While a run of the job with the same ``key`` is unfinished, that one is returned and no other made. ``retries``
+        (a number, or ``"forever"``) and ``retry_delay`` are this run's in the place of the job's.
 
         Raises:
             Invalid: a value breaks its rule; nothing was stored.
             NotFound: there is no such job.
         """
-        new = self.check_request(job, args, key=key, at=at, delay=delay, start_within=start_within, priority=priority)
+        new = self.check_request(
+            job,
+            args,
+            key=key,
+            at=at,
+            delay=delay,
+            start_within=start_within,
+            priority=priority,
+            retries=retries,
+            retry_delay=retry_delay,
+        )
         from rota.client.runs import RunHandle
         from rota.store.requests import request_runs
 
@@ -281,6 +294,8 @@ class Rota:
         delay: str | float | timedelta | None = None,
         start_within: str | float | timedelta | None = None,
         priority: int | None = None,
+        retries: int | str | None = None,
+        retry_delay: str | float | timedelta | None = None,
     ) -> NewRun:
         """Check what ``enqueue`` is given.
 
@@ -297,6 +312,8 @@ class Rota:
             in_seconds=parse_duration("delay", delay, zero_ok=True) if delay is not None else None,
             start_within_seconds=check_start_within(start_within),
             priority=None if priority is None else check_priority(priority),
+            retries=None if retries is None else check_retries(retries),
+            retry_delay_seconds=None if retry_delay is None else check_retry_delay(retry_delay),
             requested_by=self.actor,
         )
 

@@ -18,6 +18,7 @@ from rota.execution.linux import boottime
 from rota.model.environment import NO_ENVIRONMENTS, Environments
 from rota.model.run import NodeIdentity
 from rota.store.advancing import advance_runs
+from rota.store.breakers import let_runs_through
 from rota.store.clock import tell_clock_step
 from rota.store.database import Database
 from rota.store.endings import rescue_runs
@@ -113,6 +114,9 @@ class Scheduler:
                 done.rescued = rescue_runs(self._database, rescuer=self.identity.name)
                 if done.rescued:
                     log.warning("took %d runs away from nodes whose lease was over", done.rescued)
+        if outlook.half_open_has_come:
+            with _trouble_kept(done):
+                done.ready += let_runs_through(self._database)
         if outlook.health_is_due:
             with _trouble_kept(done):
                 if watch_health(self._database, node=self.identity.name) is not None:  # it was this node's turn
@@ -138,4 +142,8 @@ class Scheduler:
             for moment in (outlook.next_slot_at, outlook.next_due_at, outlook.next_lease_end_at)
             if (seconds := outlook.seconds_until(moment)) is not None
         ]
+        # One in the past waits for a run that is ready, which whoever makes it tells.
+        half_open = outlook.seconds_until(outlook.next_half_open_at)
+        if half_open is not None and half_open > 0:
+            ahead.append(half_open)
         return max(0.0, min(ahead)) if ahead else None

@@ -207,6 +207,10 @@ class Watch:
             why = f"its job asks for environment {claim.env} now, which {self._node} does not have"
             bookkeeper.hear_end(End(claim.claim_id, claim.run_id, "released", error_message=why))
             return
+        if claim.is_too_late:
+            late = "it was claimed after that"
+            bookkeeper.hear_end(End(claim.claim_id, claim.run_id, "deadline", error_message=late))
+            return
         try:
             order = make_order(claim, self._settings, self._node, deadline)
         except Exception as error:  # noqa: BLE001 - whatever stands in its row: this run fails, and the worker lives
@@ -365,6 +369,7 @@ def end_of(outcome: Outcome, pid: int | None = None) -> End:
         error_type=_storable(error_type),
         error_message=_storable(error_message),
         traceback=_storable(outcome.traceback),
+        error_bases=outcome.error_bases,
         result=result,
         checkpoint=_checkpoint_of(outcome.checkpoint),
         retry_after_seconds=retry_after_seconds,

@@ -101,6 +101,7 @@ class Attempt:
         self._grace_seconds: float = order["grace_seconds"]
         self._deadline: float = order["deadline"]
         self._timeout_at = FOREVER
+        self._limited_by: str = order.get("limited_by", "timeout")
         self._stop_why: str | None = None
         self._kill_at = FOREVER  # of a stop that has begun
         self._is_killed = False
@@ -284,7 +285,7 @@ class Attempt:
             if now >= self._lease_term_at():
                 self._begin_stop("lease_over", self._lease_kill_at())
             elif now >= self._timeout_at and self._frozen_at is None:
-                self._begin_stop("timeout", now + self._grace_seconds)
+                self._begin_stop(self._limited_by, now + self._grace_seconds)
         if now >= self._kill_at or (now >= self._lease_kill_at() and not self._is_killed):
             self._signal_group(signal.SIGKILL)
             self._is_killed = True
@@ -472,6 +473,7 @@ class Attempt:
         control = self._control
         if control is not None and control.error is not None:
             end["error_type"], end["error_message"], end["traceback"] = control.error
+            end["error_bases"] = control.error_bases
         elif end["ended"] == "exited" and code == 0 and self._lacks_result():
             end["error_type"] = "NoResult"
             end["error_message"] = "the process of the callable ended with status 0 before the callable had returned"

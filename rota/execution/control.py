@@ -3,7 +3,7 @@
 The path is in the job's ``ROTA_CONTROL``. One socket per attempt: what a process of an earlier attempt may still have
 sent cannot reach the next one. The path is also the mark by which the sweep knows processes whose guardian died.
 Requests are frames: ``result`` and ``checkpoint`` (the JSON text as blob), ``progress`` (fraction, message), ``error``
-(type, message, traceback), ``args`` and ``saved`` (answered with the JSON of the arguments, and of the last
+(type, message, traceback, bases), ``args`` and ``saved`` (answered with the JSON of the arguments, and of the last
 checkpoint, as blob), ``stopping`` (answered with why the attempt is being stopped, or null). The answer is ``{"ok":
 true}`` or ``{"ok": false, "error": sentence}``, with ``"preempted": true`` once the lease goes. The last result wins.
 
@@ -30,6 +30,7 @@ SOCKET_PATH_BYTES_MAX = 107
 CLIENTS_MAX = 32  # connections a job may hold open at once
 ERROR_TEXT_MAX = 65536
 PROGRESS_TEXT_MAX = 1000
+ERROR_BASES_MAX = 100
 
 
 class Control:
@@ -52,6 +53,7 @@ class Control:
         self.checkpoint: bytes | None = None  # of this attempt
         self.has_news = False  # about the two
         self._saved = checkpoint
+        self.error_bases: list[str] = []
         self._arguments = arguments
         self._is_preempted = is_preempted
         self._why_stopping = why_stopping
@@ -124,6 +126,8 @@ class Control:
                 texts = [str(message.get(key, "")) for key in ("type", "message", "traceback")]
                 # Of a long traceback the end tells most.
                 self.error = (texts[0][:200], texts[1][:ERROR_TEXT_MAX], texts[2][-ERROR_TEXT_MAX:])
+                bases: list[object] = message["bases"] if isinstance(message.get("bases"), list) else []
+                self.error_bases = [str(name)[:200] for name in bases[:ERROR_BASES_MAX]]
                 return {"ok": True}, b""
             case "args":
                 return {"ok": True}, self._arguments

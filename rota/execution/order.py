@@ -13,7 +13,7 @@ from typing import Any, Literal
 from rota.errors import Invalid
 from rota.model.limits import Limits, ionice_numbers
 
-EndedHow = Literal["exited", "signalled", "not_started", "timeout", "cancelled", "released", "lease_over"]
+EndedHow = Literal["exited", "signalled", "not_started", "timeout", "deadline", "cancelled", "released", "lease_over"]
 StopWhy = Literal["cancelled", "released", "timeout", "lease_over"]
 
 # It becomes a file's name in the journal.
@@ -35,6 +35,7 @@ class Order:
     lease_seconds: float
     grace_seconds: float = 10.0
     timeout_seconds: float | None = None
+    limited_by: Literal["timeout", "deadline"] = "timeout"  # how it has ended when it is stopped after that
     cwd: str | None = None  # None: the folder in which the worker was started
     user: str | None = None
     stdin: bytes = b""
@@ -87,6 +88,7 @@ class Outcome:
     error_type: str | None = None
     error_message: str | None = None
     traceback: str | None = None
+    error_bases: tuple[str, ...] = ()  # the types above error_type
     result: str | None = None
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -178,6 +180,7 @@ def order_message(order: Order, uid: int | None) -> dict[str, Any]:
         "lease_seconds": order.lease_seconds,
         "grace_seconds": order.grace_seconds,
         "timeout_seconds": order.timeout_seconds,
+        "limited_by": order.limited_by,
         "cwd": order.cwd,
         "user": order.user,
         "uid": uid,
@@ -228,6 +231,7 @@ def read_outcome(message: Mapping[str, Any], blob: bytes) -> Outcome:
         error_type=message["error_type"],
         error_message=message["error_message"],
         traceback=message["traceback"],
+        error_bases=tuple(message.get("error_bases", ())),  # an earlier program's guardian tells none
         result=blob[position:].decode("utf-8") if message["has_result"] else None,
         seconds=message["seconds"],
         cpu_seconds=message["cpu_seconds"],

@@ -5,7 +5,8 @@ the guardian where they are long: an object for keyword arguments, a list for po
 ``@rota.job`` decorates, if it is one. Whatever goes wrong is told to the guardian and ends the process with status 1;
 a process that ends with 0 has reported a result.
 
-Error types are qualified names, but for builtins and ``BadResult``: the callable returned what is not JSON.
+Error types, and the names of their bases, are qualified, but for builtins and ``BadResult``: the callable returned what
+is not JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main(target: str) -> int:
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever the job raises is its end, to be told
             wish = getattr(error, "__rota_outcome__", None)
             if wish is None:
-                report_error(_name_type(error), str(error), _format_traceback(error))
+                report_error(name_type(type(error)), str(error), _format_traceback(error), name_bases(error))
             else:
                 report_outcome(wish, str(error), getattr(error, "after_seconds", None))
             return 1
@@ -110,9 +111,14 @@ def _encode_result(value: object) -> str:
     return encode_document("result", value)
 
 
-def _name_type(error: BaseException) -> str:
-    kind = type(error)
+def name_type(kind: type) -> str:
+    """Name a class as the ledger shows it: with its module, but for Python's own."""
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def name_bases(error: BaseException) -> tuple[str, ...]:
+    """Name the classes above the one of ``error``, the nearest first: a job's retries may be chosen by one of them."""
+    return tuple(name_type(kind) for kind in type(error).__mro__[1:] if kind is not object)
 
 
 def _format_traceback(error: BaseException) -> str:

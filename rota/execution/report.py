@@ -13,6 +13,8 @@ from rota.execution.wire import RESULT_BYTES_MAX, Decoder, WireError, pack_frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rota.execution.wire import Frame, Message
 
 CONTROL_VARIABLE = "ROTA_CONTROL"
@@ -33,13 +35,14 @@ def report_result(text: str) -> None:
     _ask_guardian({"op": "result"}, data)
 
 
-def report_error(kind: str, message: str, traceback: str) -> None:
-    """Tell the guardian what the job failed of.
+def report_error(kind: str, message: str, traceback: str, bases: Sequence[str] = ()) -> None:
+    """Tell the guardian what the job failed of: the error's type, and the types above that.
 
     Raises:
         StateError: this process is no job, or its guardian is gone.
     """
-    _ask_guardian({"op": "error", "type": kind, "message": message, "traceback": traceback})
+    told: Message = {"op": "error", "type": kind, "message": message, "traceback": traceback, "bases": list(bases)}
+    _ask_guardian(told)
 
 
 def report_outcome(wish: str, message: str, after_seconds: float | None) -> None:

@@ -1,16 +1,19 @@
 """What follows from the end of an attempt, or of its lease: pure decisions.
 
 Two budgets: ``retries`` counts attempts that ended badly, ``lost_max`` those whose lease ended. A release spends
-neither, and a cancellation that was asked for is never retried.
+neither, and a cancellation that was asked for is never retried. Beside the budgets, ``retry_on`` and ``no_retry_on``
+choose which bad ends are retried at all, and no attempt begins after the deadline.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
-from signal import Signals
 
+from rota.model.bad_ends import name_signal, say_words, words_of
+from rota.model.durations import format_duration
 from rota.model.reasons import Reason
 from rota.model.run import End
 from rota.model.states import AttemptState, Because, Delivery, RunState
@@ -20,6 +23,7 @@ RETRY_DELAY_SECONDS_MAX = 3600.0
 LOST_MAX = 5
 LOST_DELAY_SECONDS = 5.0
 FOR_EVER = -1
+RETRY_ASKED = "Retry"  # the error type of an attempt that ended by ``raise Retry``
 LEASE_OVER_ERROR = "LeaseOver"  # what a guardian says that did not start a job, since its lease was ending
 # What a guardian says of a job that a limit has ended; and what a callable raises that got no memory.
 CPU_LIMIT_ERROR = "CpuLimit"
@@ -32,6 +36,7 @@ class Backoff(StrEnum):
 
     FIXED = "fixed"
     EXPONENTIAL = "exponential"
+    JITTER = "jitter"  # full jitter: anything from nothing to what exponential would be
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +48,43 @@ class RetryRule:
     retry_delay_seconds: float = RETRY_DELAY_SECONDS
     backoff: Backoff = Backoff.FIXED
     retry_delay_max_seconds: float = RETRY_DELAY_SECONDS_MAX
+    retry_on: tuple[str, ...] = ()  # words of ``bad_ends``; none: every bad end
+    no_retry_on: tuple[str, ...] = ()  # goes before retry_on
+    no_op_exit_code: int | None = None
+    cancel_exit_code: int | None = None
+    deadline_seconds: float | None = None  # over all attempts, from the first start
+    problem: str | None = None  # why it cannot be told which ends are retried: none is, then
 
     def has_retry(self, retries_used: int) -> bool:
         """Tell whether another attempt is left after ``retries_used`` retries."""
         return self.retries == FOR_EVER or retries_used < self.retries
 
-    def delay_seconds(self, retries_used: int) -> float:
-        """Return how long to wait before the next retry, after ``retries_used`` of them."""
+    def delay_seconds(self, retries_used: int, chance: float = 1.0) -> float:
+        """Return how long to wait before the next retry, after ``retries_used`` of them.
+
+        ``chance``, from 0 to 1, is drawn by the caller; it decides how much of the delay is waited with full jitter.
+        """
         if self.backoff is Backoff.FIXED:
             return self.retry_delay_seconds
         # The exponent is bounded too: 2 ** 2000 is no float.
-        return min(self.retry_delay_max_seconds, self.retry_delay_seconds * 2.0 ** min(retries_used, 60))
+        longest = min(self.retry_delay_max_seconds, self.retry_delay_seconds * 2.0 ** min(retries_used, 60))
+        return round(chance * longest, 3) if self.backoff is Backoff.JITTER else longest
+
+    def why_not_chosen(self, end: End) -> str | None:
+        """Say why an attempt that ended so is not tried again, whatever is left; None: it may be.
+
+        An end by which the job itself asked for a retry is always chosen.
+        """
+        if end.error_type == RETRY_ASKED:
+            return None
+        if self.problem is not None:
+            return self.problem
+        words = words_of(end)
+        if unwanted := sorted(words.intersection(self.no_retry_on)):
+            return f"no_retry_on names {say_words(unwanted)}"
+        if self.retry_on and not words.intersection(self.retry_on):
+            return f"retry_on names only {say_words(self.retry_on)}"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +100,7 @@ class RunFacts:
     losses: int
     cancel_asked: bool
     cancel_asked_by: str | None
+    deadline_left_seconds: float | None = None  # None: there is no deadline; below zero: it has passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +123,17 @@ def lost_delay_seconds(losses: int) -> float:
     return 0.0 if losses <= 1 else min(RETRY_DELAY_SECONDS_MAX, LOST_DELAY_SECONDS * 2.0 ** min(losses - 2, 60))
 
 
-def decide_end(end: End, facts: RunFacts, rule: RetryRule) -> Ending:
-    """Decide what follows from ``end``, told under the run's current claim.
+def chance_of(job: str, run_id: int, attempt: int) -> float:
+    """Draw a number from 0 up to 1 for the delay after an attempt, which is the same each time it is asked for.
+
+    So an end that is delivered twice, or decided again since a row was stale, waits as long as it was told to.
+    """
+    digest = hashlib.sha256(f"{job}\n{run_id}\n{attempt}".encode()).digest()
+    return int.from_bytes(digest[:6]) / 2**48
+
+
+def decide_end(end: End, facts: RunFacts, rule: RetryRule, chance: float = 1.0) -> Ending:
+    """Decide what follows from ``end``, told under the run's current claim; ``chance`` is for ``delay_seconds``.
 
     For a run that is held ``lost``, the same claim brings the truth late: it becomes succeeded or failed, and is not
     retried, since a person may have seen it lost.
@@ -127,6 +168,25 @@ def decide_end(end: End, facts: RunFacts, rule: RetryRule) -> Ending:
         return Ending(
             RunState.SKIPPED, Because.ENDED_AS_NO_OP, Reason.NO_OP, end.error_message or what, AttemptState.SKIPPED
         )
+    if end.kind == "exited" and not end.error_type and end.exit_code is not None:
+        if end.exit_code == rule.no_op_exit_code:
+            return Ending(
+                RunState.SKIPPED,
+                Because.ENDED_AS_NO_OP,
+                Reason.NO_OP,
+                f"attempt {facts.attempt} on {facts.node} {what}, by which its job says that there was nothing to do "
+                "(no_op_exit_code)",
+                AttemptState.SKIPPED,
+            )
+        if end.exit_code == rule.cancel_exit_code:
+            return Ending(
+                RunState.CANCELLED,
+                Because.CANCEL_ASKED,
+                Reason.CANCEL,
+                f"attempt {facts.attempt} on {facts.node} {what}, by which its job asks to cancel the run "
+                "(cancel_exit_code)",
+                AttemptState.CANCELLED,
+            )
     if facts.cancel_asked and end.kind in {"cancelled", "signalled", "released"}:
         return Ending(
             RunState.CANCELLED,
@@ -143,27 +203,46 @@ def decide_end(end: End, facts: RunFacts, rule: RetryRule) -> Ending:
             f"{facts.node} gave attempt {facts.attempt} back" + (f": {end.error_message}" if end.error_message else ""),
             AttemptState.RELEASED,
         )
-    if rule.has_retry(facts.retries_used) and not facts.cancel_asked:
-        after = end.retry_after_seconds
-        wait = rule.delay_seconds(facts.retries_used) if after is None else after
-        left = "for ever" if rule.retries == FOR_EVER else f"{facts.retries_used + 1} of {rule.retries}"
-        return Ending(
-            RunState.WAITING,
-            Because.RETRY_LEFT,
-            Reason.RETRY,
-            f"attempt {facts.attempt} on {facts.node} {what}; retry {left} in {wait:g} s",
-            AttemptState.FAILED,
-            wait_seconds=wait,
-            retries_added=1,
-        )
-    spent = f" and its {rule.retries} retries are used" if rule.retries > 0 else ""
-    return Ending(
+    failed = Ending(
         RunState.FAILED,
         Because.NO_RETRY_LEFT,
         reason,
-        f"attempt {facts.attempt} on {facts.node} {what}{spent}",
+        f"attempt {facts.attempt} on {facts.node} {what}",
         AttemptState.FAILED,
     )
+    if end.kind == "deadline" or facts.cancel_asked:
+        return failed
+    if not rule.has_retry(facts.retries_used):
+        return (
+            replace(failed, text=f"{failed.text} and its {rule.retries} retries are used") if rule.retries else failed
+        )
+    if (why_not := rule.why_not_chosen(end)) is not None:
+        return replace(failed, text=f"{failed.text}; not retried: {why_not}")
+    after = end.retry_after_seconds
+    wait = rule.delay_seconds(facts.retries_used, chance) if after is None else after
+    if (too_late := _say_too_late(facts, rule, wait)) is not None:
+        return replace(failed, reason=Reason.DEADLINE, text=f"{failed.text}; not retried: {too_late}")
+    left = "for ever" if rule.retries == FOR_EVER else f"{facts.retries_used + 1} of {rule.retries}"
+    return Ending(
+        RunState.WAITING,
+        Because.RETRY_LEFT,
+        Reason.RETRY,
+        f"{failed.text}; retry {left} in {wait:g} s",
+        AttemptState.FAILED,
+        wait_seconds=wait,
+        retries_added=1,
+    )
+
+
+def _say_too_late(facts: RunFacts, rule: RetryRule, wait_seconds: float) -> str | None:
+    """Say that an attempt after ``wait_seconds`` would begin past the deadline; None when it would not."""
+    left = facts.deadline_left_seconds
+    if left is None or wait_seconds < left:
+        return None
+    span = format_duration(max(0.0, rule.deadline_seconds or 0.0))
+    if left <= 0:
+        return f"its deadline, {span} after its first start, has passed"
+    return f"in {wait_seconds:g} s it would begin after its deadline, {span} after its first start"
 
 
 def say_silent(facts: RunFacts, over_seconds: float) -> str:
@@ -209,6 +288,15 @@ def decide_rescue(facts: RunFacts, rule: RetryRule, how: str) -> Ending:
             losses_added=1,
         )
     wait = lost_delay_seconds(losses)
+    if (too_late := _say_too_late(facts, rule, wait)) is not None:
+        return Ending(
+            RunState.FAILED,
+            Because.LEASE_OVER,
+            Reason.DEADLINE,
+            f"{how}; not started again: {too_late}",
+            AttemptState.LOST,
+            losses_added=1,
+        )
     if wait:
         return Ending(
             RunState.WAITING,
@@ -241,11 +329,13 @@ def _say(end: End) -> tuple[Reason, str]:
                 return Reason.EXCEPTION, f"raised {end.error_type}{message}"
             return Reason.EXIT_CODE, f"exited with {end.exit_code}{message}"
         case "signalled":
-            return Reason.SIGNAL, f"was ended by signal {_signal_name(end.signal)}{message}"
+            return Reason.SIGNAL, f"was ended by signal {name_signal(end.signal)}{message}"
         case "not_started":
             return Reason.START_ERROR, f"could not be started{message}"
         case "timeout":
             return Reason.TIMEOUT, f"ran into its time limit{message}"
+        case "deadline":
+            return Reason.DEADLINE, f"ran into the deadline of its run{message}"
         case "exception":
             return Reason.EXCEPTION, f"raised {end.error_type or 'an error'}{message}"
         case "bad_result":
@@ -256,13 +346,6 @@ def _say(end: End) -> tuple[Reason, str]:
             return Reason.NO_OP, "found nothing to do"
         case _:
             return Reason.SIGNAL, f"was stopped ({end.kind})"
-
-
-def _signal_name(number: int | None) -> str:
-    try:
-        return Signals(number or 0).name
-    except ValueError:
-        return str(number)
 
 
 def _span(seconds: float) -> str:

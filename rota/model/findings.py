@@ -43,6 +43,7 @@ class FindingCode(StrEnum):
     SCHEDULE_ENDED = "schedule_ended"  # schedules have no slots left, as they were told
     SCHEDULE_SKIPPING = "schedule_skipping"  # a schedule skips slot after slot, since a run has not ended
     JOB_FAILING = "job_failing"  # the last runs of a job all failed
+    BREAKER_OPEN = "breaker_open"  # attempts of a job ended badly one after the other: its runs do not start
     CALENDAR_ENDING = "calendar_ending"  # the holidays of a calendar run out
     CLOCK_STEPPED = "clock_stepped"  # the database's clock was put forward or back
 

@@ -14,6 +14,8 @@ from enum import StrEnum
 from typing import Any, TypeVar, cast
 
 from rota.errors import Invalid
+from rota.model.bad_ends import check_words
+from rota.model.breaker import BREAKER_FAILURES_MAX, BREAKER_PAUSE_SECONDS
 from rota.model.durations import parse_duration
 from rota.model.ending import FOR_EVER, LOST_MAX, RETRY_DELAY_SECONDS, RETRY_DELAY_SECONDS_MAX, Backoff
 from rota.model.limits import LIMIT_COLUMNS, Limits
@@ -64,6 +66,13 @@ class JobSpec:
     retry_delay_seconds: float = RETRY_DELAY_SECONDS
     backoff: Backoff = Backoff.FIXED
     retry_delay_max_seconds: float = RETRY_DELAY_SECONDS_MAX
+    retry_on: tuple[str, ...] = ()  # the bad ends that are retried; none: all of them
+    no_retry_on: tuple[str, ...] = ()  # the bad ends that are not
+    deadline_seconds: float | None = None  # over all attempts of a run, from its first start
+    no_op_exit_code: int | None = None
+    cancel_exit_code: int | None = None
+    breaker_failures: int | None = None  # attempts in a row that ended badly; None: no breaker
+    breaker_pause_seconds: float = BREAKER_PAUSE_SECONDS
     lease_seconds: float | None = None  # None: the worker's
     priority: int = 0
     stdin: str | None = None
@@ -97,6 +106,13 @@ class JobSpec:
         retry_delay: object = RETRY_DELAY_SECONDS,
         backoff: object = Backoff.FIXED,
         retry_delay_max: object = RETRY_DELAY_SECONDS_MAX,
+        retry_on: object = None,
+        no_retry_on: object = None,
+        deadline: object = None,
+        no_op_exit_code: object = None,
+        cancel_exit_code: object = None,
+        breaker_failures: object = None,
+        breaker_pause: object = BREAKER_PAUSE_SECONDS,
         lease: object = None,
         priority: object = 0,
         stdin: object = None,
@@ -128,6 +144,10 @@ class JobSpec:
             umask=umask,
             run_as_groups=run_as_groups,
         )
+        no_op = _check_exit_code("no_op_exit_code", no_op_exit_code)
+        cancel = _check_exit_code("cancel_exit_code", cancel_exit_code)
+        if cancel is not None and cancel == no_op:
+            raise Invalid("cancel_exit_code", cancel_exit_code, "it is another one than no_op_exit_code")
         return cls(
             name=check_name("name", name),
             kind=known_kind,
@@ -137,11 +157,18 @@ class JobSpec:
             timeout_seconds=None if timeout is None else parse_duration("timeout", timeout),
             start_within_seconds=check_start_within(start_within),
             delivery=check_word("delivery", delivery, Delivery),
-            retries=_check_retries(retries),
+            retries=check_retries(retries),
             lost_max=check_whole("lost_max", lost_max, 0, LOST_MAX_MAX),
-            retry_delay_seconds=parse_duration("retry_delay", retry_delay, zero_ok=True),
+            retry_delay_seconds=check_retry_delay(retry_delay),
             backoff=check_word("backoff", backoff, Backoff),
             retry_delay_max_seconds=parse_duration("retry_delay_max", retry_delay_max, zero_ok=True),
+            retry_on=check_words("retry_on", retry_on),
+            no_retry_on=check_words("no_retry_on", no_retry_on),
+            deadline_seconds=None if deadline is None else parse_duration("deadline", deadline),
+            no_op_exit_code=no_op,
+            cancel_exit_code=cancel,
+            breaker_failures=_check_breaker(breaker_failures),
+            breaker_pause_seconds=parse_duration("breaker_pause", breaker_pause),
             lease_seconds=_check_lease(lease),
             priority=check_priority(priority),
             stdin=None if stdin is None else check_text("stdin", stdin),
@@ -176,6 +203,7 @@ class JobSpec:
         found: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
         found["target"] = list(self.target) if isinstance(self.target, tuple) else self.target
         found["run_as_groups"] = None if self.run_as_groups is None else list(self.run_as_groups)
+        found["retry_on"], found["no_retry_on"] = list(self.retry_on), list(self.no_retry_on)
         found["variables"] = dict(sorted(self.variables.items()))
         # Plain strings instead of enums, for writers that look at the type.
         return {name: str(value) if isinstance(value, StrEnum) else value for name, value in found.items()}
@@ -187,8 +215,9 @@ class JobSpec:
 
 _PARAMETERS = (
     "name", "kind", "target", "pool", "env", "timeout", "start_within", "delivery", "retries", "lost_max",
-    "retry_delay", "backoff", "retry_delay_max", "lease", "priority", "stdin", "cwd", "run_as", "run_as_groups",
-    "memory_max", "cpu_max", "open_files_max", "processes_max", "nice", "ionice", "umask", "variables",
+    "retry_delay", "backoff", "retry_delay_max", "retry_on", "no_retry_on", "deadline", "no_op_exit_code",
+    "cancel_exit_code", "breaker_failures", "breaker_pause", "lease", "priority", "stdin", "cwd", "run_as",
+    "run_as_groups", "memory_max", "cpu_max", "open_files_max", "processes_max", "nice", "ionice", "umask", "variables",
 )  # fmt: skip
 
 
@@ -319,13 +348,27 @@ def _check_command(value: object) -> tuple[str, ...]:
     return words
 
 
-def _check_retries(value: object) -> int:
+def check_retries(value: object) -> int:
+    """Return how often an attempt that ended badly is followed by another; -1 is for ever."""
     if value == "forever":
         return FOR_EVER
     try:
         return check_whole("retries", value, 0, RETRIES_MAX)
     except Invalid as error:
         raise Invalid("retries", value, f"{error.rule}, or forever") from None
+
+
+def check_retry_delay(value: object) -> float:
+    """Return the seconds to wait before a retry."""
+    return parse_duration("retry_delay", value, zero_ok=True)
+
+
+def _check_exit_code(name: str, value: object) -> int | None:
+    return None if value is None else check_whole(name, value, 1, 255)
+
+
+def _check_breaker(value: object) -> int | None:
+    return None if value is None else check_whole("breaker_failures", value, 1, BREAKER_FAILURES_MAX)
 
 
 def _check_lease(value: object) -> float | None:

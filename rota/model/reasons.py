@@ -59,6 +59,7 @@ class Reason(StrEnum):
     TIMEOUT = "timeout"
     CPU_LIMIT = "cpu_limit"  # it used more CPU time than cpu_max
     OUT_OF_MEMORY = "out_of_memory"  # it got no more memory, or the kernel killed it for want of some
+    DEADLINE = "deadline"  # its deadline over all attempts passed, or would have before the next one
     EXCEPTION = "exception"
     START_ERROR = "start_error"  # the process could not be started
     BAD_RESULT = "bad_result"  # the result is not JSON, or too large

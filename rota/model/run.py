@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rota.model.states import Delivery
 
@@ -24,6 +24,8 @@ class NewRun:
     in_seconds: float | None = None  # not before, counted from the database's now
     start_within_seconds: float | None = None  # None: the job's
     priority: int | None = None  # None: the job's
+    retries: int | None = None  # None: the job's; -1: for ever
+    retry_delay_seconds: float | None = None  # None: the job's
     requested_by: str = ""
 
 
@@ -52,12 +54,30 @@ class Claim:
     cwd: str | None
     run_as: str | None
     variables: Mapping[str, str]
-    checkpoint: str | None  # JSON text: what an earlier attempt has kept
     marked: bool  # whether the start mark was committed with the claim
     problem: str | None = None  # why its job's row cannot be carried out as it stands
+    checkpoint: str | None = None  # JSON text: what an earlier attempt has kept
     limits: Mapping[str, Any] = field(default_factory=dict[str, Any])  # those of its job's row, by their columns
     env: str | None = None  # what its job asks for
     environment: Environment | None = None  # what it gets for that here; None: the worker's own
+    deadline_left_seconds: float | None = None  # when it was claimed; None: there is no deadline
+
+    @property
+    def is_too_late(self) -> bool:
+        """Whether its deadline had passed when it was claimed: it must not start, and ends as ``deadline``."""
+        return self.deadline_left_seconds is not None and self.deadline_left_seconds <= 0
+
+    @property
+    def limit_seconds(self) -> float | None:
+        """How long the attempt may take: its time limit, or what is left of its deadline if that is less."""
+        limits = [limit for limit in (self.timeout_seconds, self.deadline_left_seconds) if limit is not None]
+        return min(limits, default=None)
+
+    @property
+    def limited_by(self) -> Literal["timeout", "deadline"]:
+        """The kind of end of an attempt that is stopped at ``limit_seconds``."""
+        left = self.deadline_left_seconds
+        return "deadline" if left is not None and left == self.limit_seconds else "timeout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +135,8 @@ class Report:
 class End:
     """How an attempt ended, as its guardian or its own worker tells it.
 
-    ``kind`` is one of exited, signalled, not_started, timeout, cancelled, released, lease_over, exception, bad_result,
-    no_result, no_op, succeeded.
+    ``kind`` is one of exited, signalled, not_started, timeout, deadline, cancelled, released, lease_over, exception,
+    bad_result, no_result, no_op, succeeded.
     """
 
     claim_id: str
@@ -127,6 +147,7 @@ class End:
     error_type: str | None = None
     error_message: str | None = None
     traceback: str | None = None
+    error_bases: tuple[str, ...] = ()  # names of the classes above error_type
     result: str | None = None  # JSON text
     checkpoint: str | None = None  # JSON text, the last that this attempt has kept
     retry_after_seconds: float | None = None  # asked for by the job, instead of its retry delay

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, and_, bindparam, case, exists, func, literal,
 from rota.model.reasons import Reason
 from rota.model.slot_rule import CatchUpOrder
 from rota.model.states import Because, JobState, RunState
+from rota.store.breakers import HELD_JOBS
 from rota.store.database import Database
 from rota.store.moves import Move, apply_moves, write_fresh
 from rota.store.tables import job, run, schedule
@@ -40,6 +41,7 @@ FIND_WAITED = (
         run.c.target_node,
         run.c.attempt,
         run.c.job_id.in_(select(job.c.id).where(job.c.state == JobState.PAUSED.value)).label("job_paused"),
+        run.c.job_id.in_(HELD_JOBS).label("job_held"),
         db_now().label("now"),
     )
     .where(run.c.due_at <= db_now())
@@ -159,6 +161,8 @@ def _miss(row: AnyRow) -> Move:
 def _what_held(row: AnyRow) -> str:
     if row.job_paused:
         return "its job is paused"
+    if row.job_held:
+        return "the breaker of its job is open"
     return "it was still waiting" if row.state == RunState.WAITING.value else "no node had taken it"
 
 

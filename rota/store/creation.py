@@ -48,6 +48,8 @@ _new = given_rows(
     start_by="instant",
     queued="flag",
     lease_seconds="number",
+    retries="id",
+    retry_delay_seconds="number",
     finished="flag",
 )
 _run_at = func.coalesce(_new.c.run_at, db_now())
@@ -87,6 +89,8 @@ _VALUES = {
     "losses": literal(0),
     "fence": literal(0),
     "lease_seconds": _new.c.lease_seconds,
+    "retries": _new.c.retries,
+    "retry_delay_seconds": _new.c.retry_delay_seconds,
 }
 _same_slot = exists().where(
     run.c.schedule_id == _new.c.schedule_id,
@@ -229,5 +233,7 @@ def _request_row(new: NewRun, request: str, known: Any, now: datetime | None) ->
         "start_by": start_by,
         "queued": False,
         "lease_seconds": known.lease_seconds,
+        "retries": new.retries,
+        "retry_delay_seconds": new.retry_delay_seconds,
         "finished": False,
     }

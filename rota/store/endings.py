@@ -14,11 +14,14 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
+from rota.errors import Invalid
+from rota.model.bad_ends import check_words
 from rota.model.ending import (
     Backoff,
     Ending,
     RetryRule,
     RunFacts,
+    chance_of,
     decide_end,
     decide_rescue,
     say_guardian_died,
@@ -26,7 +29,9 @@ from rota.model.ending import (
 )
 from rota.model.run import End
 from rota.model.states import AttemptState, Delivery, RunState
+from rota.store.breakers import count_ends, lock_breakers
 from rota.store.database import Database
+from rota.store.leases import deadline_left
 from rota.store.moves import Move, apply_moves, write_fresh
 from rota.store.reports import row_of_piece
 from rota.store.tables import attempt, job, output, run
@@ -36,6 +41,7 @@ from rota.store.wakeup import announce
 _FACTS = (
     run.c.id,
     run.c.job_id,
+    run.c.job,
     run.c.schedule_id,
     run.c.state,
     run.c.fence,
@@ -45,10 +51,14 @@ _FACTS = (
     run.c.delivery,
     run.c.retries_used,
     run.c.losses,
+    run.c.retries,
+    run.c.retry_delay_seconds,
+    run.c.deadline_from_at,
     run.c.marked_at,
     run.c.lease_ends_at,
     run.c.cancel_asked_at,
     run.c.cancel_asked_by,
+    db_now().label("now"),
 )
 # The runs that ends belong to. Served by the unique claim.
 FIND_ENDING = (
@@ -59,20 +69,33 @@ FIND_ENDING = (
 )
 # Runs whose lease is over by the database's clock. Served by rota_run_lease.
 FIND_EXPIRED = (
-    select(*_FACTS, db_now().label("now"))
+    select(*_FACTS)
     .where(run.c.lease_ends_at < db_now())
     .order_by(run.c.lease_ends_at)
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)
 )
-READ_RULES = select(
+_RULES = (
     job.c.id,
     job.c.retries,
     job.c.lost_max,
     job.c.retry_delay_seconds,
     job.c.backoff,
     job.c.retry_delay_max_seconds,
-).where(job.c.id.in_(bindparam("job_ids", expanding=True)))
+    job.c.retry_on,
+    job.c.no_retry_on,
+    job.c.no_op_exit_code,
+    job.c.cancel_exit_code,
+    job.c.deadline_seconds,
+    job.c.breaker_failures,
+)
+READ_RULES = select(*_RULES).where(job.c.id.in_(bindparam("job_ids", expanding=True)))
+# The same before the runs are locked, since breakers are locked first. Served by the unique claim.
+READ_RULES_OF_CLAIMS = (
+    select(*_RULES)
+    .join(run, run.c.job_id == job.c.id)
+    .where(run.c.claim_id.in_(bindparam("claim_ids", expanding=True)))
+)
 
 READ_ATTEMPTS = select(attempt.c.id, attempt.c.claim_id, attempt.c.state, attempt.c.orphan_at).where(
     attempt.c.claim_id.in_(bindparam("claim_ids", expanding=True))
@@ -141,9 +164,11 @@ def _deliver(database: Database, ends: Sequence[End]) -> Delivered:
     claim_ids = sorted(by_claim)
 
     def deliver(connection: Connection) -> Delivered:
+        known = {row.id: row for row in connection.execute(READ_RULES_OF_CLAIMS, {"claim_ids": claim_ids})}
+        breakers = lock_breakers(connection, (row.id for row in known.values() if row.breaker_failures is not None))
         rows = connection.execute(FIND_ENDING, {"claim_ids": claim_ids}).all()
         attempts = {row.claim_id: row for row in connection.execute(READ_ATTEMPTS, {"claim_ids": claim_ids})}
-        rules = _read_rules(connection, rows)
+        ended: list[tuple[int, int, AttemptState, str]] = []
         moves: list[Move] = []
         applied: set[str] = set()
         for row in rows:
@@ -153,8 +178,11 @@ def _deliver(database: Database, ends: Sequence[End]) -> Delivered:
             if state is RunState.RUNNING or (
                 state is RunState.LOST and kept is not None and kept.state == AttemptState.LOST
             ):
-                ending = decide_end(end, _facts_of(row), rules.get(row.job_id, RULES_DEFAULT))
+                rule = _rule_for(row, known)
+                ending = decide_end(end, _facts_of(row, rule), rule, chance_of(row.job, row.id, row.attempt))
                 moves.append(_move(row, ending, end))
+                if state is RunState.RUNNING:
+                    ended.append((row.job_id, row.id, ending.attempt_state, ending.text))
                 applied.add(row.claim_id)
         orphaned = {
             claim_id
@@ -167,7 +195,8 @@ def _deliver(database: Database, ends: Sequence[End]) -> Delivered:
         if orphaned:
             rows_of_orphans = encode_rows({"claim_id": c, "orphan": _as_json(by_claim[c])} for c in sorted(orphaned))
             connection.execute(KEEP_ORPHANS, {"orphans": rows_of_orphans})
-        _wake_others(connection, moves, wake_queued(connection, rows))
+        has_closed = count_ends(connection, breakers, ended)
+        _wake_others(connection, moves, wake_queued(connection, rows), has_closed=has_closed)
         waits = [move.wait_seconds for move in moves if move.wait_seconds is not None]
         return Delivered(frozenset(applied), frozenset(orphaned), min(waits, default=None))
 
@@ -182,13 +211,13 @@ def rescue_runs(database: Database, *, rescuer: str, limit: int = 100) -> int:
 
     def rescue(connection: Connection) -> int:
         rows = connection.execute(FIND_EXPIRED, {"limit": limit}).all()
-        rules = _read_rules(connection, rows)
+        known = _read_rules(connection, rows)
         moves: list[Move] = []
         for row in rows:
             # None: what was written there by hand is no moment
             over_seconds = (row.now - row.lease_ends_at).total_seconds() if row.lease_ends_at is not None else 0.0
-            rule = rules.get(row.job_id, RULES_DEFAULT)
-            facts = _facts_of(row)
+            rule = _rule_for(row, known)
+            facts = _facts_of(row, rule)
             ending = decide_rescue(facts, rule, say_silent(facts, over_seconds))
             moves.append(_move(row, ending, None, actor=rescuer))
         apply_moves(connection, moves)
@@ -207,11 +236,12 @@ def surrender_runs(database: Database, claim_ids: Sequence[str], *, actor: str) 
             for row in connection.execute(FIND_ENDING, {"claim_ids": list(claim_ids)})
             if row.state == RunState.RUNNING.value
         ]
-        rules = _read_rules(connection, rows)
+        known = _read_rules(connection, rows)
         moves: list[Move] = []
         for row in rows:
-            facts = _facts_of(row)
-            ending = decide_rescue(facts, rules.get(row.job_id, RULES_DEFAULT), say_guardian_died(facts))
+            rule = _rule_for(row, known)
+            facts = _facts_of(row, rule)
+            ending = decide_rescue(facts, rule, say_guardian_died(facts))
             moves.append(_move(row, ending, None, actor=actor))
         apply_moves(connection, moves)
         _wake_others(connection, moves, wake_queued(connection, rows))
@@ -220,7 +250,7 @@ def surrender_runs(database: Database, claim_ids: Sequence[str], *, actor: str) 
     return write_fresh(database, surrender) if claim_ids else 0
 
 
-def _facts_of(row: AnyRow) -> RunFacts:
+def _facts_of(row: AnyRow, rule: RetryRule) -> RunFacts:
     return RunFacts(
         state=RunState(row.state),
         attempt=row.attempt,
@@ -231,14 +261,24 @@ def _facts_of(row: AnyRow) -> RunFacts:
         losses=row.losses,
         cancel_asked_by=row.cancel_asked_by,
         cancel_asked=row.cancel_asked_at is not None,
+        deadline_left_seconds=deadline_left(row, rule.deadline_seconds),
     )
 
 
-def _read_rules(connection: Connection, rows: Sequence[AnyRow]) -> Mapping[int, RetryRule]:
+def _read_rules(connection: Connection, rows: Sequence[AnyRow]) -> Mapping[int, AnyRow]:
     job_ids = sorted({row.job_id for row in rows if row.job_id is not None})
-    if not job_ids:
-        return {}
-    return {row.id: _rule_of(row) for row in connection.execute(READ_RULES, {"job_ids": job_ids})}
+    return {row.id: row for row in connection.execute(READ_RULES, {"job_ids": job_ids})} if job_ids else {}
+
+
+def _rule_for(row: AnyRow, known: Mapping[int, AnyRow]) -> RetryRule:
+    """Return the rule of a run: its job's, but for what was asked for with the run itself."""
+    of_job = known.get(row.job_id)
+    rule = RULES_DEFAULT if of_job is None else _rule_of(of_job)
+    if row.retries is not None:
+        rule = dataclasses.replace(rule, retries=row.retries)
+    if row.retry_delay_seconds is not None:
+        rule = dataclasses.replace(rule, retry_delay_seconds=row.retry_delay_seconds)
+    return rule
 
 
 def _rule_of(row: AnyRow) -> RetryRule:
@@ -246,13 +286,30 @@ def _rule_of(row: AnyRow) -> RetryRule:
         backoff = Backoff(row.backoff)
     except ValueError:  # written by hand: an end must be kept whatever stands there
         backoff = Backoff.FIXED
+    retry_on, problem = _read_words("retry_on", row.retry_on)
+    no_retry_on, other_problem = _read_words("no_retry_on", row.no_retry_on)
     return RetryRule(
         retries=row.retries,
         lost_max=row.lost_max,
         retry_delay_seconds=row.retry_delay_seconds,
         backoff=backoff,
         retry_delay_max_seconds=row.retry_delay_max_seconds,
+        retry_on=retry_on,
+        no_retry_on=no_retry_on,
+        no_op_exit_code=row.no_op_exit_code,
+        cancel_exit_code=row.cancel_exit_code,
+        deadline_seconds=row.deadline_seconds,
+        problem=problem or other_problem,
     )
+
+
+def _read_words(field: str, text: str | None) -> tuple[tuple[str, ...], str | None]:
+    if text is None:
+        return (), None
+    try:
+        return check_words(field, json.loads(text)), None
+    except (ValueError, RecursionError, Invalid):
+        return (), f"{field} of its job, {text[:100]!r}, is no list of words: correct it with `rota job edit`"
 
 
 def _move(row: AnyRow, ending: Ending, end: End | None, actor: str | None = None) -> Move:
@@ -296,9 +353,9 @@ def wake_queued(connection: Connection, rows: Sequence[AnyRow]) -> int:
     return connection.execute(WAKE_QUEUED, {"schedule_ids": schedule_ids}).rowcount if schedule_ids else 0
 
 
-def _wake_others(connection: Connection, moves: Sequence[Move], queued_count: int) -> None:
+def _wake_others(connection: Connection, moves: Sequence[Move], queued_count: int, *, has_closed: bool = False) -> None:
     # The node that tells an end may have no room for what may go on by it, or may be about to leave.
-    if queued_count or any(move.target in {RunState.READY, RunState.WAITING} for move in moves):
+    if has_closed or queued_count or any(move.target in {RunState.READY, RunState.WAITING} for move in moves):
         announce(connection)
 
 

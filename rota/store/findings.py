@@ -32,7 +32,7 @@ _OF_SCHEDULES = {
     FindingCode.SCHEDULE_STOPPED.value,
     FindingCode.SCHEDULE_SKIPPING.value,
 }
-_OF_JOBS = {FindingCode.JOB_FAILING.value, FindingCode.RUN_LONG.value}
+_OF_JOBS = {FindingCode.JOB_FAILING.value, FindingCode.RUN_LONG.value, FindingCode.BREAKER_OPEN.value}
 
 _looked_at = select(schema.c.health_looked_at).where(schema.c.id == 1).scalar_subquery()
 

@@ -19,6 +19,7 @@ from rota.model.forecast import Subject
 from rota.model.job import check_start_within
 from rota.model.slot_rule import SlotRule
 from rota.model.states import JobState, NodeState, RunState
+from rota.store.breakers import NEXT_HALF_OPEN_AT
 from rota.store.calendars import load_calendars
 from rota.store.database import Database, now_of
 from rota.store.durations import read_durations
@@ -77,6 +78,8 @@ READ_AHEAD = select(
     .scalar_subquery()
     .label("lease_ends_at"),
     select(func.count()).where(run.c.lease_ends_at.is_not(None)).scalar_subquery().label("lease_count"),
+    # What lies in the past waits for a run that is ready, not for the clock.
+    case((db_now() < NEXT_HALF_OPEN_AT, NEXT_HALF_OPEN_AT)).label("next_half_open_at"),
 )
 
 
@@ -88,6 +91,7 @@ class Ahead:
     next_due_at: datetime | None
     next_lease_end_at: datetime | None
     lease_count: int
+    next_half_open_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ class Prospect:
 def read_ahead(database: Database) -> Ahead:
     """Return when something will be due next."""
     row = database.read(lambda connection: connection.execute(READ_AHEAD).one())
-    return Ahead(row.next_slot_at, row.next_due_at, row.lease_ends_at, row.lease_count)
+    return Ahead(row.next_slot_at, row.next_due_at, row.lease_ends_at, row.lease_count, row.next_half_open_at)
 
 
 def read_prospect(database: Database, days: int, job_name: str | None = None) -> Prospect:

@@ -32,6 +32,7 @@ from rota.model.forecast import FAR_LONGER_SECONDS
 from rota.model.instants import format_instant
 from rota.model.states import JobState, RunState
 from rota.model.timing import TimingKind, parse_any
+from rota.store.breakers import FIND_NOT_CLOSED, MAY_BE_CLAIMED, say_held
 from rota.store.clock import READ_HELD
 from rota.store.database import Database, now_of
 from rota.store.durations import read_durations
@@ -58,7 +59,6 @@ SILENT_SECONDS_MAX = 86400.0  # then a node is taken for gone
 
 _is_active = schedule.c.state == JobState.ACTIVE.value
 _late = db_now_plus(-bindparam("late_seconds", type_=Number))
-_paused_jobs = select(job.c.id).where(job.c.state == JobState.PAUSED.value)
 
 # Slots that are due and undecided, oldest first. Served by rota_schedule_due, and so are the next three.
 FIND_ABSENT = (
@@ -124,7 +124,7 @@ READ_READY_POOLS = select(
 # in its own order.
 _ready = (
     select(run.c.id, run.c.job, run.c.job_id, run.c.run_at, run.c.enqueued_at)
-    .where(run.c.state == RunState.READY.value, run.c.pool == bindparam("pool"), run.c.job_id.not_in(_paused_jobs))
+    .where(run.c.state == RunState.READY.value, run.c.pool == bindparam("pool"), MAY_BE_CLAIMED)
     .order_by(run.c.urgency, run.c.run_at, run.c.id)
 )
 HAS_READY = _ready.limit(1)
@@ -292,6 +292,7 @@ class _Look:
         self._look_at_nodes()
         self._look_at_schedules()
         self._look_at_running()
+        self._look_at_breakers()
         self._look_at_jobs()
         self._look_at_calendars()
         return Health(
@@ -466,6 +467,12 @@ class _Look:
             each = _name(ended, lambda row: row.name)
             number = f"{_many(ended)} schedule{'s have' if len(ended) > 1 else ' has'}"
             self._tell(Severity.INFO, FindingCode.SCHEDULE_ENDED, "schedules", f"{number} come to an end: {each}")
+
+    def _look_at_breakers(self) -> None:
+        for row in self._connection.execute(FIND_NOT_CLOSED).all():
+            sentence = say_held(row, self._now)
+            if sentence is not None:
+                self._tell(Severity.WARNING, FindingCode.BREAKER_OPEN, row.name, sentence)
 
     def _look_at_jobs(self) -> None:
         job_ids = set(self._connection.execute(FIND_FAILED_JOBS).scalars())

@@ -7,6 +7,7 @@ For what has not happened yet, every condition that holds it is named, the one t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, desc, func, or_, select
@@ -15,6 +16,7 @@ from rota.errors import NotFound
 from rota.model.reasons import Reason
 from rota.model.slot_rule import CatchUpOrder, Overlap
 from rota.model.states import FINISHED, AttemptState, JobState, RunState
+from rota.store.breakers import READ_BREAKER, say_held
 from rota.store.clock import READ_HELD
 from rota.store.database import Database
 from rota.store.events import READ_RUN_EVENTS, read_events, show_event
@@ -35,6 +37,7 @@ _RUN = [
     job.c.state.label("job_state"),
     job.c.id.label("known_job_id"),
     job.c.env.label("env"),
+    job.c.deadline_seconds,
     schedule.c.overlap.label("overlap"),
     schedule.c.catch_up_order.label("catch_up_order"),
     db_now().label("now"),
@@ -141,6 +144,7 @@ _ADVICE: dict[str, str] = {
     Reason.WINDOW_PASSED: "start_within says how late a run may start",
     Reason.CPU_LIMIT: "cpu_max of its job says how much CPU time each of its processes may use",
     Reason.OUT_OF_MEMORY: "memory_max of its job, if it has one, or the memory of the machine was too little",
+    Reason.DEADLINE: "a longer deadline would have given it more time; a rerun counts it anew",
     Reason.LOST: "it may have done its work: look, then rerun it or mark it succeeded",
     Reason.LOST_MAX: "find out what ends its nodes before it is run again",
 }
@@ -240,6 +244,9 @@ def _explain_running(connection: Connection, row: Row[Any]) -> list[str]:
     if row.freeze_asked_at is not None:
         frozen = f"{row.freeze_asked_by} froze it {say_moment(row.freeze_asked_at)}: its processes are held"
         because.insert(0, f"{frozen}, its lease goes on; let it go on with `rota run thaw {row.id}`")
+    if row.deadline_from_at is not None and row.deadline_seconds is not None:
+        left = timedelta(seconds=row.deadline_seconds) - (row.now - row.deadline_from_at)
+        because.append(f"it is stopped at its deadline, in {say_span(left)}, if it has not ended by then")
     if row.cancel_asked_at is not None:
         asked = f"{row.cancel_asked_by} asked to cancel it {say_moment(row.cancel_asked_at)}"
         because.insert(0, f"{asked}; {row.node} is to stop it")
@@ -309,6 +316,9 @@ def _explain_unclaimed(connection: Connection, row: Row[Any], servers: list[Serv
         because.append(f"its job {row.job} was deleted: nobody knows how to run it; cancel it")
     if row.job_state == JobState.PAUSED.value:
         because.append(f"its job {row.job} is paused: `rota job resume {row.job}`")
+    breaker = connection.execute(READ_BREAKER, {"job_id": row.job_id}).one_or_none()
+    if breaker is not None and (held := say_held(breaker, row.now, row.id)) is not None:
+        because.append(held)
     if (lacking := say_lacking(servers, row.pool, row.env, row.target_node)) is not None:
         because.append(lacking)
     able = [server for server in servers if server.has(row.env)]
@@ -326,11 +336,20 @@ def _explain_unclaimed(connection: Connection, row: Row[Any], servers: list[Serv
         offered = say_offered(able, row.pool, row.target_node)
         if offered is not None and row.job_state != JobState.PAUSED.value:
             because.append(offered)
+    if row.deadline_from_at is not None and row.deadline_seconds is not None:
+        because.append(_tell_deadline(row))
     if binds and row.start_by >= row.now:
         because.append(f"it must start by {say_moment(row.start_by)}, in {say_span(row.start_by - row.now)}")
     if is_ready:
         because.append(f"what made it ready: {row.reason_text}")
     return because
+
+
+def _tell_deadline(row: Row[Any]) -> str:
+    left = timedelta(seconds=row.deadline_seconds) - (row.now - row.deadline_from_at)
+    if left <= timedelta(0):
+        return f"its deadline passed {say_span(-left)} ago: when a node takes it, it fails without starting again"
+    return f"no attempt begins after its deadline, in {say_span(left)}"
 
 
 def why_job(database: Database, name: str) -> Answer:
@@ -347,6 +366,8 @@ def why_job(database: Database, name: str) -> Answer:
         because: list[str] = []
         if row.state == JobState.PAUSED.value:
             because.append(f"it is paused: none of its runs start, and slots are skipped; `rota job resume {name}`")
+        if (held := say_held(row, row.now)) is not None:
+            because.append(held)
         because += explain_pool(connection, row.pool, row.env)
         of_job = {"job_id": row.id}
         opened = connection.execute(FIND_OPEN_OF_JOB, of_job).scalar()

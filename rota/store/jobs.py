@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
@@ -20,6 +20,7 @@ from rota.model.ending import FOR_EVER
 from rota.model.environment import ENVIRONMENTS_MAX, Environment, Environments
 from rota.model.job import JobKind, JobSpec
 from rota.model.states import JobState
+from rota.store.breakers import CLOSED, state_of
 from rota.store.database import Database
 from rota.store.dialects import Trouble
 from rota.store.durations import read_durations, show_durations
@@ -53,7 +54,7 @@ NOTE_DECLARED = (
 )
 DELETE_JOB = delete(job).where(job.c.id == bindparam("job_id"))
 
-_SHOWN = shown(job.c)
+_SHOWN = [*shown(job.c), (job.c.breaker_until <= db_now()).label("breaker_is_over")]
 READ_JOB = select(*_SHOWN).where(job.c.name == bindparam("name"))
 LOCK_JOB = READ_JOB.with_for_update()
 LIST_JOBS = select(*_SHOWN).where(job.c.name > bindparam("after")).order_by(job.c.name).limit(bindparam("limit"))
@@ -191,7 +192,7 @@ def declare_job(database: Database, spec: JobSpec, *, module: str, actor: str) -
         if encode_definition(held) == wanted:
             return "unchanged", ""
         difference = differences(held, spec.definition())
-        if _as_written_now(row.declared) != encode_definition(held):
+        if _declared_then(row.declared) != held:
             return "edited elsewhere", difference
         _change(connection, row, _columns_of(spec))
         text = f"job {spec.name} was declared anew by {module}: {difference}"
@@ -208,14 +209,12 @@ def declare_job(database: Database, spec: JobSpec, *, module: str, actor: str) -
     return write_fresh(database, declare)
 
 
-def _as_written_now(declared: str | None) -> str | None:
-    """Return what code declared as this version writes it: a field that it did not know yet has its default."""
-    if declared is None:
-        return None
+def _declared_then(text: str | None) -> dict[str, Any] | None:
+    """Read what code declared, perhaps for an earlier program: what jobs did not have then has its default."""
     try:
-        return encode_definition(JobSpec.from_definition(json.loads(declared)).definition())
-    except (Invalid, ValueError, TypeError, AttributeError):
-        return declared
+        return JobSpec.from_definition(show_document(text)).definition()
+    except (Invalid, TypeError, AttributeError):  # changed by hand, or never declared
+        return None
 
 
 def pause_job(database: Database, name: str, *, actor: str) -> dict[str, Any]:
@@ -224,15 +223,16 @@ def pause_job(database: Database, name: str, *, actor: str) -> dict[str, Any]:
 
 
 def resume_job(database: Database, name: str, *, actor: str) -> dict[str, Any]:
-    """Let the job's runs start again: those that wait, and those of the slots to come."""
+    """Let the job's runs start again: those that wait, and those of the slots to come. Closes its breaker, too."""
     return _set_state(database, name, JobState.ACTIVE, "resumed", actor)
 
 
 def _set_state(database: Database, name: str, state: JobState, became: str, actor: str) -> dict[str, Any]:
     def set_state(connection: Connection) -> dict[str, Any]:
         row = _read(connection, name)
-        if row.state != state.value:
-            _change(connection, row, {"state": state.value})
+        closes = state is JobState.ACTIVE and row.breaker_until is not None
+        if row.state != state.value or closes:
+            _change(connection, row, {"state": state.value} | (dict(CLOSED) if closes else {}))
             tell_change(connection, "job", became, f"job {name} was {became}", actor=actor, job=name)
             announce(connection)
         return show_job(_read(connection, name))
@@ -320,7 +320,15 @@ def _columns_of(spec: JobSpec) -> dict[str, Any]:
         "target": spec.target if isinstance(spec.target, str) else json.dumps(spec.target, ensure_ascii=False),
         "variables": encode_definition(spec.variables),
         "run_as_groups": None if spec.run_as_groups is None else json.dumps(spec.run_as_groups, ensure_ascii=False),
+        "retry_on": _encode_words(spec.retry_on),
+        "no_retry_on": _encode_words(spec.no_retry_on),
+        # Else one that is given later would begin where the one before it stood.
+        **(CLOSED if spec.breaker_failures is None else {}),
     }
+
+
+def _encode_words(words: Sequence[str]) -> str | None:
+    return json.dumps(words, ensure_ascii=False) if words else None
 
 
 def spec_of(row: Row[Any]) -> JobSpec:
@@ -330,8 +338,8 @@ def spec_of(row: Row[Any]) -> JobSpec:
         Invalid: somebody wrote into the row what no door would have accepted.
     """
     values: dict[str, Any] = {name: getattr(row, name) for name in _SPEC_FIELDS}
-    values["variables"] = show_document(row.variables)
-    values["run_as_groups"] = show_document(row.run_as_groups)
+    for name in ("variables", "retry_on", "no_retry_on", "run_as_groups"):
+        values[name] = show_document(values[name])
     if row.kind == JobKind.COMMAND.value:
         values["target"] = show_document(row.target)
     return JobSpec.from_definition(values)
@@ -357,6 +365,14 @@ def show_job(row: Row[Any]) -> dict[str, Any]:
         "retry_delay": row.retry_delay_seconds,
         "backoff": row.backoff,
         "retry_delay_max": row.retry_delay_max_seconds,
+        "retry_on": show_document(row.retry_on) or [],
+        "no_retry_on": show_document(row.no_retry_on) or [],
+        "deadline": row.deadline_seconds,
+        "no_op_exit_code": row.no_op_exit_code,
+        "cancel_exit_code": row.cancel_exit_code,
+        "breaker_failures": row.breaker_failures,
+        "breaker_pause": row.breaker_pause_seconds,
+        "breaker": _show_breaker(row),
         "lease": row.lease_seconds,
         "priority": row.priority,
         "stdin": row.stdin,
@@ -376,6 +392,14 @@ def show_job(row: Row[Any]) -> dict[str, Any]:
         "created_at": row.created_at,
         "updated_at": row.updated_at,
     }
+
+
+def _show_breaker(row: Row[Any]) -> dict[str, Any] | None:
+    state = state_of(row, bool(row.breaker_is_over))
+    if state is None:
+        return None
+    found = {"state": state.value, "failures_in_row": row.failures_in_row, "until": row.breaker_until}
+    return found | {"run": row.breaker_run_id}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

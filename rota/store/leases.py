@@ -32,7 +32,8 @@ from rota.model.environment import NO_ENVIRONMENTS, Environments
 from rota.model.limits import LIMIT_COLUMNS
 from rota.model.reasons import Reason
 from rota.model.run import Claim, NodeIdentity
-from rota.model.states import AttemptState, Delivery, JobState, NodeState, RunState
+from rota.model.states import AttemptState, Delivery, NodeState, RunState
+from rota.store.breakers import MAY_BE_CLAIMED
 from rota.store.database import Database
 from rota.store.events import tell_runs
 from rota.store.moves import Stale, Writer, write_fresh
@@ -47,15 +48,10 @@ _next_attempt = (
     select(func.coalesce(func.max(_attempts.c.attempt), 0) + 1).where(_attempts.c.run_id == run.c.id).scalar_subquery()
 )
 
-# Jobs whose runs a node leaves alone: paused ones, and those that ask for an environment it does not have. What the job
-# says now counts, so that an edit also frees the runs that wait. The job table is read once for each claim, whatever
-# the number of runs; ``environments`` is ``Environments.wanted``, which is never empty.
-NOT_FOR_NODE = select(job.c.id).where(
-    or_(
-        job.c.state == JobState.PAUSED.value,
-        job.c.env.not_in(bindparam("environments", expanding=True)),
-    )
-)
+# Jobs whose runs a node leaves alone: those that ask for an environment it does not have. What the job says now counts,
+# so that an edit also frees the runs that wait. The job table is read once for each claim, whatever the number of runs;
+# ``environments`` is ``Environments.wanted``, which is never empty.
+NOT_FOR_NODE = select(job.c.id).where(job.c.env.not_in(bindparam("environments", expanding=True)))
 
 # Runs of one pool that this node may take, best priority first, then oldest. Served by rota_run_claim in its own order,
 # so that no more rows are locked than are taken.
@@ -67,6 +63,7 @@ FIND_CLAIMABLE = (
         run.c.target_node.in_(["", bindparam("node")]),
         or_(run.c.start_by.is_(None), run.c.started_at.is_not(None), run.c.start_by >= db_now()),
         run.c.job_id.not_in(NOT_FOR_NODE),
+        MAY_BE_CLAIMED,
     )
     .order_by(run.c.urgency, run.c.run_at, run.c.id)
     .limit(bindparam("limit"))
@@ -98,6 +95,11 @@ CLAIM = (
         progress_at=null(),
         started_at=case(
             (run.c.started_at.is_not(None), run.c.started_at),
+            (run.c.delivery == Delivery.AT_LEAST_ONCE.value, db_now()),
+            else_=null(),
+        ),
+        deadline_from_at=case(
+            (run.c.deadline_from_at.is_not(None), run.c.deadline_from_at),
             (run.c.delivery == Delivery.AT_LEAST_ONCE.value, db_now()),
             else_=null(),
         ),
@@ -156,12 +158,15 @@ READ_CLAIMS = (
         run.c.delivery,
         run.c.marked_at,
         run.c.checkpoint,
+        run.c.deadline_from_at,
+        db_now().label("now"),
         _lease.label("lease"),
         job.c.kind,
         job.c.target,
         job.c.env,
         job.c.timeout_seconds,
-        job.c.retries,
+        job.c.deadline_seconds,
+        func.coalesce(run.c.retries, job.c.retries).label("retries"),
         job.c.stdin,
         job.c.cwd,
         job.c.run_as,
@@ -186,6 +191,7 @@ MARK_STARTED = (
     .values(
         marked_at=db_now(),
         started_at=case((run.c.started_at.is_not(None), run.c.started_at), else_=db_now()),
+        deadline_from_at=case((run.c.deadline_from_at.is_not(None), run.c.deadline_from_at), else_=db_now()),
         reason=Reason.STARTED.value,
     )
 )
@@ -355,7 +361,17 @@ def _claim_of(row: AnyRow, environments: Environments) -> Claim:
         limits={name: value for name in LIMIT_COLUMNS if (value := getattr(row, name)) is not None},
         env=row.env or None,
         environment=environments.find(row.env) if row.env else None,
+        deadline_left_seconds=deadline_left(row, row.deadline_seconds),
     )
+
+
+def deadline_left(row: AnyRow, deadline_seconds: float | None) -> float | None:
+    """Return how long attempts of the run in ``row`` may still go on, by its ``now``; None: there is no deadline."""
+    if deadline_seconds is None:
+        return None
+    # Not started yet, or started by a program that did not note it: it counts from now.
+    since = row.now if row.deadline_from_at is None else row.deadline_from_at
+    return deadline_seconds - (row.now - since).total_seconds()
 
 
 def _read_variables(text: str) -> tuple[dict[str, str], str | None]:

@@ -80,7 +80,7 @@ class Move:
     attempt_state: AttemptState | None = None  # set when the move ends an attempt
     end: End | None = None
     actor: str | None = None
-    resets: bool = False  # a rerun: budgets start anew
+    resets: bool = False  # a rerun: budgets and deadline start anew
 
 
 _moves = given_rows(
@@ -135,6 +135,7 @@ APPLY_MOVES = (
             else_=null(),
         ),
         start_by=case((_moves.c.resets, null()), else_=run.c.start_by),
+        deadline_from_at=case((_moves.c.resets, null()), else_=run.c.deadline_from_at),
         queued=and_(_moves.c.target == RunState.WAITING.value, run.c.queued),
         finished_at=case((_moves.c.finished, db_now()), else_=null()),
         active_key=case((_moves.c.finished, null()), else_=run.c.active_key),

@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Executable, and_, bindparam, exists, func,
 from rota.model.environment import NO_ENVIRONMENTS, Environments
 from rota.model.run import NodeIdentity
 from rota.model.states import JobState, RunState
+from rota.store.breakers import MAY_BE_CLAIMED, NEXT_HALF_OPEN_AT
 from rota.store.clock import IS_HELD
 from rota.store.database import Database
 from rota.store.findings import IS_LOOK_DUE
@@ -47,6 +48,7 @@ def _has_ready(pool: str) -> ColumnElement[bool]:
             run.c.target_node.in_(["", bindparam("node")]),
             _may_start_in_time,
             run.c.job_id.not_in(NOT_FOR_NODE),
+            MAY_BE_CLAIMED,
         )
         .order_by(run.c.urgency, run.c.run_at, run.c.id)
         .limit(1)
@@ -71,6 +73,8 @@ def look_statement(pool_count: int) -> Executable:
         (_next_slot_at <= db_now()).label("slot_has_come"),
         (_next_due_at <= db_now()).label("due_has_come"),
         (_next_lease_end_at < db_now()).label("lease_has_ended"),
+        NEXT_HALF_OPEN_AT.label("next_half_open_at"),
+        (db_now() >= NEXT_HALF_OPEN_AT).label("half_open_has_come"),
         or_(*(_has_ready(f"pool_{number}") for number in range(pool_count))).label("has_ready"),
         exists()
         .where(
@@ -108,6 +112,8 @@ class Outlook:
     has_cancelled: bool
     frozen_count: int = 0  # runs of this node that are to be frozen, or are
     health_is_due: bool = False  # for a minute nobody has looked for what does not go on by itself
+    next_half_open_at: datetime | None = None  # when a breaker lets a run through; in the past while none is ready
+    half_open_has_come: bool = False
     is_held: bool = False  # the clock has stepped: nothing late is decided, nothing missed or rescued
 
     def seconds_until(self, moment: datetime | None) -> float | None:
@@ -136,5 +142,7 @@ def look(
         bool(row.has_cancelled),
         int(row.frozen_count),
         bool(row.health_is_due),
+        row.next_half_open_at,
+        bool(row.half_open_has_come),
         bool(row.is_held),
     )

@@ -145,7 +145,7 @@ def _show_all(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str
 
 
 def _show_run(row: Row[Any], attempts: Sequence[Row[Any]], events: list[dict[str, Any]]) -> dict[str, Any]:
-    retries = row.job_retries
+    retries = row.job_retries if row.retries is None else row.retries
     return {
         "id": row.id,
         "job": row.job,
@@ -172,6 +172,8 @@ def _show_run(row: Row[Any], attempts: Sequence[Row[Any]], events: list[dict[str
         "finished_at": row.finished_at,
         "attempt": row.attempt,
         "max_attempts": retries + 1 if isinstance(retries, int) and retries != FOR_EVER else None,
+        "retries": "forever" if row.retries == FOR_EVER else row.retries,
+        "retry_delay": row.retry_delay_seconds,
         "progress": _progress_of(row),
         "checkpoint": show_document(row.checkpoint),
         "requested_by": row.requested_by,

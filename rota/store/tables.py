@@ -142,6 +142,16 @@ job = Table(
     Column("retry_delay_seconds", Number, nullable=False),
     Column("backoff", Word, nullable=False),
     Column("retry_delay_max_seconds", Number, nullable=False),
+    Column("retry_on", LongText),  # JSON list of the bad ends that are retried; NULL: all of them
+    Column("no_retry_on", LongText),  # JSON list of the bad ends that are not
+    Column("deadline_seconds", Number),  # over all attempts of a run, from its first start
+    Column("no_op_exit_code", Integer),
+    Column("cancel_exit_code", Integer),
+    Column("breaker_failures", Integer),  # attempts in a row that ended badly and open it; NULL: no breaker
+    Column("breaker_pause_seconds", Number, nullable=False, server_default=text("300")),
+    Column("failures_in_row", Integer, nullable=False, server_default=text("0")),  # counted where there is a breaker
+    Column("breaker_until", Instant),  # open until then, half open from then on; NULL: closed
+    Column("breaker_run_id", Id),  # the run that it lets through
     Column("lease_seconds", Number),  # NULL: the worker's
     Column("priority", Integer, nullable=False),
     Column("stdin", LongText),
@@ -170,6 +180,8 @@ job = Table(
     *_within(0, DURATION_SECONDS_MAX, "timeout_seconds", "start_within_seconds"),
     *_within(0, DURATION_SECONDS_MAX, "retry_delay_seconds", "retry_delay_max_seconds"),
     *(rule for name, (low, high) in LIMIT_RANGES.items() for rule in _within(low, high, name)),
+    *_within(0, DURATION_SECONDS_MAX, "deadline_seconds", "breaker_pause_seconds"),
+    *_within(0, COUNT_MAX, "failures_in_row"),
     **_MYSQL,
 )
 
@@ -278,6 +290,9 @@ run = Table(
     Column("attempt", Integer, nullable=False),
     Column("retries_used", Integer, nullable=False),
     Column("losses", Integer, nullable=False),
+    Column("retries", Integer),  # asked for with the run, -1 is for ever; NULL: the job's
+    Column("retry_delay_seconds", Number),  # asked for with the run; NULL: the job's
+    Column("deadline_from_at", Instant),  # the first start mark since it was asked for, or rerun
     Column("fence", Id, nullable=False),
     Column("claim_id", Token, unique=True),  # of the last claim; kept after the end
     Column("node", Name),
@@ -305,6 +320,8 @@ run = Table(
     *_within(0, COUNT_MAX, "slot_count", "attempt", "retries_used", "losses"),
     *_within(0, VERSION_MAX, "fence"),
     *_within(0, 1, "progress"),
+    *_within(0, DURATION_SECONDS_MAX, "retry_delay_seconds"),
+    *_within(-1, COUNT_MAX, "retries"),
     **_MYSQL,
 )
 # Serves FIND_CLAIMABLE: all equalities first, then its order. Only ready runs are in it where the database can say so.

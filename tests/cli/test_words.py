@@ -21,17 +21,19 @@ FLAGS = {
     "status": "",
     "check": "--nagios --warning-late --critical-late",
     "job add": "--call --command --shell --pool --env --timeout --start-within --delivery --retries --retry-delay "
-               "--backoff --retry-delay-max --lease --priority --stdin --cwd --run-as --run-as-group --memory-max "
-               "--cpu-max --open-files-max --processes-max --nice --ionice --umask --variable --if-exists",
+               "--backoff --retry-delay-max --retry-on --no-retry-on --deadline --no-op-exit-code --cancel-exit-code "
+               "--breaker-failures --breaker-pause --lease --priority --stdin --cwd --run-as --run-as-group "
+               "--memory-max --cpu-max --open-files-max --processes-max --nice --ionice --umask --variable --if-exists",
     "job list": "",
     "job show": "",
     "job edit": "--call --command --shell --pool --env --timeout --start-within --delivery --retries --retry-delay "
-                "--backoff --retry-delay-max --lease --priority --stdin --cwd --run-as --run-as-group --memory-max "
-                "--cpu-max --open-files-max --processes-max --nice --ionice --umask --variable",
+                "--backoff --retry-delay-max --retry-on --no-retry-on --deadline --no-op-exit-code --cancel-exit-code "
+                "--breaker-failures --breaker-pause --lease --priority --stdin --cwd --run-as --run-as-group "
+                "--memory-max --cpu-max --open-files-max --processes-max --nice --ionice --umask --variable",
     "job pause": "",
     "job resume": "",
     "job delete": "",
-    "job run": "--args --at --in --start-within --key --priority --wait --follow",
+    "job run": "--args --at --in --start-within --key --priority --retries --retry-delay --wait --follow",
     "schedule add": "--cron --every --at --interval --weekly --tz --gap --fold --anchor --start --end "
                     "--first-run --calendar --on-closed --delay --jitter --start-within --catch-up "
                     "--catch-up-limit --catch-up-order --overlap --args --if-exists",

@@ -80,6 +80,8 @@ REFUSED: dict[str, tuple[Act, str]] = {
     "a moment and a delay": (enqueue(at="2030-01-01", delay=5), "delay"),
     "at that is no time": (enqueue(at="tomorrow"), "at"),
     "priority that is no number": (enqueue(priority="high"), "priority"),
+    "retries below none": (enqueue(retries=-1), "retries"),
+    "retry delay that is no duration": (enqueue(retry_delay="soon"), "retry_delay"),
     "start_within 0s": (enqueue(start_within="0s"), "start_within"),
     "one bad request of many": (lambda rota: rota.enqueue_many([("job", {}), ("job", {"x": {1}})]), "args"),
     "a request without a job": (lambda rota: rota.enqueue_many([{"args": {}}]), "requests[0]"),

@@ -226,3 +226,47 @@ def test_a_poll_with_bad_input_is_refused_and_takes_nothing(
 
     assert refusal.value.field == field
     assert handle.state == "ready"
+
+
+def test_a_run_is_not_given_out_after_its_deadline_and_its_limit_is_what_is_left(
+    rota: Rota, ledger: Ledger, clock: Clock
+) -> None:
+    rota.jobs.add("job", shell="true", deadline="60s", timeout="50s")
+    handle = rota.enqueue("job")
+    claim = poll(rota)
+    assert claim.timeout_seconds == 50
+    clock.advance(seconds=20)
+    claim.release()
+    claim = poll(rota)
+    assert claim.timeout_seconds == 40
+    claim.release()
+    clock.advance(seconds=40)
+
+    assert rota.poll() is None
+
+    assert (handle.state, ledger.run(handle.id).reason) == ("failed", "deadline")
+
+
+def test_an_error_is_chosen_for_a_retry_by_its_base_class(rota: Rota) -> None:
+    rota.jobs.add("job", shell="true", retries=1, retry_on="OSError")
+    chosen, other = rota.enqueue("job"), rota.enqueue("job")
+
+    poll(rota).fail(ConnectionError("no"))
+    poll(rota).fail(ValueError("no"))
+
+    assert (chosen.state, other.state) == ("waiting", "failed")
+
+
+def test_polling_lets_one_run_through_a_breaker_whose_pause_is_over(rota: Rota, clock: Clock) -> None:
+    rota.jobs.add("job", shell="true", breaker_failures=1, breaker_pause="5m")
+    rota.enqueue_many([("job", None)] * 3)
+    poll(rota).fail("no")
+    assert rota.poll() is None
+    clock.advance(minutes=5)
+    duties_are_due(rota)
+
+    claim = poll(rota)
+
+    assert rota.poll() is None
+    claim.finish()
+    assert poll(rota).run_id > claim.run_id

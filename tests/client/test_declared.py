@@ -103,10 +103,13 @@ def test_a_run_is_asked_for_by_the_functions_own_arguments(rota: Rota) -> None:
         job.enqueue()
     rota.declare()
 
-    handle = job.enqueue(day="2026-11-19", key="sales-2026-11-19", delay="1m", priority=3)
+    handle = job.enqueue(
+        day="2026-11-19", key="sales-2026-11-19", delay="1m", priority=3, retries="forever", retry_delay=5
+    )
 
     view = handle.show()
     assert (view["args"], view["key"], view["priority"]) == ({"day": "2026-11-19"}, "sales-2026-11-19", 3)
+    assert (view["retries"], view["retry_delay"]) == ("forever", 5)
     assert view["run_at"] == "2026-11-02T12:01:00.000000Z"
 
 

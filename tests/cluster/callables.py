@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import itertools
 import os
 import time
@@ -23,6 +24,10 @@ def burn(seconds: float) -> None:
     ends = time.monotonic() + seconds
     deque(itertools.takewhile(ends.__gt__, iter(time.monotonic, None)), maxlen=0)
     note("end")
+
+
+def fail_with(name: str) -> None:
+    raise getattr(builtins, name)("as asked")
 
 
 def not_json() -> object:

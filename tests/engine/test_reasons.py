@@ -255,6 +255,13 @@ SCENARIOS |= {
 }
 
 
+@produces(Reason.DEADLINE, RunState.FAILED)
+def _(node: Node) -> None:
+    node.ledger.add_job(deadline_seconds=60.0)
+    node.ledger.enqueue()
+    node.end(node.start_one(), "deadline")
+
+
 @produces(Reason.LOST_MAX, RunState.FAILED)
 def _(node: Node) -> None:
     node.ledger.add_job(lost_max=0)

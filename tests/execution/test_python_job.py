@@ -15,7 +15,7 @@ from rota.engine.watch import end_of
 from rota.errors import StateError
 from rota.execution.command import argv_for_call, job_environment
 from rota.execution.context import current_run
-from rota.execution.order import Outcome
+from rota.execution.order import Outcome, read_outcome
 from rota.execution.report import report_result
 from tests.execution.harness import ROOT, Harness, is_alive, wait_until
 
@@ -43,7 +43,9 @@ class Own(Exception): pass
 def wish(kind, after=None):
     from rota.model.outcomes import Release, Retry, Skip
     raise {"skip": Skip, "release": Release, "retry": lambda text: Retry(text, after=after)}[kind]("for a reason")
+class Deep(Own, ConnectionError): pass
 def fail_own(): raise Own("mine")
+def fail_deep(): raise Deep("deep")
 def leave(code): sys.exit(code)
 def vanish(): os._exit(0)
 def no_json(): return object()
@@ -115,6 +117,22 @@ def test_an_exception_is_told_with_its_traceback(call: Callable[..., Outcome]) -
     assert "python_job" not in (outcome.traceback or "")
     assert "in fail\n" in (outcome.traceback or "")
     assert call("jobs_here:fail_own").error_type == "jobs_here.Own"
+
+
+def test_an_exception_is_told_with_the_names_of_its_base_classes(call: Callable[..., Outcome]) -> None:
+    assert call("jobs_here:fail_deep").error_bases == (
+        "jobs_here.Own", "ConnectionError", "OSError", "Exception", "BaseException",
+    )  # fmt: skip
+    end = end_of(call("jobs_here:fail"))
+    assert (end.kind, end.error_type, end.error_bases) == ("exception", "ValueError", ("Exception", "BaseException"))
+
+
+def test_an_end_that_an_earlier_programs_guardian_told_is_read() -> None:
+    now: dict[str, Any] = {"claim_id": "c", "run_id": 1, "attempt": 1, "fence": 1, "ended": "exited", "exit_code": 1}
+    now |= {"signal": None, "error_type": "ValueError", "error_message": "no", "traceback": "", "seconds": 1.0}
+    now |= {"cpu_seconds": 0.1, "memory_bytes_max": 1, "leftovers": 0, "sizes": [0, 0, 0, 0], "totals": [0, 0]}
+
+    assert read_outcome(now | {"has_result": False}, b"").error_bases == ()
 
 
 @pytest.mark.parametrize(
@@ -228,6 +246,7 @@ def test_the_socket_refuses_what_it_cannot_keep_and_the_last_result_counts(harne
         "s.sendall(b'\\xff' * 100); s.close()",
         "s.sendall(b'\\0\\0\\0\\x02\\0\\0\\0\\0[]')",
         "s.sendall(b'\\0\\0\\0\\x09')",
+        'm = b\'{"op":"error","bases":{"a":1}}\'\ns.sendall(len(m).to_bytes(4) + b\'\\0\\0\\0\\0\' + m)\ns.recv(100)',
         "a = [socket.socket(socket.AF_UNIX) for _ in range(60)]\n"
         "for x in a: x.setblocking(False); x.connect_ex(os.environ['ROTA_CONTROL'])",
         "os.unlink(os.environ['ROTA_CONTROL'])",

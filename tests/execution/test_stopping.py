@@ -29,6 +29,12 @@ def test_a_time_limit_sends_term_and_the_job_may_end_in_order(harness: Harness) 
     assert (outcome.ended, outcome.exit_code, outcome.stdout.head) == ("timeout", 0, b"bye\n")
 
 
+def test_a_job_that_is_stopped_at_the_deadline_of_its_run_has_ended_as_that(harness: Harness) -> None:
+    outcome = harness.run("sleep", "1000", timeout_seconds=0.2, limited_by="deadline")
+
+    assert (outcome.ended, outcome.signal) == ("deadline", signal.SIGTERM)
+
+
 def test_a_job_that_ignores_term_is_killed_after_the_grace(harness: Harness) -> None:
     outcome = harness.run("sh", "-c", STUBBORN, timeout_seconds=0.2, grace_seconds=0.3)
 

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rota.model.ending import Backoff, RetryRule, RunFacts, decide_end, decide_rescue, lost_delay_seconds, say_silent
+from rota.model.ending import (
+    Backoff,
+    RetryRule,
+    RunFacts,
+    chance_of,
+    decide_end,
+    decide_rescue,
+    lost_delay_seconds,
+    say_silent,
+)
 from rota.model.reasons import Reason
 from rota.model.run import End
 from rota.model.states import AttemptState, Delivery, RunState, check_move
@@ -33,7 +42,7 @@ BAD_ENDS = {
     "bad_result": Reason.BAD_RESULT,
     "no_result": Reason.NO_RESULT,
 }
-KINDS = [*BAD_ENDS, "cancelled", "released", "lease_over", "no_op", "succeeded"]
+KINDS = [*BAD_ENDS, "deadline", "cancelled", "released", "lease_over", "no_op", "succeeded"]
 
 
 def end_of(kind: str, exit_code: int | None = 3) -> End:
@@ -51,8 +60,19 @@ facts = st.builds(
     losses=st.integers(0, 8),
     cancel_asked=st.booleans(),
     cancel_asked_by=st.none(),
+    deadline_left_seconds=st.sampled_from([None, -1.0, 0.0, 5.0, 1e6]),
 )
-rules = st.builds(RetryRule, retries=st.integers(-1, 4), lost_max=st.integers(0, 6), backoff=st.sampled_from(Backoff))
+rules = st.builds(
+    RetryRule,
+    retries=st.integers(-1, 4),
+    lost_max=st.integers(0, 6),
+    backoff=st.sampled_from(Backoff),
+    retry_on=st.sampled_from([(), ("exit:3",), ("timeout", "signal:SIGKILL")]),
+    no_retry_on=st.sampled_from([(), ("exception",)]),
+    no_op_exit_code=st.sampled_from([None, 3]),
+    cancel_exit_code=st.sampled_from([None, 3, 4]),
+    deadline_seconds=st.just(60.0),
+)
 
 
 @given(st.sampled_from(KINDS), st.sampled_from([0, 3]), facts, rules)
@@ -65,6 +85,8 @@ def test_every_decision_is_a_move_the_table_of_states_knows(
     assert ending.text
     assert (ending.wait_seconds is not None) == (ending.target is RunState.WAITING)
     assert ending.retries_added + ending.losses_added <= 1
+    left = given_facts.deadline_left_seconds
+    assert ending.wait_seconds is None or left is None or ending.wait_seconds < left
 
 
 @pytest.mark.parametrize(("kind", "reason"), BAD_ENDS.items())
@@ -164,3 +186,114 @@ def test_the_delay_of_a_retry_is_fixed_or_doubles_up_to_its_limit() -> None:
     assert [fixed.delay_seconds(used) for used in range(4)] == [10, 10, 10, 10]
     assert [doubling.delay_seconds(used) for used in range(4)] == [10, 20, 40, 60]
     assert doubling.delay_seconds(10**6) == 60
+
+
+def test_full_jitter_waits_anything_up_to_what_doubling_would_wait_and_its_limit() -> None:
+    rule = RetryRule(retries=-1, retry_delay_seconds=10, backoff=Backoff.JITTER, retry_delay_max_seconds=60)
+
+    ending = decide_end(end_of("exited"), replace(FACTS, retries_used=1), rule, 0.25)
+
+    assert [rule.delay_seconds(used, 0.5) for used in range(4)] == [5, 10, 20, 30]
+    assert [rule.delay_seconds(used, 0.0) for used in range(4)] == [0, 0, 0, 0]
+    assert ending.wait_seconds == 5
+    assert ending.text.endswith("retry for ever in 5 s")
+
+
+def test_the_chance_of_a_delay_is_spread_evenly_and_the_same_each_time_it_is_asked_for() -> None:
+    drawn = [chance_of("job", run_id, attempt) for run_id in range(100) for attempt in range(1, 11)]
+
+    assert drawn == [chance_of("job", run_id, attempt) for run_id in range(100) for attempt in range(1, 11)]
+    assert all(0 <= chance < 1 for chance in drawn)
+    tenths = [sum(number / 10 <= chance < (number + 1) / 10 for chance in drawn) for number in range(10)]
+    assert min(tenths) > 60
+
+
+def test_only_what_retry_on_names_is_retried_and_the_reason_says_why_not() -> None:
+    rule = RetryRule(retries=3, retry_on=("OSError", "exit:75"))
+
+    chosen = decide_end(end_of("exited", 75), FACTS, rule)
+    other = decide_end(end_of("exited", 1), FACTS, rule)
+
+    assert chosen.target is RunState.WAITING
+    assert (other.target, other.reason, other.retries_added) == (RunState.FAILED, Reason.EXIT_CODE, 0)
+    assert other.text == "attempt 1 on a exited with 1; not retried: retry_on names only OSError, exit:75"
+
+
+def test_what_no_retry_on_names_is_not_retried_even_if_retry_on_names_it_too() -> None:
+    error = End("c", 1, "exception", error_type="FileNotFoundError", error_bases=("OSError", "Exception"))
+    rule = RetryRule(retries=3, retry_on=("OSError",), no_retry_on=("FileNotFoundError",))
+
+    ending = decide_end(error, FACTS, rule)
+
+    assert decide_end(replace(error, error_type="PermissionError"), FACTS, rule).target is RunState.WAITING
+    assert (ending.target, ending.reason) == (RunState.FAILED, Reason.EXCEPTION)
+    assert ending.text.endswith("not retried: no_retry_on names FileNotFoundError")
+
+
+def test_a_retry_that_the_job_asks_for_is_made_whatever_it_retries_on() -> None:
+    rule = RetryRule(retries=1, retry_on=("timeout",), no_retry_on=("exception",))
+    asked = End("c", 1, "exception", error_type="Retry", error_message="later", retry_after_seconds=7.0)
+
+    assert decide_end(asked, FACTS, rule).wait_seconds == 7
+
+
+def test_a_job_without_retries_does_not_speak_of_what_it_retries_on() -> None:
+    ending = decide_end(end_of("exited", 1), FACTS, RetryRule(retry_on=("OSError",)))
+
+    assert ending.text == "attempt 1 on a exited with 1"
+
+
+def test_a_rule_that_cannot_be_read_retries_nothing_and_says_so() -> None:
+    ending = decide_end(end_of("exited", 1), FACTS, RetryRule(retries=5, problem="retry_on is no list"))
+
+    assert ending.target is RunState.FAILED
+    assert ending.text.endswith("not retried: retry_on is no list")
+
+
+def test_the_special_exit_codes_of_a_job_skip_and_cancel_its_run() -> None:
+    rule = RetryRule(retries=5, no_op_exit_code=99, cancel_exit_code=98)
+
+    skipped, cancelled = (decide_end(end_of("exited", code), FACTS, rule) for code in (99, 98))
+    told = decide_end(replace(end_of("exited", 99), error_type="ValueError"), FACTS, rule)
+
+    skip = (RunState.SKIPPED, Reason.NO_OP, AttemptState.SKIPPED)
+    cancel = (RunState.CANCELLED, Reason.CANCEL, AttemptState.CANCELLED)
+    assert (skipped.target, skipped.reason, skipped.attempt_state) == skip
+    assert (cancelled.target, cancelled.reason, cancelled.attempt_state) == cancel
+    assert "exited with 99" in skipped.text
+    assert "exited with 98" in cancelled.text
+    assert told.target is RunState.WAITING  # it raised: the exit status of its process says nothing more
+
+
+def test_no_retry_begins_after_the_deadline() -> None:
+    rule = RetryRule(retries=-1, retry_delay_seconds=10, deadline_seconds=60)
+
+    in_time = decide_end(end_of("exited"), replace(FACTS, deadline_left_seconds=10.1), rule)
+    too_late = decide_end(end_of("exited"), replace(FACTS, deadline_left_seconds=10.0), rule)
+    passed = decide_end(end_of("timeout"), replace(FACTS, deadline_left_seconds=-1.0), rule)
+
+    assert in_time.target is RunState.WAITING
+    assert (too_late.target, too_late.reason) == (RunState.FAILED, Reason.DEADLINE)
+    assert too_late.text.endswith("in 10 s it would begin after its deadline, 1m after its first start")
+    assert (passed.target, passed.reason) == (RunState.FAILED, Reason.DEADLINE)
+    assert passed.text.endswith("its deadline, 1m after its first start, has passed")
+
+
+def test_an_attempt_that_was_stopped_at_the_deadline_is_not_retried_and_told_as_that() -> None:
+    ending = decide_end(End("c", 1, "deadline"), FACTS, RetryRule(retries=-1, deadline_seconds=60))
+
+    told = (ending.target, ending.reason, ending.attempt_state)
+    assert told == (RunState.FAILED, Reason.DEADLINE, AttemptState.FAILED)
+
+
+def test_a_lost_attempt_is_not_started_again_after_the_deadline() -> None:
+    rule = RetryRule(deadline_seconds=60)
+    late = replace(FACTS, deadline_left_seconds=0.0)
+
+    ending = decide_rescue(late, rule, "its node died")
+    waiting = decide_rescue(replace(FACTS, losses=1, deadline_left_seconds=4.0), rule, "its node died")
+    unclear = decide_rescue(replace(late, delivery=Delivery.AT_MOST_ONCE), rule, "its node died")
+
+    assert (ending.target, ending.reason, ending.attempt_state) == (RunState.FAILED, Reason.DEADLINE, AttemptState.LOST)
+    assert waiting.reason is Reason.DEADLINE
+    assert unclear.target is RunState.LOST

@@ -246,3 +246,26 @@ def test_the_list_is_paged_by_name(ledger: Ledger) -> None:
     rest = jobs.list_jobs(ledger.database, after=str(first[-1]["name"]), limit=3)
 
     assert sorted(str(view["name"]) for view in first + rest) == ["B", "a", "b", "c"]
+
+
+def test_what_an_earlier_program_noted_as_declared_is_no_edit_elsewhere(ledger: Ledger) -> None:
+    jobs.declare_job(ledger.database, spec(), module="app", actor="ann@desk")
+    definition = json.loads(ledger.value("select declared from rota_job"))
+    then = {name: value for name, value in definition.items() if name not in {"retry_on", "deadline_seconds"}}
+    ledger.set_job(declared=json.dumps(then))
+
+    outcome, _ = jobs.declare_job(ledger.database, spec(retries=3), module="app", actor="ann@desk")
+
+    assert outcome == "changed"
+
+
+@pytest.mark.parametrize("noted", [None, "{", "[]", '{"kind": 7}', "null"])
+def test_a_note_of_what_was_declared_that_cannot_be_read_is_an_edit_elsewhere(
+    ledger: Ledger, noted: str | None
+) -> None:
+    jobs.declare_job(ledger.database, spec(), module="app", actor="ann@desk")
+    ledger.set_job(declared=noted)
+
+    outcome, _ = jobs.declare_job(ledger.database, spec(retries=3), module="app", actor="ann@desk")
+
+    assert outcome == "edited elsewhere"

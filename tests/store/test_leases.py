@@ -171,6 +171,7 @@ def test_a_claim_carries_all_that_is_needed_to_start(ledger: Ledger) -> None:
         "limits": {"memory_max_bytes": 1 << 40, "nice": -5, "run_as_groups": '["adm"]'},
         "env": "shop",
         "environment": dataclasses.asdict(shop),
+        "deadline_left_seconds": None,
     }
 
 

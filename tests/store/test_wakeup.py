@@ -57,6 +57,19 @@ def test_a_commit_elsewhere_wakes_where_the_database_can(ledger: Ledger, pulse: 
     assert pulse.wait(0, wake_fd) is False
 
 
+def test_a_breaker_that_closes_wakes_those_who_may_start_its_runs(ledger: Ledger, pulse: Pulse, wake_fd: int) -> None:
+    ledger.add_job(breaker_failures=1)
+    ledger.enqueue_many([NewRun("job")] * 3)
+    bad, good = ledger.claim(limit=2)
+    ledger.end(bad, "exited", exit_code=1)
+    settle(pulse, wake_fd)
+    can = ledger.database.dialect.wake_up is not WakeUp.POLL
+
+    ledger.end(good)
+
+    assert pulse.wait(LONG if can else 0, wake_fd) is can
+
+
 def test_a_commit_wakes_a_node_that_is_already_waiting(ledger: Ledger, pulse: Pulse, wake_fd: int) -> None:
     ledger.add_job()
     settle(pulse, wake_fd)

@@ -1,4 +1,4 @@
-"""Long runs: what a run says of itself while it runs, and what may be asked of it meanwhile.
+"""Long runs: what a run says of itself while it runs, what may be asked of it meanwhile, and what is retried.
 
 Revision 0004. A program that knows only schema 3 works on: it does not show, ask for or heed any of this.
 """
@@ -17,19 +17,18 @@ depends_on = None
 
 ADDED: dict[str, tuple[sa.Column[Any], ...]] = {
     "rota_node": (sa.Column("environments", LongText, nullable=True),),
-    "rota_run": (
-        sa.Column("progress", Number, nullable=True),
-        sa.Column("progress_message", LongText, nullable=True),
-        sa.Column("progress_at", Instant(), nullable=True),
-        sa.Column("checkpoint", LongText, nullable=True),
-        sa.Column("freeze_asked_at", Instant(), nullable=True),
-        sa.Column("freeze_asked_by", Name, nullable=True),
-        sa.Column("environment", Name, nullable=True),
-        sa.Column("environment_version", Name, nullable=True),
-    ),
-    "rota_output": (sa.Column("marks", LongText, nullable=True),),
     "rota_job": (
         sa.Column("env", Name, nullable=True),
+        sa.Column("retry_on", LongText, nullable=True),
+        sa.Column("no_retry_on", LongText, nullable=True),
+        sa.Column("deadline_seconds", Number, nullable=True),
+        sa.Column("no_op_exit_code", sa.Integer(), nullable=True),
+        sa.Column("cancel_exit_code", sa.Integer(), nullable=True),
+        sa.Column("breaker_failures", sa.Integer(), nullable=True),
+        sa.Column("breaker_pause_seconds", Number, nullable=False, server_default=sa.text("300")),
+        sa.Column("failures_in_row", sa.Integer(), nullable=False, server_default=sa.text("0")),
+        sa.Column("breaker_until", Instant(), nullable=True),
+        sa.Column("breaker_run_id", Id, nullable=True),
         sa.Column("run_as_groups", LongText, nullable=True),
         sa.Column("memory_max_bytes", Id, nullable=True),
         sa.Column("cpu_max_seconds", Number, nullable=True),
@@ -39,23 +38,44 @@ ADDED: dict[str, tuple[sa.Column[Any], ...]] = {
         sa.Column("ionice", Word, nullable=True),
         sa.Column("umask", Word, nullable=True),
     ),
+    "rota_run": (
+        sa.Column("retries", sa.Integer(), nullable=True),
+        sa.Column("retry_delay_seconds", Number, nullable=True),
+        sa.Column("deadline_from_at", Instant(), nullable=True),
+        sa.Column("progress", Number, nullable=True),
+        sa.Column("progress_message", LongText, nullable=True),
+        sa.Column("progress_at", Instant(), nullable=True),
+        sa.Column("checkpoint", LongText, nullable=True),
+        sa.Column("freeze_asked_at", Instant(), nullable=True),
+        sa.Column("freeze_asked_by", Name, nullable=True),
+        sa.Column("environment", Name, nullable=True),
+        sa.Column("environment_version", Name, nullable=True),
+    ),
     "rota_attempt": (
         sa.Column("environment", Name, nullable=True),
         sa.Column("environment_version", Name, nullable=True),
         sa.Column("read_bytes", Id, nullable=True),
         sa.Column("written_bytes", Id, nullable=True),
     ),
+    "rota_output": (sa.Column("marks", LongText, nullable=True),),
 }
 
 # Values by which one row, written by hand, would make a statement fail that moves others too.
 RANGES: dict[str, dict[str, tuple[int, int]]] = {
-    "rota_run": {"progress": (0, 1)},
     "rota_job": {
+        "deadline_seconds": (0, 315_360_000),
+        "breaker_pause_seconds": (0, 315_360_000),
+        "failures_in_row": (0, 1_000_000_000),
         "memory_max_bytes": (0, 1 << 50),
-        "cpu_max_seconds": (0, 315360000),
+        "cpu_max_seconds": (0, 315_360_000),
         "open_files_max": (0, 1 << 30),
-        "processes_max": (0, 4194304),
+        "processes_max": (0, 4_194_304),
         "nice": (-20, 19),
+    },
+    "rota_run": {
+        "progress": (0, 1),
+        "retry_delay_seconds": (0, 315_360_000),
+        "retries": (-1, 1_000_000_000),
     },
 }
 
