@@ -432,3 +432,17 @@ def test_a_simulated_breaker_opens_lets_one_through_and_closes(sim: Simulation) 
     assert starts[:3] == ["00:10", "00:20", "00:45"]  # the third was let through after the pause, and opened it again
     assert set(starts[3:]) == {"01:10", "01:20"}
     assert {run["state"] for run in sim.runs()[3:]} == {"succeeded"}
+
+
+def test_a_paused_pool_holds_its_runs_until_it_is_resumed(sim: Simulation) -> None:
+    sim.rota.schedules.add("hourly", "job", every="1h", overlap="allow", start_within="2h")
+    sim.rota.pools.pause("default")
+    sim.advance("90m")
+    held = states(sim)
+    sim.rota.pools.resume("default")
+
+    sim.advance("1s")
+
+    assert held
+    assert set(held) == {"ready"}
+    assert states(sim) == ["succeeded"] * len(held)

@@ -25,6 +25,7 @@ PARTS = {
     "rota.calendars": "rota.client.calendars:Calendars",
     "rota.runs": "rota.client.runs:Runs",
     "rota.nodes": "rota.client.facts:Nodes",
+    "rota.pools": "rota.client.facts:Pools",
     "rota.why": "rota.client.facts:Why",
     "CurrentRun": "rota.execution.context:CurrentRun",
     "job": "rota.client.declared:DeclaredJob",

@@ -23,7 +23,7 @@ def write_states() -> Iterator[str]:
     for title, kind in (
         ("Run", states.RunState),
         ("Attempt", states.AttemptState),
-        ("Job and schedule", states.JobState),
+        ("Job, schedule and pool", states.JobState),
         ("Node", states.NodeState),
     ):
         yield f"## {title}"

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "calendar": ("rota.cli.calendar:calendar",     "When schedules rest: weekdays, dates, holidays, windows."),
     "run":      ("rota.cli.run:run",               "One execution wanted: look, wait, cancel, rerun."),
     "node":     ("rota.cli.node:node",             "The machines that share the database."),
+    "pool":     ("rota.cli.pool:pool",             "Named sets of nodes: what is ready there, pause and resume."),
     "forecast": ("rota.cli.forecast:forecast",     "What will run when, and how full the pool will be."),
     "check":    ("rota.cli.check:check",           "Health for monitoring: 0 ok, 1 warning, 2 critical, 3 unknown."),
     "why":      ("rota.cli.why:why",               "Why it has not started, was skipped, missed, retried, lost."),

@@ -202,3 +202,20 @@ def list_(door: Door) -> None:
 def show(door: Door, *, name: str) -> None:
     """Show a node, what it runs and its history."""
     door.screen.show_one(door.rota.nodes.show(name))
+
+
+@node.command()
+@click.argument("name")
+@through_door
+def drain(door: Door, *, name: str) -> None:
+    """Claim nothing more there; what runs goes on. Holds over restarts, until `resume`."""
+    view = door.rota.nodes.drain(name)
+    door.screen.tell(f"node {name} claims nothing more; {len(view['running'])} runs go on", view)
+
+
+@node.command()
+@click.argument("name")
+@through_door
+def resume(door: Door, *, name: str) -> None:
+    """Let it claim again."""
+    door.screen.tell(f"node {name} may claim again", door.rota.nodes.resume(name))

@@ -48,7 +48,7 @@ def show_status(view: View) -> None:
         if view[key]:
             click.echo()
             print_table(make_table(view[key], columns, title))
-    for kind in ("job", "schedule"):
+    for kind in ("pool", "job", "schedule"):
         for name in view[f"paused_{kind}s"]:
             click.echo(clean(f"{kind} {name} is paused"))
     for found in view["findings"]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from rota.client.calendars import Calendars
     from rota.client.claims import Claim, Poller
-    from rota.client.facts import Nodes, Why
+    from rota.client.facts import Nodes, Pools, Why
     from rota.client.jobs import Jobs
     from rota.client.runs import RunHandle, Runs
     from rota.client.schedules import Schedules
@@ -133,6 +133,13 @@ class Rota:
         from rota.client.facts import Nodes
 
         return Nodes(self)
+
+    @cached_property
+    def pools(self) -> Pools:
+        """All pools."""
+        from rota.client.facts import Pools
+
+        return Pools(self)
 
     @cached_property
     def why(self) -> Why:

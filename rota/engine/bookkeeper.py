@@ -104,6 +104,7 @@ class Bookkeeper(threading.Thread):
         self._look_at = 0.0
         self._more_ready = False
         self._frozen_count: int = 0
+        self._is_drained = False  # somebody asked this node to claim nothing, which the database sees to
         self.last_good_round = 0.0  # monotonic
         self.idle_rounds = 0  # looks in a row that found nothing to do
 
@@ -297,6 +298,8 @@ class Bookkeeper(threading.Thread):
         if outlook.has_cancelled or outlook.frozen_count != self._frozen_count:
             self._frozen_count = outlook.frozen_count
             self._tell(RenewalWanted())
+        if outlook.is_drained != self._is_drained:
+            self._hear_drained(is_drained=outlook.is_drained)
         seconds = self._settings.poll_seconds or self._database.dialect.poll_seconds
         if done.trouble is not None:
             seconds = min(seconds, self._tell_trouble(done.trouble))
@@ -313,6 +316,16 @@ class Bookkeeper(threading.Thread):
         if self.idle_rounds:
             self._tell(Idle())
         return ready
+
+    def _hear_drained(self, *, is_drained: bool) -> None:
+        # Not the same as leaving: it goes on with its runs, fires, and takes guardians over.
+        self._is_drained = is_drained
+        if is_drained:
+            log.info("asked to drain: no new claims until `rota node resume %s`", self._scheduler.identity.name)
+        elif self._accepting:
+            log.info("resumed: claiming again")
+        else:
+            self._is_described = False  # it drains all the same, since it leaves, and says so again
 
     def _tell_trouble(self, trouble: Exception) -> float:
         # Claims go on, and so does everything else that was due; so this loop does not wait, as it does for a database.

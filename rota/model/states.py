@@ -136,7 +136,7 @@ class AttemptState(StrEnum):
 
 
 class JobState(StrEnum):
-    """Whether a job or a schedule makes runs."""
+    """Whether a job, a schedule or a pool goes on, or is held."""
 
     ACTIVE = "active"
     PAUSED = "paused"

@@ -16,6 +16,7 @@ from rota.model.states import Because, JobState, RunState
 from rota.store.breakers import HELD_JOBS
 from rota.store.database import Database
 from rota.store.moves import Move, apply_moves, write_fresh
+from rota.store.suspension import is_pool_paused
 from rota.store.tables import job, run, schedule
 from rota.store.types import AnyRow, db_now, db_now_plus
 
@@ -42,6 +43,7 @@ FIND_WAITED = (
         run.c.attempt,
         run.c.job_id.in_(select(job.c.id).where(job.c.state == JobState.PAUSED.value)).label("job_paused"),
         run.c.job_id.in_(HELD_JOBS).label("job_held"),
+        is_pool_paused(run.c.pool).label("pool_paused"),
         db_now().label("now"),
     )
     .where(run.c.due_at <= db_now())
@@ -163,6 +165,8 @@ def _what_held(row: AnyRow) -> str:
         return "its job is paused"
     if row.job_held:
         return "the breaker of its job is open"
+    if row.pool_paused:
+        return "its pool is paused"
     return "it was still waiting" if row.state == RunState.WAITING.value else "no node had taken it"
 
 

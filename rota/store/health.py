@@ -36,8 +36,9 @@ from rota.store.breakers import FIND_NOT_CLOSED, MAY_BE_CLAIMED, say_held
 from rota.store.clock import READ_HELD
 from rota.store.database import Database, now_of
 from rota.store.durations import read_durations
-from rota.store.pools import last_seen, read_servers, say_full, say_lacking, say_nobody, serving
+from rota.store.pools import is_drained, last_seen, read_servers, say_full, say_lacking, say_nobody, serving
 from rota.store.shown import say_moment, say_span
+from rota.store.suspension import read_paused_pools, say_paused
 from rota.store.tables import calendar, event, finding, job, run, schedule
 from rota.store.types import AnyRow, Number, db_now, db_now_plus
 
@@ -274,6 +275,7 @@ class _Look:
         self._now = now_of(connection)
         self._held_until: datetime | None = connection.execute(READ_HELD).scalar()
         self._servers = read_servers(connection)
+        self._paused_pools = read_paused_pools(connection)
         self._found: list[Finding] = []
 
     def look(self) -> Health:
@@ -358,21 +360,33 @@ class _Look:
         if late:
             oldest = ready_since[late[0].id]
             each = _name(late, lambda row: f"run {row.id} of {row.job}")
+            span = say_span(self._now - oldest)
+            those = f"{_count(late, 'run')} ready in pool {pool}, for up to {span}: {each}"
+            if (held := self._say_held(pool)) is not None:  # on purpose, so it is not critical, however late
+                self._tell(Severity.WARNING, held[0], pool, f"{those}; {held[1]}", oldest)
+                return len(late)
             why = (
                 say_nobody(self._servers, pool)
                 or self._say_lacking(pool, [row.job_id for row in late])
                 or say_full(self._servers, pool)
                 or "its nodes do not take them"
             )
-            span = say_span(self._now - oldest)
-            sentence = f"{_count(late, 'run')} ready in pool {pool}, for up to {span}: {each}; {why}"
-            self._tell(self._thresholds.judge(self._age(oldest)), FindingCode.RUN_LATE, pool, sentence, oldest)
+            severity = self._thresholds.judge(self._age(oldest))
+            self._tell(severity, FindingCode.RUN_LATE, pool, f"{those}; {why}", oldest)
         return len(late)
 
     def _say_lacking(self, pool: str, job_ids: Sequence[int]) -> str | None:
         wanted = self._connection.execute(READ_ENVIRONMENTS_OF, {"job_ids": sorted(set(job_ids))}).scalars()
         said = [say_lacking(self._servers, pool, env) for env in sorted(wanted)]
         return next((one for one in said if one is not None), None)
+
+    def _say_held(self, pool: str) -> tuple[FindingCode, str] | None:
+        """Say that somebody holds the runs of a pool, and how; None when nobody does."""
+        if (row := self._paused_pools.get(pool)) is not None:
+            return FindingCode.POOL_PAUSED, say_paused(row)
+        if is_drained(self._servers, pool):
+            return FindingCode.POOL_DRAINED, say_nobody(self._servers, pool) or ""
+        return None
 
     def _has_ready(self, pool: str) -> bool:
         return self._connection.execute(HAS_READY, {"pool": pool}).first() is not None
@@ -398,7 +412,7 @@ class _Look:
         known = dict.fromkeys([*ready_pools, *self._connection.execute(READ_JOB_POOLS).scalars()])
         for pool in known:
             nobody = say_nobody(self._servers, pool)
-            if nobody is None:
+            if nobody is None or self._say_held(pool) is not None:
                 continue
             served = serving(self._servers, pool)
             since = last_seen(served).seen_at if served else None

@@ -22,6 +22,7 @@ from rota.store.database import Database
 from rota.store.events import READ_RUN_EVENTS, read_events, show_event
 from rota.store.pools import Server, read_servers, say_full, say_lacking, say_nobody, say_offered
 from rota.store.shown import say_moment, say_span
+from rota.store.suspension import read_paused_pools, say_paused
 from rota.store.tables import attempt, job, run, schedule
 from rota.store.types import Instant, db_now
 
@@ -309,7 +310,10 @@ def _explain_unclaimed(connection: Connection, row: Row[Any], servers: list[Serv
         closed = f"its start window closed at {say_moment(row.start_by)}, {say_span(row.now - row.start_by)} ago"
         held = explain_hold(connection, row)
         because.append(f"{closed}: it will be missed" if held is None else f"{closed}; {held}")
-    # A pool without a node holds everything, whatever else does.
+    # A paused pool holds everything, and so does one without a node, whatever else does.
+    paused = read_paused_pools(connection).get(row.pool)
+    if paused is not None:
+        because.append(say_paused(paused))
     if (nobody := say_nobody(servers, row.pool, row.target_node)) is not None:
         because.append(nobody)
     if row.known_job_id is None:
@@ -334,7 +338,7 @@ def _explain_unclaimed(connection: Connection, row: Row[Any], servers: list[Serv
         elif not because:
             because.append(f"it is the next one of pool {row.pool}: a node with a free slot takes it at its next look")
         offered = say_offered(able, row.pool, row.target_node)
-        if offered is not None and row.job_state != JobState.PAUSED.value:
+        if offered is not None and paused is None and row.job_state != JobState.PAUSED.value:
             because.append(offered)
     if row.deadline_from_at is not None and row.deadline_seconds is not None:
         because.append(_tell_deadline(row))
@@ -395,11 +399,13 @@ def why_job(database: Database, name: str) -> Answer:
 
 
 def explain_pool(connection: Connection, pool: str, env: str | None = None) -> list[str]:
-    """Say that a pool has no living node, none with environment ``env``, or that all slots of these are taken."""
+    """Say that a pool is paused, has no living node or none with environment ``env``, or that their slots are taken."""
     servers = read_servers(connection)
     able = [server for server in servers if server.has(env)]
-    said = say_nobody(servers, pool) or say_lacking(servers, pool, env) or say_full(able, pool)
-    return [said] if said is not None else []
+    paused = read_paused_pools(connection).get(pool)
+    held = None if paused is None else say_paused(paused)
+    told = say_nobody(servers, pool) or say_lacking(servers, pool, env) or say_full(able, pool)
+    return [said for said in (held, told) if said is not None]
 
 
 def _next_of(found: Row[Any], row: Row[Any]) -> str:

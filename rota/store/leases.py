@@ -21,6 +21,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    not_,
     null,
     or_,
     select,
@@ -37,6 +38,7 @@ from rota.store.breakers import MAY_BE_CLAIMED
 from rota.store.database import Database
 from rota.store.events import tell_runs
 from rota.store.moves import Stale, Writer, write_fresh
+from rota.store.suspension import is_node_drained, is_pool_paused
 from rota.store.tables import attempt, job, node, run
 from rota.store.types import AnyRow, db_now, db_now_plus
 
@@ -53,8 +55,8 @@ _next_attempt = (
 # ``environments`` is ``Environments.wanted``, which is never empty.
 NOT_FOR_NODE = select(job.c.id).where(job.c.env.not_in(bindparam("environments", expanding=True)))
 
-# Runs of one pool that this node may take, best priority first, then oldest. Served by rota_run_claim in its own order,
-# so that no more rows are locked than are taken.
+# Runs of one pool that this node may take, best priority first, then oldest; none of a paused pool, and none for a node
+# that is to drain. Served by rota_run_claim in its own order, so that no more rows are locked than are taken.
 FIND_CLAIMABLE = (
     select(run.c.id)
     .where(
@@ -64,6 +66,8 @@ FIND_CLAIMABLE = (
         or_(run.c.start_by.is_(None), run.c.started_at.is_not(None), run.c.start_by >= db_now()),
         run.c.job_id.not_in(NOT_FOR_NODE),
         MAY_BE_CLAIMED,
+        not_(is_pool_paused(bindparam("pool"))),
+        not_(is_node_drained(bindparam("node"))),
     )
     .order_by(run.c.urgency, run.c.run_at, run.c.id)
     .limit(bindparam("limit"))

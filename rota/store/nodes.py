@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, exists, insert, null, select, update
+from sqlalchemy import Boolean, Connection, Row, bindparam, case, exists, insert, null, select, update
 from sqlalchemy.exc import DBAPIError
 
 from rota.errors import Conflict, DatabaseUnavailable, NotFound
@@ -32,16 +32,19 @@ TRIES_MAX = 20
 
 IsDead = Callable[[str, int, int], bool]  # boot id, pid, the process's start in ticks: no such process any more
 
+# A drain that somebody asked for belongs to the name: it outlasts the process, until somebody takes it back.
+_works = case((node.c.drain_asked_at.is_(None), NodeState.ALIVE.value), else_=NodeState.DRAINING.value)
 _FACTS = {
-    "state": NodeState.ALIVE.value,
     "started_at": db_now(),
     "seen_at": db_now(),
     "lease_ends_at": db_now_plus(bindparam("lease", type_=Number)),
 }
-ADD_NODE = insert(node).values(**_FACTS)
+ADD_NODE = insert(node).values(state=NodeState.ALIVE.value, **_FACTS)
 # Take a name over from the process that had it. Served by the unique name.
 TAKE_NODE = (
-    update(node).where(node.c.name == bindparam("of_name"), node.c.holder == bindparam("of_holder")).values(**_FACTS)
+    update(node)
+    .where(node.c.name == bindparam("of_name"), node.c.holder == bindparam("of_holder"))
+    .values(state=_works, **_FACTS)
 )
 # A pool is known as soon as a node works for it.
 ADD_POOL = insert(pool).from_select(
@@ -53,9 +56,22 @@ LEAVE_NODE = (
     .where(node.c.name == bindparam("of_name"), node.c.holder == bindparam("of_holder"))
     .values(state=NodeState.GONE.value, lease_ends_at=null(), seen_at=db_now())
 )
-DESCRIBE_NODE = update(node).where(node.c.name == bindparam("of_name"), node.c.holder == bindparam("of_holder"))
+DESCRIBE_NODE = (
+    update(node)
+    .where(node.c.name == bindparam("of_name"), node.c.holder == bindparam("of_holder"))
+    .values(state=case((bindparam("is_leaving", type_=Boolean), NodeState.DRAINING.value), else_=_works))
+)
 _held = node.c.lease_ends_at > db_now()
-_HOLDER = [node.c.name, node.c.holder, node.c.boot_id, node.c.pid, node.c.pid_started, _held.label("is_held")]
+_HOLDER = [
+    node.c.name,
+    node.c.holder,
+    node.c.boot_id,
+    node.c.pid,
+    node.c.pid_started,
+    node.c.drain_asked_at,
+    node.c.drain_asked_by,
+    _held.label("is_held"),
+]
 READ_HELD = select(*_HOLDER).where(node.c.name.in_(bindparam("names", expanding=True)))
 
 _NODE = select(*shown(node.c), _held.label("is_held"))
@@ -123,7 +139,11 @@ def register_node(
                 continue
             if row is None or row.holder != identity.holder:
                 text = f"process {pid} on {host} goes by the name {name} now"
-                tell_change(connection, "node", NodeState.ALIVE.value, text, node=name)
+                became = NodeState.ALIVE
+                if row is not None and row.drain_asked_at is not None:
+                    text += f", and claims nothing: {row.drain_asked_by or 'somebody'} asked it to drain"
+                    became = NodeState.DRAINING
+                tell_change(connection, "node", became.value, text, node=name)
             for pool_name in pools:
                 connection.execute(ADD_POOL, {"pool_name": pool_name})
             announce(connection)
@@ -172,10 +192,11 @@ def describe_node(
     """Tell the others what a node does from now on: whether it drains, which pools it serves, with how many slots and
     which environments.
 
-    It is no error if the name belongs to another process by now.
+    One that somebody asked to drain goes on draining, whatever it says. It is no error if the name belongs to another
+    process by now.
     """
     facts = {
-        "state": state.value,
+        "is_leaving": state is NodeState.DRAINING,
         "pools": json.dumps(list(pools), ensure_ascii=False),
         "slots": slots,
         "environments": json.dumps(list(environments), ensure_ascii=False),
@@ -263,4 +284,6 @@ def _show_node(row: Row[Any], running: list[int]) -> dict[str, Any]:
         "started_at": row.started_at,
         "seen_at": row.seen_at,
         "lease_ends_at": row.lease_ends_at,
+        "drain_asked_at": row.drain_asked_at,
+        "drain_asked_by": row.drain_asked_by,
     }

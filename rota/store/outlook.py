@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Executable, and_, bindparam, exists, func, or_, select
+from sqlalchemy import ColumnElement, Executable, and_, bindparam, exists, func, not_, or_, select
 
 from rota.model.environment import NO_ENVIRONMENTS, Environments
 from rota.model.run import NodeIdentity
@@ -21,6 +21,7 @@ from rota.store.clock import IS_HELD
 from rota.store.database import Database
 from rota.store.findings import IS_LOOK_DUE
 from rota.store.leases import NOT_FOR_NODE
+from rota.store.suspension import is_node_drained, is_pool_paused
 from rota.store.tables import run, schedule
 from rota.store.types import db_now
 
@@ -49,6 +50,8 @@ def _has_ready(pool: str) -> ColumnElement[bool]:
             _may_start_in_time,
             run.c.job_id.not_in(NOT_FOR_NODE),
             MAY_BE_CLAIMED,
+            not_(is_pool_paused(bindparam(pool))),
+            not_(is_node_drained(bindparam("node"))),
         )
         .order_by(run.c.urgency, run.c.run_at, run.c.id)
         .limit(1)
@@ -58,10 +61,10 @@ def _has_ready(pool: str) -> ColumnElement[bool]:
 
 
 # All that a waiting node has to know, in one statement, built once for each number of pools. Each part is one look into
-# an index: rota_schedule_due, rota_run_due, rota_run_lease, and rota_run_claim for each pool. The spelling is for the
-# planners: SQLite serves the least of a column from a partial index only if the query repeats its condition; MariaDB
-# would read every schedule for the least one without a problem; and PostgreSQL, asked whether a ready run exists rather
-# than for the first, would read the whole ledger up to it.
+# an index: rota_schedule_due, rota_run_due, rota_run_lease, rota_run_claim for each pool, and the unique names of pools
+# and nodes. The spelling is for the planners: SQLite serves the least of a column from a partial index only if the
+# query repeats its condition; MariaDB would read every schedule for the least one without a problem; and PostgreSQL,
+# asked whether a ready run exists rather than for the first, would read the whole ledger up to it.
 @cache
 def look_statement(pool_count: int) -> Executable:
     """Return the look of a node of ``pool_count`` pools: its parameters are those of ``look``."""
@@ -92,6 +95,7 @@ def look_statement(pool_count: int) -> Executable:
         )
         .scalar_subquery()
         .label("frozen_count"),
+        is_node_drained(bindparam("node")).label("is_drained"),
         IS_HELD.label("is_held"),
         IS_LOOK_DUE.label("health_is_due"),
     )
@@ -111,6 +115,7 @@ class Outlook:
     has_ready: bool
     has_cancelled: bool
     frozen_count: int = 0  # runs of this node that are to be frozen, or are
+    is_drained: bool = False  # somebody asked this node to claim nothing
     health_is_due: bool = False  # for a minute nobody has looked for what does not go on by itself
     next_half_open_at: datetime | None = None  # when a breaker lets a run through; in the past while none is ready
     half_open_has_come: bool = False
@@ -141,6 +146,7 @@ def look(
         bool(row.has_ready),
         bool(row.has_cancelled),
         int(row.frozen_count),
+        bool(row.is_drained),
         bool(row.health_is_due),
         row.next_half_open_at,
         bool(row.half_open_has_come),

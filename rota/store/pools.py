@@ -35,6 +35,8 @@ READ_NODES = (
         node.c.environments,
         node.c.seen_at,
         node.c.lease_ends_at,
+        node.c.drain_asked_at,
+        node.c.drain_asked_by,
         (node.c.lease_ends_at > db_now()).label("is_held"),
     )
     .order_by(desc(node.c.seen_at))
@@ -60,6 +62,13 @@ class Server:
     is_alive: bool  # it claims as well
     is_silent: bool  # it did not say goodbye, and its lease is over
     environments: frozenset[str] = frozenset()  # NAME==VERSION
+    drain_asked_at: datetime | None = None  # somebody asked it to claim nothing
+    drain_asked_by: str | None = None
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether it is there and claims nothing, since somebody asked it to."""
+        return self.is_there and not self.is_alive and self.drain_asked_at is not None
 
     @property
     def free(self) -> int:
@@ -92,6 +101,8 @@ def read_servers(connection: Connection) -> list[Server]:
             is_alive=row.state == NodeState.ALIVE.value and bool(row.is_held),
             is_silent=row.state != NodeState.GONE.value and not row.is_held,
             environments=_names_of(row.environments or "[]"),
+            drain_asked_at=row.drain_asked_at,
+            drain_asked_by=row.drain_asked_by,
         )
         for row in rows
     ]
@@ -115,11 +126,17 @@ def say_nobody(servers: Sequence[Server], pool: str, target: str = "") -> str | 
     found = serving(servers, pool, target)
     if any(server.is_alive for server in found):
         return None
+    draining = [server for server in found if server.is_there]
+    if target and draining:
+        return f"only node {target} may take it, and {_say_draining(draining[0])}"
     if target:
         seen = f", seen {say_moment(found[0].seen_at)}" if found else ""
         return f"only node {target} may take it, and it is not alive in pool {pool}{seen}"
     if not found:
         return f"no node serves pool {pool}: start one with `rota worker --pool {pool}`"
+    if draining:
+        each = _name((_say_draining(server) for server in draining), "; ")
+        return f"no node of pool {pool} claims anything: {each}"
     last = last_seen(found)
     return f"no node of pool {pool} is alive: {last.name} was the last one, seen {say_moment(last.seen_at)}"
 
@@ -154,6 +171,20 @@ def say_lacking(servers: Sequence[Server], pool: str, env: str | None, target: s
     return f"{said}: register it on one, in its configuration or by installing what registers it"
 
 
+def _say_draining(server: Server) -> str:
+    if server.drain_asked_at is None:
+        return f"{server.name} drains, and will leave"
+    who = server.drain_asked_by or "somebody"
+    since = say_moment(server.drain_asked_at)
+    return f"{server.name} drains since {since}, as {who} asked: `rota node resume {server.name}`"
+
+
+def is_drained(servers: Sequence[Server], pool: str) -> bool:
+    """Tell whether nobody takes runs of ``pool`` because somebody asked its nodes to drain."""
+    found = serving(servers, pool)
+    return any(server.is_drained for server in found) and not any(server.is_alive for server in found)
+
+
 def last_seen(servers: Sequence[Server]) -> Server:
     """Return the node that was seen last."""
     return max(servers, key=lambda server: server.seen_at or _LONG_AGO)
@@ -177,7 +208,7 @@ def say_offered(servers: Sequence[Server], pool: str, target: str = "") -> str |
     return f"it is offered to {each}"
 
 
-def _name(words: Iterable[str]) -> str:
+def _name(words: Iterable[str], between: str = ", ") -> str:
     listed = list(words)
     more = f" and {len(listed) - NAMED_MAX} more" if len(listed) > NAMED_MAX else ""
-    return ", ".join(listed[:NAMED_MAX]) + more
+    return between.join(listed[:NAMED_MAX]) + more

@@ -17,6 +17,7 @@ from rota.store.health import check_health, show_health
 from rota.store.nodes import list_nodes
 from rota.store.runs import read_runs
 from rota.store.shown import shown
+from rota.store.suspension import read_paused_pools
 from rota.store.tables import job, run, schedule
 from rota.store.types import Number, db_now_plus
 
@@ -90,6 +91,7 @@ def read_status(database: Database) -> dict[str, Any]:
             "overdue": [_show_overdue(row) for row in connection.execute(FIND_OVERDUE, late)],
             "problems": [{"key": row.name, "problem": row.problem} for row in connection.execute(FIND_PROBLEMS)],
             "paused_jobs": list(connection.execute(FIND_PAUSED_JOBS).scalars()),
+            "paused_pools": list(read_paused_pools(connection))[:PART_MAX],
             "paused_schedules": list(connection.execute(FIND_PAUSED_SCHEDULES).scalars()),
         }
 

@@ -99,6 +99,10 @@ pool = Table(
     Column("id", Id, primary_key=True),
     Column("name", Name, nullable=False, unique=True),
     Column("created_at", Instant, nullable=False),
+    Column("state", Word, nullable=False, server_default=JobState.ACTIVE.value),  # paused: none of its runs start
+    Column("paused_at", Instant),
+    Column("paused_by", Name),
+    _one_of("state", JobState),
     **_MYSQL,
 )
 
@@ -120,6 +124,8 @@ node = Table(
     Column("started_at", Instant, nullable=False),
     Column("seen_at", Instant, nullable=False),  # the last good round
     Column("lease_ends_at", Instant),  # NULL once it has said goodbye
+    Column("drain_asked_at", Instant),  # whoever goes by this name claims nothing until it is resumed
+    Column("drain_asked_by", Name),
     _one_of("state", NodeState),
     **_MYSQL,
 )
@@ -429,7 +435,7 @@ event = Table(
     Column("run_id", Id),
     Column("schedule", Name),
     Column("job", Name),
-    Column("kind", Word, nullable=False),  # run, schedule, job, calendar, node, clock, health
+    Column("kind", Word, nullable=False),  # run, schedule, job, calendar, pool, node, clock, health
     Column("from_state", Word),
     Column("to_state", Word),
     Column("reason", Word),

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from sqlalchemy import NullPool, create_engine, func, select
 
-from rota.store.runs import read_output
 from rota.store.tables import output
 from tests.cluster.cluster import Cluster, Worker
 from tests.cluster.proxy import counting_proxy
+from tests.store.ledger import output_of
 
 MB = 1_000_000
 # A bound on a rate: it takes time to measure, and looks at nothing that a busy machine makes worse. It is as long as a
@@ -46,7 +46,7 @@ def test_a_flood_on_both_streams_ends_is_kept_within_the_cap_and_costs_the_worke
     kept = select(output.c.stream, func.sum(func.length(output.c.data))).group_by(output.c.stream)
     sizes = cluster.database.read(lambda c: {stream: int(size) for stream, size in c.execute(kept)})
     assert sizes == {"stdout": 1 << 20, "stderr": 1 << 20}
-    shown = read_output(cluster.database, run_id, stream="stdout")
+    shown = output_of(cluster.database, run_id, stream="stdout")
     assert shown.startswith(b"first\nxxx")
     assert shown.endswith(b"xxx" + b"last\n")
     assert re.search(rb"\n\[\.\.\. \d+ bytes of stdout left out \.\.\.\]\n", shown)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from rota.store.runs import read_output
 from tests.cluster.cluster import Cluster
+from tests.store.ledger import output_of
 
 RETRY_SECONDS = 0.5
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to become another user")
@@ -147,11 +147,11 @@ def test_output_that_is_no_text_is_kept_as_it_is_and_a_gigabyte_of_it_within_its
 
     assert cluster.wait_for_end(odd, huge, seconds=120) == {"succeeded"}
 
-    assert read_output(cluster.database, odd, stream="stdout") == b"a\0b\xc3"
-    assert read_output(cluster.database, odd, stream="stderr") == b"\xff\x1b[31m"
+    assert output_of(cluster.database, odd, stream="stdout") == b"a\0b\xc3"
+    assert output_of(cluster.database, odd, stream="stderr") == b"\xff\x1b[31m"
     (attempt,) = cluster.attempts(huge)
     assert attempt.stdout_bytes == 1_000_000_001
-    kept = read_output(cluster.database, huge)
+    kept = output_of(cluster.database, huge)
     assert len(kept) < 1_100_000
     assert kept.endswith(b"\0\xc3")
     assert b"left out ...]" in kept

@@ -16,10 +16,12 @@ from sqlalchemy import insert, select, text, update
 from rota.model.environment import NO_ENVIRONMENTS, Environments
 from rota.model.run import Claim, End, NewRun, NodeIdentity
 from rota.model.states import RunState
+from rota.model.transcript import arrange, join
 from rota.store.creation import enqueue_runs, request_ids
 from rota.store.database import Database
 from rota.store.endings import Delivered, end_runs
 from rota.store.leases import claim_runs, mark_started
+from rota.store.runs import read_transcript
 from rota.store.tables import attempt, event, job, run, schedule
 from tests.clock import Clock
 
@@ -194,6 +196,12 @@ class Ledger:
 
     def value(self, statement: Any, **parameters: Any) -> Any:
         return self.row(statement, **parameters)[0]
+
+
+def output_of(database: Database, run_id: int, *, attempt: int | None = None, stream: str | None = None) -> bytes:
+    """What an attempt wrote, the last one unless told, put in order."""
+    found = read_transcript(database, run_id, attempt_number=attempt)
+    return join(arrange(piece for piece in found.pieces if stream in (None, piece.stream)))
 
 
 def _no_sleep(_seconds: float) -> None:

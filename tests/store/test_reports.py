@@ -5,20 +5,15 @@ from __future__ import annotations
 import pytest
 
 from rota.model.run import NewRun, Piece, Report, Written
-from rota.model.transcript import arrange, join
 from rota.store import interventions, runs
 from rota.store.advancing import advance_runs
 from rota.store.endings import rescue_runs
 from rota.store.reports import LIVE_BYTES_MAX, keep_reports
-from tests.store.ledger import LEASE_SECONDS, Ledger, statements_of
+from tests.store.ledger import LEASE_SECONDS, Ledger, output_of, statements_of
 
 
 def tell(ledger: Ledger, *told: Report) -> None:
     keep_reports(ledger.database, {report.claim_id: report for report in told})
-
-
-def output_of(ledger: Ledger, run_id: int) -> bytes:
-    return join(arrange(runs.read_transcript(ledger.database, run_id).pieces))
 
 
 def test_progress_checkpoint_and_output_are_seen_while_it_runs(ledger: Ledger) -> None:
@@ -34,7 +29,7 @@ def test_progress_checkpoint_and_output_are_seen_while_it_runs(ledger: Ledger) -
     view = runs.read_run(ledger.database, claim.run_id)
     assert (view["progress"]["fraction"], view["progress"]["message"]) == (0.25, "loading")
     assert view["checkpoint"] == {"page": 3}
-    assert output_of(ledger, claim.run_id) == b"a\n"
+    assert output_of(ledger.database, claim.run_id) == b"a\n"
 
 
 def test_what_is_not_told_again_stays(ledger: Ledger) -> None:
@@ -56,7 +51,7 @@ def test_a_report_that_is_told_twice_counts_once(ledger: Ledger) -> None:
     tell(ledger, report)
     tell(ledger, report)
 
-    assert output_of(ledger, claim.run_id) == b"a\nc\nb\n"
+    assert output_of(ledger.database, claim.run_id) == b"a\nc\nb\n"
 
 
 def test_one_whose_lease_went_to_another_changes_nothing(ledger: Ledger) -> None:
@@ -69,7 +64,7 @@ def test_one_whose_lease_went_to_another_changes_nothing(ledger: Ledger) -> None
 
     view = runs.read_run(ledger.database, current.run_id)
     assert (view["progress"], view["checkpoint"]) == (None, None)
-    assert output_of(ledger, current.run_id) == b""
+    assert output_of(ledger.database, current.run_id) == b""
 
 
 def test_the_next_attempt_gets_the_checkpoint_and_begins_without_progress(ledger: Ledger) -> None:
@@ -100,7 +95,7 @@ def test_the_end_replaces_what_was_told_before(ledger: Ledger) -> None:
 
     ledger.end(claim, "exited", exit_code=0, seconds=2.0, stdout=Written(b"before\nafter\n", b"", 13, ((0, 1),)))
 
-    assert output_of(ledger, claim.run_id) == b"before\nafter\n"
+    assert output_of(ledger.database, claim.run_id) == b"before\nafter\n"
 
 
 def test_of_a_long_output_the_first_and_the_last_bytes_are_kept_meanwhile(ledger: Ledger) -> None:

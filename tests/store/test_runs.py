@@ -11,12 +11,11 @@ import pytest
 from rota.errors import AlreadyFinished, Conflict, NotFound
 from rota.model.run import NewRun, Written
 from rota.model.states import RunState
-from rota.model.transcript import arrange, join
 from rota.store import interventions, jobs, runs
 from rota.store.firing import fire_schedules
 from rota.store.requests import request_runs
 from tests.clock import BEGINNING
-from tests.store.ledger import Ledger, statements_of
+from tests.store.ledger import Ledger, output_of, statements_of
 
 ANN = "ann@desk"
 
@@ -241,11 +240,6 @@ def test_cancelling_a_queued_slot_lets_the_next_one_go(ledger: Ledger) -> None:
     assert all(moment <= BEGINNING for moment in due)
 
 
-def output_of(ledger: Ledger, run_id: int, *, attempt: int | None = None, stream: str | None = None) -> bytes:
-    found = runs.read_transcript(ledger.database, run_id, attempt_number=attempt)
-    return join(arrange(piece for piece in found.pieces if stream in (None, piece.stream)))
-
-
 def test_output_is_read_back_with_a_line_for_what_was_left_out(ledger: Ledger) -> None:
     claim = ledger.start_one()
     ledger.end(
@@ -256,13 +250,13 @@ def test_output_is_read_back_with_a_line_for_what_was_left_out(ledger: Ledger) -
         stderr=Written(head=b"oh\n", bytes_total=3),
     )
 
-    both = output_of(ledger, claim.run_id)
+    both = output_of(ledger.database, claim.run_id)
 
     assert both == b"first\n[... 990 bytes of stdout left out ...]\nlast\noh\n"
-    assert output_of(ledger, claim.run_id, stream="stderr") == b"oh\n"
-    assert output_of(ledger, claim.run_id, attempt=1, stream="stdout").startswith(b"first")
+    assert output_of(ledger.database, claim.run_id, stream="stderr") == b"oh\n"
+    assert output_of(ledger.database, claim.run_id, attempt=1, stream="stdout").startswith(b"first")
     with pytest.raises(NotFound, match="attempt '2'"):
-        output_of(ledger, claim.run_id, attempt=2)
+        output_of(ledger.database, claim.run_id, attempt=2)
 
 
 def test_the_output_of_the_last_attempt_is_read_unless_told(ledger: Ledger) -> None:
@@ -272,14 +266,14 @@ def test_the_output_of_the_last_attempt_is_read_unless_told(ledger: Ledger) -> N
     interventions.rerun_run(ledger.database, claim.run_id, actor=ANN)
     ledger.end(ledger.claim_one(), "exited", exit_code=0, stdout=Written(head=b"two", bytes_total=3))
 
-    assert output_of(ledger, claim.run_id) == b"two"
-    assert output_of(ledger, claim.run_id, attempt=1) == b"one"
+    assert output_of(ledger.database, claim.run_id) == b"two"
+    assert output_of(ledger.database, claim.run_id, attempt=1) == b"one"
 
 
 def test_a_run_without_an_attempt_has_no_output(ledger: Ledger) -> None:
     ledger.add_job()
 
-    assert output_of(ledger, ledger.enqueue()) == b""
+    assert output_of(ledger.database, ledger.enqueue()) == b""
 
 
 def test_many_requests_take_a_constant_number_of_statements_for_each_thousand(ledger: Ledger) -> None:

@@ -16,7 +16,16 @@ branch_labels = None
 depends_on = None
 
 ADDED: dict[str, tuple[sa.Column[Any], ...]] = {
-    "rota_node": (sa.Column("environments", LongText, nullable=True),),
+    "rota_node": (
+        sa.Column("environments", LongText, nullable=True),
+        sa.Column("drain_asked_at", Instant(), nullable=True),
+        sa.Column("drain_asked_by", Name, nullable=True),
+    ),
+    "rota_pool": (
+        sa.Column("state", Word, nullable=False, server_default="active"),
+        sa.Column("paused_at", Instant(), nullable=True),
+        sa.Column("paused_by", Name, nullable=True),
+    ),
     "rota_job": (
         sa.Column("env", Name, nullable=True),
         sa.Column("retry_on", LongText, nullable=True),
@@ -89,4 +98,6 @@ def upgrade() -> None:
             for name, (low, high) in ranges.items():
                 rule = sa.text(f"{name} between {low} and {high}")
                 op.create_check_constraint(op.f(f"{table}_{name}_within"), table, rule)
+        known = sa.text("state in ('active', 'paused')")
+        op.create_check_constraint(op.f("rota_pool_state_known"), "rota_pool", known)
     op.execute("update rota_schema set version = 4, compatible_from = 2")

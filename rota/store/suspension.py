@@ -1,0 +1,185 @@
+"""Suspension: pools that are paused, and nodes that were asked to drain.
+
+Invariant: what is suspended is not claimed, by a condition of the claim itself, so that it holds for every node from
+the commit on; what runs goes on under its lease. Asked by claims and by the look; changed through the doors. A drain
+belongs to the node's name, not to the process that goes by it: a restart does not end it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, bindparam, case, exists, func, null, select, update
+
+from rota.errors import NotFound
+from rota.model.states import JobState, NodeState, RunState
+from rota.store.database import Database
+from rota.store.events import tell_change
+from rota.store.nodes import read_node
+from rota.store.pools import read_servers, serving
+from rota.store.shown import say_moment, shown
+from rota.store.tables import node, pool, run
+from rota.store.types import AnyRow, db_now
+from rota.store.wakeup import announce
+
+PAGE_MAX = 1000
+
+_POOL_HINT = "a pool is known once a node works for it: `rota pool list` shows them"
+_is_paused = pool.c.state == JobState.PAUSED.value
+
+
+def is_pool_paused(name: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether the pool of that name is paused, for another statement. One look by the unique name."""
+    return exists().where(pool.c.name == name, _is_paused)
+
+
+def is_node_drained(name: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether the node of that name was asked to drain, for another statement. One look by the unique name."""
+    return exists().where(node.c.name == name, node.c.drain_asked_at.is_not(None))
+
+
+_of_pool = pool.c.name == bindparam("of_pool")
+PAUSE_POOL = (
+    update(pool)
+    .where(_of_pool, ~_is_paused)
+    .values(state=JobState.PAUSED.value, paused_at=db_now(), paused_by=bindparam("actor"))
+)
+RESUME_POOL = (
+    update(pool).where(_of_pool, _is_paused).values(state=JobState.ACTIVE.value, paused_at=null(), paused_by=null())
+)
+READ_POOL = select(*shown(pool.c)).where(_of_pool)
+LIST_POOLS = (
+    select(*shown(pool.c)).where(pool.c.name > bindparam("after")).order_by(pool.c.name).limit(bindparam("limit"))
+)
+READ_PAUSED_POOLS = (
+    select(pool.c.name, pool.c.paused_at, pool.c.paused_by).where(_is_paused).order_by(pool.c.name).limit(PAGE_MAX)
+)
+# Served by rota_run_claim.
+COUNT_READY = select(func.count()).where(run.c.state == RunState.READY.value, run.c.pool == bindparam("of_pool"))
+
+_of_node = node.c.name == bindparam("of_node")
+# One that is gone stays so: it drains when it is back. Whatever else it says of itself, see `nodes`.
+DRAIN_NODE = (
+    update(node)
+    .where(_of_node, node.c.drain_asked_at.is_(None))
+    .values(
+        state=case((node.c.state == NodeState.ALIVE.value, NodeState.DRAINING.value), else_=node.c.state),
+        drain_asked_at=db_now(),
+        drain_asked_by=bindparam("actor"),
+    )
+)
+# A worker that was told to leave, too, says again that it drains when it next looks.
+RESUME_NODE = (
+    update(node)
+    .where(_of_node, node.c.drain_asked_at.is_not(None))
+    .values(
+        state=case((node.c.state == NodeState.DRAINING.value, NodeState.ALIVE.value), else_=node.c.state),
+        drain_asked_at=null(),
+        drain_asked_by=null(),
+    )
+)
+
+
+def pause_pool(database: Database, name: str, *, actor: str) -> dict[str, Any]:
+    """Start no more runs of the pool; those that run go on, and schedules fire.
+
+    Raises:
+        NotFound: no node has worked for such a pool yet.
+    """
+    return _set_pool(database, name, PAUSE_POOL, "paused", actor)
+
+
+def resume_pool(database: Database, name: str, *, actor: str) -> dict[str, Any]:
+    """Let the pool's runs start again.
+
+    Raises:
+        NotFound: no node has worked for such a pool yet.
+    """
+    return _set_pool(database, name, RESUME_POOL, "resumed", actor)
+
+
+def _set_pool(database: Database, name: str, statement: Any, became: str, actor: str) -> dict[str, Any]:
+    def change(connection: Connection) -> dict[str, Any]:
+        given = {"of_pool": name, "actor": actor[:200]} if statement is PAUSE_POOL else {"of_pool": name}
+        if connection.execute(statement, given).rowcount == 1:
+            tell_change(connection, "pool", became, f"pool {name} was {became}", actor=actor)
+            announce(connection)
+        row = connection.execute(READ_POOL, {"of_pool": name}).one_or_none()
+        if row is None:
+            raise NotFound("pool", name, _POOL_HINT)
+        return _show_pools(connection, [row])[0]
+
+    return database.write(change, repeatable=True)
+
+
+def list_pools(database: Database, *, after: str = "", limit: int = PAGE_MAX) -> list[dict[str, Any]]:
+    """Return up to ``limit`` pools whose names come after ``after``, in the order of their names."""
+
+    def read(connection: Connection) -> list[dict[str, Any]]:
+        return _show_pools(connection, connection.execute(LIST_POOLS, {"after": after, "limit": limit}).all())
+
+    return database.read(read)
+
+
+def _show_pools(connection: Connection, rows: Any) -> list[dict[str, Any]]:
+    servers = read_servers(connection)
+    views: list[dict[str, Any]] = []
+    for row in rows:
+        alive = [server for server in serving(servers, row.name) if server.is_alive]
+        views.append(
+            {
+                "name": row.name,
+                "state": row.state,
+                "paused_at": row.paused_at,
+                "paused_by": row.paused_by,
+                "nodes": sorted(server.name for server in alive),
+                "slots": sum(server.slots for server in alive),
+                "ready": connection.execute(COUNT_READY, {"of_pool": row.name}).scalar_one(),
+                "created_at": row.created_at,
+            }
+        )
+    return views
+
+
+def read_paused_pools(connection: Connection) -> dict[str, AnyRow]:
+    """Return the pools that are paused: since when, and by whom."""
+    return {row.name: row for row in connection.execute(READ_PAUSED_POOLS)}
+
+
+def say_paused(row: AnyRow) -> str:
+    """Say that a pool of ``read_paused_pools`` is paused, and how that ends."""
+    since = f" since {say_moment(row.paused_at)}" if row.paused_at is not None else ""
+    who = f", by {row.paused_by}" if row.paused_by else ""
+    return f"pool {row.name} is paused{since}{who}: `rota pool resume {row.name}`"
+
+
+def drain_node(database: Database, name: str, *, actor: str) -> dict[str, Any]:
+    """Let the node of that name claim nothing more; what it runs goes on, it fires schedules, and does not leave.
+
+    It holds for whoever goes by the name, also after a restart, until ``resume_node``.
+
+    Raises:
+        NotFound: no node has that name.
+    """
+    text = f"{name} is to drain: it claims nothing more, and its runs go on"
+    return _set_node(database, name, DRAIN_NODE, NodeState.DRAINING.value, text, actor)
+
+
+def resume_node(database: Database, name: str, *, actor: str) -> dict[str, Any]:
+    """Let the node of that name claim again. One that was told to leave, by a signal, leaves all the same.
+
+    Raises:
+        NotFound: no node has that name.
+    """
+    return _set_node(database, name, RESUME_NODE, "resumed", f"{name} may claim again", actor)
+
+
+def _set_node(database: Database, name: str, statement: Any, became: str, text: str, actor: str) -> dict[str, Any]:
+    def change(connection: Connection) -> None:
+        given = {"of_node": name, "actor": actor[:200]} if statement is DRAIN_NODE else {"of_node": name}
+        if connection.execute(statement, given).rowcount == 1:
+            tell_change(connection, "node", became, text, actor=actor, node=name)
+            announce(connection)
+
+    database.write(change, repeatable=True)
+    return read_node(database, name)

@@ -1,0 +1,71 @@
+"""``rota node drain`` and ``rota pool``: what somebody at any machine types, and what the other commands say then."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from rota.model.run import NodeIdentity
+from rota.store.database import Database
+from rota.store.nodes import register_node
+
+
+@pytest.fixture
+def node(url: str) -> Iterator[str]:
+    """A node that is registered, and alive for an hour without a process."""
+    database = Database(url)
+    yield register_node(
+        database,
+        NodeIdentity("", "holder", "boot"),
+        host="alpha",
+        pid=1,
+        pid_started=1,
+        pools=["default"],
+        slots=4,
+        version="0.1.0",
+        lease_seconds=3600.0,
+    )
+    database.close()
+
+
+def test_a_node_is_drained_and_resumed_and_shown_so(rota, node):
+    drained = rota("node", "drain", node)
+    listed = json.loads(rota("node", "list", "--json").stdout)
+    status = rota("status").stdout
+    resumed = rota("node", "resume", node, "--json")
+
+    assert drained.stdout == "node alpha claims nothing more; 0 runs go on\n"
+    assert listed[0]["state"] == "draining"
+    assert "@" in listed[0]["drain_asked_by"]
+    assert "draining" in status
+    assert json.loads(resumed.stdout)["state"] == "alive"
+    shown = json.loads(rota("node", "show", node, "--json").stdout)
+    assert [event["to"] for event in shown["events"]] == ["alive", "draining", "resumed"]
+    assert shown["events"][1]["actor"] == listed[0]["drain_asked_by"]
+
+
+def test_a_pool_is_paused_and_resumed_and_shown_so(rota, node):
+    rota("job", "add", "x", "--shell", "true")
+    rota("job", "run", "x")
+
+    paused = rota("pool", "pause", "default")
+    (listed,) = json.loads(rota("pool", "list", "--json").stdout)
+    table = rota("pool", "list").stdout
+    status = rota("status").stdout
+    why = rota("why", "run", "1").stdout
+    resumed = rota("pool", "resume", "default")
+
+    assert (paused.stdout, resumed.stdout) == ("pool default is paused\n", "pool default is active\n")
+    assert (listed["state"], listed["nodes"], listed["slots"], listed["ready"]) == ("paused", [node], 4, 1)
+    assert "paused" in table
+    assert "pool default is paused" in status
+    assert "rota pool resume default" in why
+    (listed,) = json.loads(rota("pool", "list", "--json").stdout)
+    assert (listed["state"], listed["paused_at"], listed["paused_by"]) == ("active", None, None)
+
+
+def test_before_a_node_has_worked_there_is_no_pool_to_list_or_pause(rota):
+    assert rota("pool", "list").stdout.startswith("no node has worked for a pool yet")
+    assert "a pool is known once a node works for it" in rota("pool", "pause", "default").stderr
