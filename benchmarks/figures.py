@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import func, select, text
 
 from benchmarks.machine import fork_rate, measure_guarding, posix_spawn_rate
+from benchmarks.warm import measure_warm
 from rota import Rota
 from rota.store.database import Database
 from rota.store.migrate import upgrade
@@ -59,6 +60,8 @@ def measure_all(
             figures.append(Figure("fork and exit", fork_rate(), "/s", "from a small Python process"))
             figures.append(Figure("posix_spawn of /bin/true", posix_spawn_rate(), "/s", "spawned and waited for"))
             figures.extend(guarding_figures())
+            say("Python jobs, warm and cold")
+            figures.extend(warm_figures())
         say("enqueue one by one")
         figures.append(enqueue_one_by_one(rota, database, 500))
         say(f"enqueue {runs} in bulk")
@@ -89,6 +92,17 @@ def guarding_figures() -> list[Figure]:
         Figure("memory of the nursery", guarding.nursery_bytes / 1e6, "MB", "resident, with 20 guardians"),
         Figure("memory of a guardian", guarding.guardian_bytes / 1e6, "MB", "private, while its job runs; worst of 20"),
         Figure("job of a killed guardian gone, worst", guarding.gone_seconds_worst * 1000, "ms", killed),
+    ]
+
+
+def warm_figures() -> list[Figure]:
+    """What a no-op Python job costs, isolated, without a database."""
+    found = measure_warm(count=500, cold_count=40)
+    size = f"of a parent of {found.parent_bytes / 1e6:.0f} MB"
+    return [
+        Figure("fork and exit of a warm parent", found.forks, "/s", f"{size}, one after the other"),
+        Figure("no-op Python jobs, warm", found.warm, "/s", f"16 at a time, {found.share:.2f} of the fork rate"),
+        Figure("no-op Python jobs, cold", found.cold, "/s", "16 at a time, an interpreter for each"),
     ]
 
 

@@ -13,6 +13,7 @@ from rota.cli.run import follow_run
 from rota.cli.screen import Columns, View
 from rota.errors import Invalid
 from rota.model.ending import Backoff
+from rota.model.job import Startup
 from rota.model.states import Delivery
 
 COLUMNS: Columns = {"name": "name", "state": "state", "runs": lambda view: brief(describe_target(view)), "pool": "pool"}
@@ -79,6 +80,9 @@ def definition_flags(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--ionice", metavar="C[:N]", help="At disks: idle, best-effort:0-7 or realtime:0-7."),
             click.option("--umask", metavar="OCTAL", help="Which rights its new files do not have. [022]"),
             click.option("--variable", metavar="K=V", multiple=True, help="An environment variable; repeatable."),
+            click.option(
+                "--startup", type=Words(*Startup), help="A function: forked where it is imported, or not. [warm]"
+            ),
             click.argument("arguments", metavar="[-- ARG...]", nargs=-1),
         )
     ):

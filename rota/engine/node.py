@@ -121,6 +121,7 @@ class Node:
         crew = Crew(
             folder,
             reuse=self.settings.reuse,
+            warm_reuse=self.settings.warm_reuse,
             output_bytes_max=self.settings.output_bytes_max,
             stand_in=program(self.settings, folder),
         )
@@ -289,7 +290,7 @@ class Node:
         threading.Thread(target=read, name="rota-settings", daemon=True).start()
 
     def _take_over_settings(self, settings: NodeSettings, watch: Watch, bookkeeper: Bookkeeper) -> None:
-        fixed = ("database_url", "state_dir", "name", "lease_seconds", "reuse", "output_bytes_max")
+        fixed = ("database_url", "state_dir", "name", "lease_seconds", "reuse", "warm_reuse", "output_bytes_max")
         for field in fixed:
             if getattr(settings, field) != getattr(self.settings, field):
                 log.warning("a new %s needs a restart; the old one stays in force", field)

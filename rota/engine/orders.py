@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pwd
+import sys
 from datetime import datetime
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from rota.execution.command import (
 )
 from rota.execution.order import Order, limits_message
 from rota.model.instants import format_instant
+from rota.model.job import Startup
 from rota.model.limits import Limits
 from rota.model.run import Claim
 
@@ -61,6 +63,7 @@ def make_order(claim: Claim, settings: NodeSettings, node: str, deadline: float)
         expects_result=claim.kind == "call",
         **({} if limits.umask is None else {"umask": int(limits.umask, 8)}),
         limits=limits_message(limits),
+        call=claim.target if _may_be_warm(claim, settings) else None,
     )
 
 
@@ -73,6 +76,33 @@ def _limits(claim: Claim) -> Limits:
         return Limits.from_columns(columns)
     except Invalid as error:
         raise Invalid(error.field, error.value, f"{error.rule}: correct it with `rota job edit`") from None
+
+
+def _may_be_warm(claim: Claim, settings: NodeSettings) -> bool:
+    """Tell whether a process that has imported the job's module already may fork it.
+
+    It runs as the worker's user, so that no module of another user's job is imported by it, and by the worker's own
+    interpreter. What is limited starts anew: the memory of its parent would count as its own.
+    """
+    if claim.kind != "call":
+        return False
+    if claim.startup not in tuple(Startup):
+        raise Invalid("startup", claim.startup, f"it is one of {', '.join(Startup)}: correct it with `rota job edit`")
+    return (
+        claim.startup == Startup.WARM
+        and claim.environment is None
+        and not claim.limits
+        and settings.python == sys.executable
+        and (claim.run_as is None or claim.run_as == _own_user())
+        and not any(name.startswith(("PYTHON", "LD_")) for name in claim.variables)
+    )
+
+
+def _own_user() -> str | None:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return None
 
 
 def _argv(claim: Claim, settings: NodeSettings) -> tuple[str, ...]:

@@ -39,6 +39,7 @@ class NodeSettings:
     modules: tuple[str, ...] = ()  # imported for the jobs they declare
     import_dirs: tuple[str, ...] = ()  # put on the import path of Python jobs
     reuse: int = 1000  # attempts a guardian serves before it leaves
+    warm_reuse: int = 1000  # Python jobs that a warm parent forks before it is renewed; 0: each starts cold
     output_bytes_max: int = 1 << 20  # kept of each stream of an attempt, half head and half tail
     keep_output_seconds: float | None = 30 * 86400.0  # after an attempt has ended; None: for ever
     python: str = sys.executable

@@ -173,6 +173,8 @@ class Watch:
                     log.error("the guardian of claim %s died; its job was killed", claim_id)
                     self._forget(claim_id)
                     bookkeeper.hear_dead_guardian(claim_id)
+        for note in self._crew.take_notes():
+            log.warning("%s", note)
         if boottime() >= self._renew_at:
             self._let_silent_go(bookkeeper)
             self._renew(renewer)
@@ -379,6 +381,7 @@ def end_of(outcome: Outcome, pid: int | None = None) -> End:
         read_bytes=outcome.read_bytes,
         written_bytes=outcome.written_bytes,
         pid=pid,
+        cold_because=_storable(outcome.cold_because),
         stdout=_written(outcome.stdout),
         stderr=_written(outcome.stderr),
     )

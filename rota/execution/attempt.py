@@ -5,7 +5,10 @@ alive; when an attempt has ended, no descendant of it lives and its pid was not 
 guardian builds one of these for each order and drives it: ``start``, then ``wait`` until ``has_ended``, then
 ``finish``.
 
-The lease's end is announced to the nursery through ``slot``, eight bytes of memory that both see: should this guardian
+A job is the guardian's child, made by fork and exec (``spawn``), or for some Python jobs the child of a warm parent
+(``warm_birth``): then its end is told by that parent, and a refusal before it has begun makes it start the first way.
+
+The lease's end is announced to the nursery through ``slot``, a few bytes of memory that both see: should this guardian
 be stopped at that instant, the nursery kills the job.
 """
 
@@ -14,6 +17,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import struct
 
 from rota.execution.control import Control
@@ -24,9 +28,10 @@ from rota.execution.limits import (
     read_own_cpu_seconds,
     say_bytes,
 )
-from rota.execution.linux import boottime, signal_descendants, sweep_children
+from rota.execution.linux import boottime, kill_tree, signal_descendants, start_of, sweep_children
 from rota.execution.output import Capture
 from rota.execution.spawn import Birth, fork_job, read_report
+from rota.execution.warm_birth import ANSWER_SECONDS_MAX, OPEN, STATUS_SECONDS_MAX, WarmBirth
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,6 +58,11 @@ REPORT_SECONDS = 0.5
 # Above the number of every signal: those are written into the same pipe.
 LOOK = b"l"
 CALL = b"c"
+
+STATUS_LOST = "StatusLost"
+
+# When to kill the job; pid and start of one that is not below its guardian, else 0.
+SLOT = struct.Struct("dqq")
 
 
 def margin_of(lease_seconds: float) -> float:
@@ -120,6 +130,14 @@ class Attempt:
         # others days ago is not taken for the end of this job. Two looks, since the kill may lie before the last.
         self._memory_kills: list[int | None] = []
         self._memory_kills_at = 0.0
+        self.cold_because: str | None = order.get("cold_because")  # why it was not started from a warm parent
+        self._warm: WarmBirth | None = None
+        self._warm_give_up_at = FOREVER  # waiting for its parent
+        self.distrusts_parent = False  # it was lost, silent, or forked what failed; one that refuses tells its worker
+        self._failure: bytes | None = None  # what a forked process told of its setting up
+        self._began = 0  # its process, in ticks after boot
+        self._is_let_through = False  # a warm one: it was told to begin
+        self._leader_ended = False  # its process is gone; of a warm one the status may still be missing
 
     # -- birth
 
@@ -132,13 +150,22 @@ class Attempt:
         if now >= self._lease_term_at():
             self._refuse("LeaseOver", "the lease was about to end before the job could be started")
             return
-        timeout: float | None = self._order["timeout_seconds"]
-        if timeout is not None:
-            self._timeout_at = now + timeout
         self._publish_deadline(now)
         self._look_at_memory_kills(now)
         try:
-            self._spawn()
+            self._control = Control(
+                self.control_path,
+                self._order["arguments"].encode(),
+                self._order["uid"],
+                checkpoint=self._order.get("checkpoint", "null").encode(),
+                is_preempted=lambda: self._stop_why == "lease_over" or boottime() >= self._lease_kill_at(),
+                why_stopping=lambda: self._stop_why,
+            )
+            warm: Message | None = self._order.get("warm")
+            if warm is not None:
+                self._ask_parent(warm["path"], warm["target"])
+            else:
+                self._spawn()
         except (OSError, ValueError) as error:
             self._refuse(type(error).__name__, f"the process could not be made: {error}")
 
@@ -147,42 +174,162 @@ class Attempt:
         self.has_ended = True
 
     def _spawn(self) -> None:
-        order = self._order
-        in_child = [open_stdin(self._stdin)]
+        """Start the job by fork and exec.
+
+        Raises:
+            OSError, ValueError: there is no such process.
+        """
+        in_child = self._open_streams()
         try:
-            self._control = Control(
-                self.control_path,
-                order["arguments"].encode(),
-                order["uid"],
-                checkpoint=order.get("checkpoint", "null").encode(),
-                is_preempted=lambda: self._stop_why == "lease_over" or boottime() >= self._lease_kill_at(),
-                why_stopping=lambda: self._stop_why,
-            )
-            for capture in self._captures:
-                capture.pipe, theirs = os.pipe()
-                in_child.append(theirs)
-                os.set_blocking(capture.pipe, False)
             self._report, report = os.pipe()
             in_child.append(report)
             os.set_blocking(self._report, False)
-            birth = Birth(
-                order["argv"],
-                {**order["environment"], "ROTA_CONTROL": self.control_path},
-                cwd=order["cwd"],
-                user=order["user"],
-                umask=order["umask"],
-                limits=self._limits,
-                nofile=self._post.nofile,
-                stdin=in_child[0],
-                stdout=in_child[1],
-                stderr=in_child[2],
-            )
-            self.pid = fork_job(birth, report)
+            self.pid = fork_job(self._describe_birth(in_child), report)
             self.pidfd = os.pidfd_open(self.pid)
         finally:
             for descriptor in in_child:
                 os.close(descriptor)
         self._open_captures = list(self._captures)
+        self._count_timeout()
+
+    def _open_streams(self) -> list[int]:
+        """Make what the job's descriptors 0, 1 and 2 are to be."""
+        in_child = [open_stdin(self._stdin)]
+        try:
+            for capture in self._captures:
+                capture.pipe, theirs = os.pipe()
+                in_child.append(theirs)
+                os.set_blocking(capture.pipe, False)
+        except OSError:
+            for descriptor in in_child:
+                os.close(descriptor)
+            raise
+        return in_child
+
+    def _describe_birth(self, streams: list[int]) -> Birth:
+        order = self._order
+        return Birth(
+            order["argv"],
+            {**order["environment"], "ROTA_CONTROL": self.control_path},
+            cwd=order["cwd"],
+            user=order["user"],
+            umask=order["umask"],
+            limits=self._limits,
+            nofile=self._post.nofile,
+            stdin=streams[0],
+            stdout=streams[1],
+            stderr=streams[2],
+        )
+
+    def _count_timeout(self) -> None:
+        # From the process's start, so that waiting for a warm parent costs the job nothing.
+        timeout: float | None = self._order["timeout_seconds"]
+        if timeout is not None:
+            self._timeout_at = boottime() + timeout
+
+    # -- birth from a warm parent
+
+    def _ask_parent(self, path: str, target: str) -> None:
+        """Ask a warm parent to fork the job; without one, start it cold.
+
+        Raises:
+            OSError, ValueError: it could not be started cold either.
+        """
+        in_child = self._open_streams()
+        try:
+            ours, theirs = socket.socketpair()
+            ours.setblocking(False)
+            self._report = ours.detach()
+            self._warm = WarmBirth(path, target, self._describe_birth(in_child), theirs.detach())
+        except OSError as error:
+            self.distrusts_parent = True
+            self._start_cold(f"the warm parent does not listen: {error.strerror}")
+            return
+        finally:
+            for descriptor in in_child:
+                os.close(descriptor)
+        self._open_captures = list(self._captures)
+        self._warm_give_up_at = self._born_at + ANSWER_SECONDS_MAX
+
+    def _start_cold(self, why: str) -> None:
+        """Start the job by fork and exec after all. Nothing of it has run: nobody was let through the gate."""
+        self.cold_because = why
+        self._part_from_parent()
+        for capture in self._captures:
+            if capture.pipe >= 0:
+                os.close(capture.pipe)
+        self._captures = [Capture(self._post.output_bytes_max, self._born_at) for _ in STREAMS]
+        self._open_captures = []
+        self._failure = None
+        self._is_let_through = self._leader_ended = False
+        self._spawn()
+
+    def _part_from_parent(self) -> None:
+        if self._warm is not None:
+            self._warm.close()
+            self._warm = None
+        for descriptor in (self._report, self.pidfd):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._report = self.pidfd = -1
+        self.pid = 0
+        self._warm_give_up_at = FOREVER
+        struct.pack_into("qq", self._post.slot, 8, 0, 0)
+
+    def _is_at_gate(self) -> bool:
+        """Whether a warm parent was asked, and the job not let through yet."""
+        return self._warm is not None and not self._is_let_through
+
+    def _look_at_birth(self) -> None:
+        """See how the birth goes on: answered, refused, failed, or too slow.
+
+        Raises:
+            OSError, ValueError: the job had to be started cold, and could not be.
+        """
+        warm = self._warm
+        assert warm is not None
+        self.distrusts_parent = warm.refusal is None and not self._is_let_through
+        if self._failure:  # told by the process itself, which has run nothing
+            self._start_cold(f"a process forked by the warm parent failed: {read_report(self._failure)[1]}")
+        elif self._is_let_through:
+            return
+        elif warm.refusal is not None:
+            self._start_cold(warm.refusal)
+        elif warm.lost:
+            self._start_cold("the warm parent died")
+        elif warm.pid and self._failure is None and warm.end is None:
+            self._let_through(warm)
+        elif warm.pid:
+            self._start_cold("a process forked by the warm parent died at its birth")
+        elif boottime() >= self._warm_give_up_at:
+            self._start_cold(f"the warm parent did not answer within {ANSWER_SECONDS_MAX:g} s")
+
+    def _let_through(self, warm: WarmBirth) -> None:
+        """Open the gate: from here on this is the job."""
+        now = boottime()
+        self.pid, self.pidfd = warm.pid, warm.pidfd
+        if now >= self._lease_term_at():
+            self._abandon_at_gate()
+            return
+        # Known to the nursery before anything runs. Read while it lives, the start is surely its own.
+        self._began = start_of(self.pid)
+        if not _is_over(self.pidfd):
+            struct.pack_into("qq", self._post.slot, 8, self.pid, self._began)
+        self._is_let_through = True
+        self._warm_give_up_at = FOREVER
+        self._count_timeout()
+        try:
+            os.write(self._report, OPEN)
+        except OSError:
+            pass  # it is dead already, of which its parent knows more
+
+    def _abandon_at_gate(self) -> None:
+        """End without having let the job through: it is stopped, or too late."""
+        self._part_from_parent()
+        self._open_captures = []
+        if self._stop_why is None or self._stop_why == "lease_over":
+            self._refuse("LeaseOver", "the lease was about to end before the job could be started")
+        self.has_ended = True
 
     # -- watching
 
@@ -191,7 +338,11 @@ class Attempt:
         poll = select.poll()
         if worker >= 0:
             poll.register(worker, worker_events)
-        poll.register(self.pidfd, select.POLLIN)
+        if self.pidfd >= 0 and not self._leader_ended:
+            poll.register(self.pidfd, select.POLLIN)
+        warm = self._warm.fileno() if self._warm is not None and not self._warm.lost else -1
+        if self._warm is not None and warm >= 0:
+            poll.register(warm, select.POLLIN | select.POLLOUT if self._warm.wants_write else select.POLLIN)
         if self._report >= 0:
             poll.register(self._report, select.POLLIN)
         for capture in self._open_captures:
@@ -201,23 +352,42 @@ class Attempt:
             poll.register(fileno, events)
         ready = poll.poll(min(seconds_max, self._wait_seconds(boottime())) * 1000)
         from_worker = False
-        leader_ended = False
         for fileno, _ in ready:
             if fileno == worker:
                 from_worker = True
             elif fileno == self.pidfd:
-                leader_ended = True
+                self._leader_ended = True
+            elif fileno == warm:
+                continue  # below: it may start everything anew
             elif fileno == self._report:
                 self._read_report()
             elif not self._read_output(fileno):
                 self._control.handle(fileno)
-        if leader_ended:
-            self._read_report()
-            self.has_ended = True
-        else:
+        try:
+            if self._warm is not None:
+                if any(fileno == warm for fileno, _ in ready):
+                    self._warm.hear()
+                if self._leader_ended:
+                    self._read_report()
+                self._look_at_birth()
+        except (OSError, ValueError) as error:
+            self._refuse(type(error).__name__, f"the process could not be made: {error}")
+        if self._leader_ended and not self.has_ended:
+            self._look_at_end()
+        if not self.has_ended:
             self._reap_orphans()
             self._keep_time(boottime())
         return from_worker
+
+    def _look_at_end(self) -> None:
+        """See whether all is known about the end of the job's process."""
+        self._read_report()
+        if self._warm is None or self._warm.end is not None or self._warm.lost:
+            self.has_ended = True
+            return
+        now = boottime()
+        self._warm_give_up_at = min(self._warm_give_up_at, now + STATUS_SECONDS_MAX)
+        self.has_ended = now >= self._warm_give_up_at
 
     def _read_report(self) -> None:
         """See whether the program runs (exec closed the pipe) or could not be run (the pipe says why)."""
@@ -227,9 +397,13 @@ class Attempt:
             data = os.read(self._report, 65536)
         except BlockingIOError:
             return
+        except ConnectionResetError:
+            data = b""  # a gate that was opened too late
         os.close(self._report)
         self._report = -1
-        if data:
+        if self._warm is not None and (data or not self._is_let_through):
+            self._failure = data
+        elif data:
             self._refusal = read_report(data)
         else:
             self.has_started = True
@@ -247,7 +421,10 @@ class Attempt:
     def _reap_orphans(self) -> None:
         """Reap descendants that were orphaned and have ended, so that a long job does not gather zombies."""
         while True:
-            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return  # the job is another's child
             if found is None or found.si_pid == self.pid:
                 return  # the leader's end is for ``finish``
             os.waitpid(found.si_pid, 0)
@@ -272,6 +449,7 @@ class Attempt:
         if self.may_report and self._has_news():
             first = min(first, self._report_at)
         first = min(first, self._kill_at) if not self._is_killed else self._kill_at
+        first = min(first, self._warm_give_up_at)
         return max(0.0, min(WAIT_SECONDS_MAX, first - now))
 
     def _look_at_memory_kills(self, now: float) -> None:
@@ -281,6 +459,10 @@ class Attempt:
     def _keep_time(self, now: float) -> None:
         if now >= self._memory_kills_at + MEMORY_KILLS_SECONDS:
             self._look_at_memory_kills(now)
+        if self._is_at_gate():
+            if now >= self._lease_term_at():
+                self._abandon_at_gate()
+            return
         if self._stop_why is None:
             if now >= self._lease_term_at():
                 self._begin_stop("lease_over", self._lease_kill_at())
@@ -342,6 +524,10 @@ class Attempt:
         if self.has_ended:
             return  # it was quicker
         now = boottime()
+        if self._is_at_gate():
+            self._stop_why = why
+            self._abandon_at_gate()
+            return
         if self._stop_why is None:
             self._begin_stop(why, now + grace_seconds)
         elif not self._is_killed:
@@ -357,11 +543,11 @@ class Attempt:
 
     def freeze(self) -> None:
         """Stop every process of the job where it is. Its time limit waits; its lease does not."""
-        if self.has_ended or self._stop_why is not None or self._frozen_at is not None:
+        if self.has_ended or not self.pid or self._stop_why is not None or self._frozen_at is not None:
             return
         self._frozen_at = boottime()
         self._signal_group(signal.SIGSTOP)
-        signal_descendants(os.getpid(), signal.SIGSTOP)  # what has left the group too, and nobody else is below us
+        signal_descendants(self._root_pid(), signal.SIGSTOP)  # what has left the group too
 
     def thaw(self) -> None:
         """Let every process of the job go on."""
@@ -369,10 +555,17 @@ class Attempt:
             return
         self._timeout_at += boottime() - self._frozen_at
         self._frozen_at = None
-        signal_descendants(os.getpid(), signal.SIGCONT)
+        signal_descendants(self._root_pid(), signal.SIGCONT)
         self._signal_group(signal.SIGCONT)
 
+    def _root_pid(self) -> int:
+        # Below this guardian is its job and nobody else; what a job of a warm parent has orphaned is below that job.
+        return self.pid if self.is_warm else os.getpid()
+
     def _signal_group(self, number: int) -> None:
+        if self._warm is not None:
+            self._signal_group_of_another(number)
+            return
         # The leader has not been reaped, so neither its pid nor its group can be a stranger's.
         try:
             os.killpg(self.pid, number)
@@ -380,6 +573,27 @@ class Attempt:
             os.kill(self.pid, number)  # it has not made its group yet
         except PermissionError:
             pass  # nobody in the group may be signalled by this user
+
+    def _signal_group_of_another(self, number: int) -> None:
+        if self._leader_ended or _is_over(self.pidfd):
+            return  # its parent sees to the rest, and may have reaped it already
+        if number == signal.SIGKILL:
+            kill_tree(self.pid, self._began)  # what it detached too, should its parent be dead or stopped
+            return
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            try:
+                signal.pidfd_send_signal(self.pidfd, number)
+            except (ProcessLookupError, PermissionError):
+                pass
+        except PermissionError:
+            pass
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether a warm parent has forked the job, so that it is not below this guardian."""
+        return self._warm is not None
 
     def describe(self) -> Message:
         """Say what this is, to a worker that did not order it."""
@@ -399,11 +613,18 @@ class Attempt:
         The blob holds head and tail of stdout, head and tail of stderr, and the result; ``sizes`` says how long each
         is.
         """
-        status, cpu_seconds, memory_bytes_max, leftovers, is_clear = 0, 0.0, 0, 0, True
+        status: int | None = None
+        cpu_seconds, memory_bytes_max, leftovers, is_clear = 0.0, 0, 0, True
         read_bytes = written_bytes = None
         own_cpu_seconds = 0.0
         ended_at = boottime()
-        if self.pid:
+        if self._warm is not None and (end := self._warm.end) is not None:
+            status, cpu_seconds, memory_bytes_max = end.status, end.cpu_seconds, end.memory_bytes_max
+            leftovers, is_clear = end.leftovers, end.is_clear
+            read_bytes, written_bytes = end.read_bytes, end.written_bytes
+        elif self._warm is not None and self.pid:
+            leftovers = _sweep_in_place_of_parent(self.control_path)
+        elif self.pid:
             # While the leader is a zombie: once it is reaped, the number may be a stranger's.
             self._signal_group(signal.SIGKILL)
             read_bytes, written_bytes = read_disk_bytes(self.pid)
@@ -413,7 +634,7 @@ class Attempt:
             cpu_seconds = usage.ru_utime + usage.ru_stime
             memory_bytes_max = usage.ru_maxrss * 1024
             leftovers, is_clear = sweep_children(SWEEP_SECONDS_MAX)
-        struct.pack_into("d", self._post.slot, 0, 0.0)
+        SLOT.pack_into(self._post.slot, 0, 0.0, 0, 0)
         self._drain()
         message: Message = {key: self._order[key] for key in ("claim_id", "run_id", "attempt", "fence")}
         message |= self._describe_end(status, ended_at)
@@ -430,6 +651,7 @@ class Attempt:
             "written_bytes": written_bytes,
             "leftovers": leftovers,
             "retire": not is_clear,
+            "cold_because": self.cold_because,
             "totals": totals,
             "sizes": [len(part) for part in parts],
             "marks": [self._marks_of(capture) for capture in self._captures],
@@ -456,11 +678,13 @@ class Attempt:
             for fileno, _ in poll.poll(left * 1000):
                 self._read_output(fileno)
 
-    def _describe_end(self, status: int, ended_at: float) -> Message:
+    def _describe_end(self, status: int | None, ended_at: float) -> Message:
         end: Message = {"exit_code": None, "signal": None, "error_type": None, "error_message": None, "traceback": None}
         if self._refusal is not None:
             kind, sentence = self._refusal
             return end | {"ended": "not_started", "error_type": kind, "error_message": sentence}
+        if status is None:
+            return end | self._describe_unknown_end(ended_at)
         code = os.waitstatus_to_exitcode(status)
         if code >= 0:
             end |= {"ended": "exited", "exit_code": code}
@@ -507,6 +731,22 @@ class Attempt:
         )
         end["error_type"], end["error_message"] = kind, sentence
 
+    def _describe_unknown_end(self, ended_at: float) -> Message:
+        """Describe the end of a job whose exit status nobody knows: what it has told counts."""
+        control = self._control
+        if control is not None and control.error is not None:
+            kind, sentence, traceback = control.error
+            told = {"error_type": kind, "error_message": sentence, "traceback": traceback}
+            return told | {"ended": self._stop_why or "exited", "error_bases": control.error_bases}
+        if self.pid and not self._lacks_result():
+            return {"ended": "exited", "exit_code": 0}
+        if self._stop_why is not None:
+            return {"ended": self._stop_why}
+        if ended_at >= self._lease_kill_at():
+            return {"ended": "lease_over"}
+        sentence = "its warm parent died, and nobody else was told how the process ended; it had reported no result"
+        return {"ended": "exited", "error_type": STATUS_LOST, "error_message": sentence}
+
     def _has_returned(self, code: int) -> bool:
         # A callable that has said what it returned was quicker than the stop: its work is done, and not done again.
         return code == 0 and bool(self._order["expects_result"]) and not self._lacks_result()
@@ -519,8 +759,24 @@ class Attempt:
             if descriptor >= 0:
                 os.close(descriptor)
         self._report = self.pidfd = -1
+        if self._warm is not None:
+            self._warm.close()
         if self._control is not None:
             self._control.close()
+
+
+def _is_over(pidfd: int) -> bool:
+    """Tell whether the process has ended, reaped or not."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _sweep_in_place_of_parent(control_path: str) -> int:
+    """Kill what a job has left whose parent can do it no more. Tell how many processes it were."""
+    from rota.execution.sweep import sweep_marked  # seldom needed
+
+    return sweep_marked(control_path)
 
 
 def open_stdin(data: bytes) -> int:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from rota.errors import Conflict, NotSupported
 from rota.execution.door import knock
+from rota.execution.hearth import Hearth
 from rota.execution.home import prepare_folder, start_nursery
 from rota.execution.journal import forget_end, list_ends, read_end, set_aside_end
 from rota.execution.linux import boottime
@@ -70,6 +71,8 @@ class _Guardian:
         self.pid = 0
         self.pidfd = -1  # of its job
         self.control = ""
+        self.warm_path = ""  # of the warm parent that is to fork its job
+        self.is_warm = False  # it did
         self.heard_at = 0.0
         self.idle_since = 0.0
 
@@ -82,6 +85,7 @@ class Crew:
         folder: Path,
         *,
         reuse: int = 1000,
+        warm_reuse: int = 1000,
         output_bytes_max: int = OUTPUT_BYTES_MAX,
         stand_in: Program | None = None,  # what is to take over when this process is gone
     ) -> None:
@@ -101,6 +105,7 @@ class Crew:
         self._remains: dict[str, float] = {}  # control sockets of guardians lost of late, and when
         self._events: list[CrewEvent] = []
         self._epoll: select.epoll | None = None
+        self._hearth = Hearth(self._folder, runs_max=warm_reuse, watch=self._watch, unwatch=self._unwatch)
         self._writing: set[int] = set()  # descriptors that wait for room
 
     # -- opening and closing
@@ -115,6 +120,7 @@ class Crew:
         if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
             raise NotSupported("running jobs needs Linux 5.4 or later: pidfds and subreapers")
         prepare_folder(self._folder)
+        self._hearth.clear()
         # A descriptor per attempt: take what may be had, and give jobs what there was.
         _, hard = self._nofile
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -142,11 +148,12 @@ class Crew:
         if self._stand_in is not None:
             self._stand_in.close()
             self._stand_in = None
+        parents = self._hearth.close()
         if self._epoll is not None:
             self._epoll.close()
             self._epoll = None
         if not self._busy:
-            for process in self._processes:
+            for process in (*self._processes, *parents):
                 try:
                     process.wait(CLOSE_SECONDS)
                 except subprocess.TimeoutExpired:
@@ -203,7 +210,10 @@ class Crew:
         guardian.order = order
         guardian.attempt_count += 1
         self._busy[order.claim_id] = guardian
-        self._send(guardian, order_message(order, _uid_of(order.user)), order.stdin)
+        warm, cold_because = self._hearth.choose(order)
+        guardian.warm_path = warm["path"] if warm is not None else ""
+        message = order_message(order, _uid_of(order.user), warm=warm, cold_because=cold_because)
+        self._send(guardian, message, order.stdin)
 
     def renewed(self, claim_ids: Iterable[str], deadline: float) -> None:
         """Tell guardians that their lease now ends at ``deadline``, CLOCK_BOOTTIME."""
@@ -283,6 +293,11 @@ class Crew:
         """Remove a recovered end from the disk: it is committed, or refused for good."""
         forget_end(self._folder, claim_id)
 
+    def take_notes(self) -> list[str]:
+        """Give what the worker's log should say about warm parents since it was asked last."""
+        notes, self._hearth.notes = self._hearth.notes, []
+        return notes
+
     def sweep(self) -> int:
         """Kill what jobs of dead guardians in this folder have left behind. Tell how many processes it were."""
         return sweep_dead(self._folder)
@@ -296,6 +311,8 @@ class Crew:
         for fileno, _ in ready:
             if self._nursery is not None and fileno == self._nursery.fileno():
                 self._hear_nursery(self._nursery)
+            elif self._hearth.knows(fileno):
+                self._hearth.hear(fileno)
             elif fileno in self._guardians:
                 self._hear_guardian(self._guardians[fileno])
             elif self._stand_in is not None and fileno == self._stand_in.fileno():
@@ -349,6 +366,9 @@ class Crew:
                 if guardian.channel.descriptors:  # without one, if this process has no descriptor to spare
                     guardian.pidfd = guardian.channel.descriptors.pop(0)
                 guardian.control = message["control"]
+                guardian.is_warm = message.get("is_warm", False)
+                if guardian.warm_path and message.get("distrusts_parent"):
+                    self._hearth.distrust(guardian.warm_path, message["cold_because"])
                 self._events.append(Started(order.claim_id, message["pid"], guardian.pid))
             case "report" if order is not None:
                 self._events.append(read_report(message, blob))
@@ -384,15 +404,18 @@ class Crew:
                 pass  # somebody was quicker
             os.close(pidfd)
         if guardian.has_started:
-            self._see_to_remains(guardian.control)
+            self._see_to_remains(guardian.control, guardian.is_warm)
         del self._busy[order.claim_id]
         self._events.append(
             GuardianLost(order.claim_id, order.run_id, order.attempt, order.fence, guardian.has_started)
         )
 
-    def _see_to_remains(self, control: str) -> None:
-        """Have killed what a lost guardian's job detached: by the nursery, unless it has died too, or is about to."""
-        if self._nursery is None:
+    def _see_to_remains(self, control: str, is_warm: bool) -> None:
+        """Have killed what a lost guardian's job detached: by the nursery, unless it has died too, or is about to.
+
+        What a warm parent has forked is not below the nursery, and the parent may be dead.
+        """
+        if self._nursery is None or is_warm:
             sweep_marked(control)
         else:
             now = boottime()
@@ -426,7 +449,8 @@ class Crew:
     def _make_idle(self, guardian: _Guardian) -> None:
         guardian.order = guardian.outcome = None
         guardian.has_started = False
-        guardian.control = ""
+        guardian.control = guardian.warm_path = ""
+        guardian.is_warm = False
         if guardian.must_retire or guardian.attempt_count >= self._reuse or self._nursery is None:
             self._drop(guardian)
             return
@@ -436,6 +460,7 @@ class Crew:
     def _let_idle_go(self) -> None:
         while self._idle and boottime() - self._idle[0].idle_since > IDLE_SECONDS:
             self._drop(self._idle[0])
+        self._hearth.look_after()
         if len(self._processes) > 1:  # the nursery of now is reaped when the crew is closed
             self._processes = [process for process in self._processes if process.poll() is None]
 

@@ -91,6 +91,7 @@ class Guardian:
         attempt = Attempt(order, stdin, self._post, control_path)
         attempt.start()
         self._is_announced = False
+        self._obey_all(attempt)  # what came together with the order
         while not attempt.has_ended:
             # A worker that is slow to read gets the newest when it has read the last.
             attempt.may_report = not self._worker.lost and not self._worker.wants_write
@@ -98,8 +99,7 @@ class Guardian:
                 self._wait_for_another(attempt)
             elif attempt.wait(self._worker.fileno(), self._worker_events()):
                 self._read_worker()
-            while self._inbox:
-                self._obey(attempt, self._inbox.popleft()[0])
+            self._obey_all(attempt)
             self._tell_news(attempt)
             if attempt.has_started and not self._is_announced:
                 self._announce(attempt)
@@ -157,7 +157,14 @@ class Guardian:
         if not self._worker.lost:
             message: Message = {"op": "started", "claim_id": attempt.claim_id, "pid": attempt.pid, "at": boottime()}
             message["control"] = attempt.control_path
+            message["is_warm"] = attempt.is_warm
+            message["distrusts_parent"] = attempt.distrusts_parent
+            message["cold_because"] = attempt.cold_because
             self._worker.send(message, descriptor=os.dup(attempt.pidfd))
+
+    def _obey_all(self, attempt: Attempt) -> None:
+        while self._inbox:
+            self._obey(attempt, self._inbox.popleft()[0])
 
     def _obey(self, attempt: Attempt, message: Message) -> None:
         if message.get("claim_id") not in (None, attempt.claim_id):

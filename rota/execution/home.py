@@ -1,24 +1,29 @@
-"""The folder of a worker, and the nursery that is started in it.
+"""The folder of a worker, and the nursery and the warm parents that are started in it.
 
 Invariant: others can pass through to a control socket whose path they were told (jobs of other users), and list or read
-nothing else. Called by the crew.
+nothing else. Called by the crew and the hearth.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+from typing import BinaryIO
 
 import rota
 from rota.errors import ConfigError
 from rota.execution.control import CONTROL_FOLDER, SOCKET_PATH_BYTES_MAX
 from rota.execution.door import DOOR_FOLDER
 from rota.execution.journal import JOURNAL_FOLDER
-from rota.execution.wire import Channel
+from rota.execution.order import Order
+from rota.execution.warm_birth import BACKLOG, MARK, PLACEHOLDER
+from rota.execution.wire import Channel, listen_at
 
-LOG_BYTES_MAX = 1024 * 1024  # of nursery.log, which begins anew above that
+WARM_FOLDER = "w"
+LOG_BYTES_MAX = 1024 * 1024  # of nursery.log and of warm.log, which begin anew above that
 _NAME_BYTES_MAX = 40  # of a control socket: pid, random part, number of the attempt
 
 
@@ -32,7 +37,8 @@ def prepare_folder(folder: str) -> None:
     if longest > SOCKET_PATH_BYTES_MAX:
         rule = f"{longest - SOCKET_PATH_BYTES_MAX} bytes too long for the sockets in it; choose a shorter one"
         raise ConfigError(f"the folder {folder!r} of the worker is {rule}")
-    for name, mode in (("", 0o711), (CONTROL_FOLDER, 0o711), (DOOR_FOLDER, 0o700), (JOURNAL_FOLDER, 0o700)):
+    private = (DOOR_FOLDER, JOURNAL_FOLDER, WARM_FOLDER)
+    for name, mode in (("", 0o711), (CONTROL_FOLDER, 0o711), *((name, 0o700) for name in private)):
         path = f"{folder}/{name}".rstrip("/")
         try:
             os.makedirs(path, mode, exist_ok=True)
@@ -61,9 +67,7 @@ def start_nursery(
         f"import sys; sys.path.insert(0, {root!r}); "
         f"from rota.execution.nursery import main; main({folder!r}, *{numbers!r})"
     )
-    log_path = f"{folder}/nursery.log"
-    how = "ab" if os.path.exists(log_path) and os.path.getsize(log_path) < LOG_BYTES_MAX else "wb"
-    with theirs, open(log_path, how) as log:
+    with theirs, _open_log(f"{folder}/nursery.log") as log:
         process = subprocess.Popen(
             # utf8, so that arguments reach a job as the bytes they were, whatever the locale
             [sys.executable, "-X", "utf8", "-I", "-S", "-c", program],
@@ -75,3 +79,47 @@ def start_nursery(
             env={"PATH": os.environ.get("PATH", os.defpath)},
         )
     return process, Channel(ours)
+
+
+def start_warm_parent(path: str, log_path: str, order: Order) -> tuple[subprocess.Popen[bytes], Channel]:
+    """Start a warm parent for the environment of ``order``, listening at ``path``; give its process and connection.
+
+    It listens already when this returns: whoever asks early waits. It gets the environment of the job without the facts
+    of its run, and no descriptor but listener, connection and log.
+
+    Raises:
+        OSError: the process could not be made, or that folder is not there.
+    """
+    environment = {name: value for name, value in order.environment.items() if not name.startswith("ROTA_")}
+    environment[MARK] = PLACEHOLDER
+    with contextlib.ExitStack() as opened:
+        listener = opened.enter_context(listen_at(path, BACKLOG))
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            opened.enter_context(theirs)
+            log = opened.enter_context(_open_log(log_path))
+            reader, writer = os.pipe()
+            opened.callback(os.close, reader)
+            opened.callback(os.close, writer)
+            passed = (listener.fileno(), theirs.fileno(), log.fileno())
+            process = subprocess.Popen(
+                [order.argv[0], "-P", "-m", "rota.execution.warm_parent", *map(str, passed), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=writer,  # a pipe, as a job has it: the interpreter makes its streams accordingly
+                stderr=writer,
+                pass_fds=passed,
+                start_new_session=True,
+                cwd=order.cwd,
+                umask=order.umask,
+                # As the guardians encode it, whatever the locale of the worker.
+                env={name.encode(): value.encode("utf-8", "surrogateescape") for name, value in environment.items()},
+            )
+        except BaseException:
+            os.unlink(path)
+            raise
+    return process, Channel(ours)
+
+
+def _open_log(path: str) -> BinaryIO:
+    how = "ab" if os.path.exists(path) and os.path.getsize(path) < LOG_BYTES_MAX else "wb"
+    return open(path, how)

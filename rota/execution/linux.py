@@ -46,6 +46,11 @@ def die_with_parent(parent_pid: int) -> None:
         os._exit(127)
 
 
+def outlive_parent() -> None:
+    """Take ``die_with_parent`` back."""
+    _prctl(_PR_SET_PDEATHSIG, 0)
+
+
 def set_process_name(name: str) -> None:
     """Name this process for ``ps`` (15 bytes)."""
     _libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
@@ -58,18 +63,21 @@ def _prctl(option: int, value: int) -> None:
 
 
 def children_of(pid: int) -> list[int]:
-    """List the children of a process with one thread, zombies included."""
+    """List the children of a process, whichever of its threads they are under, zombies included."""
+    found: list[int] = []
     try:
-        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
-            return [int(word) for word in file.read().split()]
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found += [int(word) for word in file.read().split()]
     except FileNotFoundError:
-        # Either the process is gone, or the kernel was built without CONFIG_PROC_CHILDREN: then ask everyone.
+        # Either it or a thread is gone, or the kernel was built without CONFIG_PROC_CHILDREN: then ask everyone.
         if not os.path.exists(f"/proc/{pid}/task"):
             return []
         candidates = [int(name) for name in os.listdir("/proc") if name.isdigit()]
         return [candidate for candidate in candidates if _state_and_parent(candidate)[1] == pid]
     except (ProcessLookupError, PermissionError):
         return []
+    return found
 
 
 def _state_and_parent(pid: int) -> tuple[str, int]:
@@ -154,6 +162,44 @@ def kill_descendants(root_pid: int, rounds_max: int = 20) -> int:
         killed += found
         time.sleep(SWEEP_PAUSE_SECONDS)
     return killed
+
+
+def start_of(pid: int) -> int:
+    """Tell when a process began, in clock ticks after boot: with its pid, who it is. 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except OSError:
+        return 0
+
+
+def kill_tree(root_pid: int, began: int) -> None:
+    """Kill a subreaper that began at that tick, and everything below it.
+
+    For the nursery, when the job is no descendant of its guardian: a warm parent has forked it.
+    """
+    try:
+        pidfd = os.pidfd_open(root_pid)
+    except OSError:
+        return
+    try:
+        if start_of(root_pid) == began:
+            signal.pidfd_send_signal(pidfd, signal.SIGSTOP)  # so that it makes no more of them
+            kill_descendants(root_pid)
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except OSError:
+        pass  # it has ended meanwhile, or may not be signalled by this user
+    finally:
+        os.close(pidfd)
+
+
+def reset_signals() -> None:
+    """Take the usual signals as a fresh process does, whatever the worker was started with (``nohup``, ``&``).
+
+    A process that another one executes later would inherit what is ignored.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def kill_children(spared: Container[int] = ()) -> None:

@@ -13,17 +13,18 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 from mmap import mmap
 
-from rota.execution.attempt import CALL
+from rota.execution.attempt import CALL, SLOT
 from rota.execution.guardian import guard, traceback_to_log
 from rota.execution.linux import (
     become_subreaper,
     boottime,
     kill_children,
     kill_descendants,
+    kill_tree,
+    reset_signals,
     set_process_name,
     sweep_children,
 )
@@ -37,15 +38,13 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 1.0  # how often leases are looked at; guardians wake the nursery when that would be too late
 LOOK_AGAIN_SECONDS = 0.02
 SWEEP_SECONDS_MAX = 2.0
-SLOT_BYTES = 8
 
 
 def main(folder: str, descriptor: int, nofile_soft: int, nofile_hard: int, output_bytes_max: int) -> None:
     """Run the nursery of ``folder`` for the worker at the other end of ``descriptor``."""
     become_subreaper()
     set_process_name("rota-nursery")
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_DFL)  # whatever the worker was started with: jobs would inherit SIG_IGN
+    reset_signals()
     gc.freeze()
     gc.disable()  # a collection would write to every page that the guardians share
     connection = socket.socket(fileno=descriptor)
@@ -62,7 +61,8 @@ class Nursery:
         self._folder = folder
         self._nofile = nofile
         self._output_bytes_max = output_bytes_max
-        # Guardian's pid → memory shared with it: the instant at which its job is to be killed, 0 for no job.
+        # Guardian's pid → memory shared with it: the instant at which its job is to be killed, 0 for no job, and which
+        # process that is when a warm parent has forked it, 0 for one of the guardian's own.
         self._guardians: dict[int, mmap] = {}
         self._stand_in = Caller()
         self._wake_read, self._wake_write = os.pipe()
@@ -120,7 +120,7 @@ class Nursery:
 
     def _fork_guardian(self, descriptor: int) -> None:
         """Make a guardian for the connection ``descriptor``. When that fails its closing tells the worker."""
-        slot = mmap(-1, SLOT_BYTES)
+        slot = mmap(-1, SLOT.size)
         try:
             pid = os.fork()
         except OSError:
@@ -160,6 +160,8 @@ class Nursery:
                 continue
             slot = self._guardians.pop(pid, None)
             if slot is not None:
+                if status != 0:
+                    _kill_elsewhere(slot)  # the warm parent does it too, unless it is stopped
                 slot.close()
             # Whoever ends well has seen to its own. Orphans of orphans come when their parents have been killed.
             has_orphans = has_orphans or slot is None or status != 0
@@ -173,12 +175,20 @@ class Nursery:
             instant = read_slot(slot)
             if instant and now >= instant:
                 kill_descendants(pid)
+                _kill_elsewhere(slot)
 
 
 def read_slot(slot: mmap) -> float:
     """Read the instant that a guardian has published."""
-    instant: float = struct.unpack_from("d", slot)[0]
+    instant: float = SLOT.unpack_from(slot)[0]
     return instant
+
+
+def _kill_elsewhere(slot: mmap) -> None:
+    """Kill the job of a guardian that is not below it, since a warm parent has forked it."""
+    _, pid, began = SLOT.unpack_from(slot)
+    if pid:
+        kill_tree(pid, began)
 
 
 def _note_child(number: int, frame: FrameType | None) -> None:

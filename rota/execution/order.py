@@ -44,6 +44,7 @@ class Order:
     expects_result: bool = False  # a callable: ending well without a result is a failure
     umask: int = 0o022
     limits: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what ``limits_message`` makes
+    call: str | None = None  # package.module:function, where a warm parent may fork the job; argv starts it cold
 
     def __post_init__(self) -> None:
         if not _CLAIM_ID.fullmatch(self.claim_id):
@@ -99,6 +100,7 @@ class Outcome:
     stderr: Captured = field(default_factory=Captured)
     checkpoint: str | None = None  # JSON text, the last that this attempt has kept
     leftovers: int = 0  # descendants that had to be killed
+    cold_because: str | None = None  # why a callable was not forked by a warm parent, if there is a reason to tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,9 @@ class Adopted:
 CrewEvent = Started | Told | Ended | GuardianLost | Adopted
 
 
-def order_message(order: Order, uid: int | None) -> dict[str, Any]:
+def order_message(
+    order: Order, uid: int | None, *, warm: Mapping[str, str] | None = None, cold_because: str | None = None
+) -> dict[str, Any]:
     """Put an order into a frame's message; its standard input is the frame's blob."""
     return {
         "op": "order",
@@ -189,6 +193,8 @@ def order_message(order: Order, uid: int | None) -> dict[str, Any]:
         "expects_result": order.expects_result,
         "umask": order.umask,
         "limits": dict(order.limits),
+        "warm": warm,
+        "cold_because": cold_because,
     }
 
 
@@ -242,6 +248,7 @@ def read_outcome(message: Mapping[str, Any], blob: bytes) -> Outcome:
         stderr=Captured(err_head, err_tail, err_total, err_marks),
         checkpoint=message.get("checkpoint"),
         leftovers=message["leftovers"],
+        cold_because=message.get("cold_because"),  # guardians of the version before do not say
     )
 
 

@@ -2,7 +2,8 @@
 
 Invariants: the job sees the descriptors 0, 1 and 2 only, default signal dispositions and an empty mask; it dies with
 its guardian; and whatever goes wrong before its program runs is reported, with the step, through a pipe that exec
-closes. Called by the guardian, which has one thread: only then is it safe to run Python between fork and exec.
+closes. Called by the guardian, which has one thread: only then is it safe to run Python between fork and exec. A job
+that a warm parent has forked is set up by the same ``set_up``, and executes nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _REPORT_BYTES_MAX = 4096  # one atomic write
 class Birth:
     """Everything a new process needs to become the job."""
 
-    __slots__ = ("argv", "cwd", "environment", "limits", "nofile", "stderr", "stdin", "stdout", "umask", "user")
+    __slots__ = (
+        "argv", "cwd", "environment", "limits", "nofile", "stderr", "stdin", "stdout", "step", "umask", "user",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class Birth:
         self.stdin = stdin
         self.stdout = stdout
         self.stderr = stderr
+        self.step = "setting up"  # what is being done, should it fail
 
 
 def fork_job(birth: Birth, report: int) -> int:
@@ -61,31 +65,11 @@ def fork_job(birth: Birth, report: int) -> int:
         OSError: no process could be made.
     """
     guardian_pid = os.getpid()
-    limits = birth.limits
     pid = os.fork()
     if pid:
         return pid
-    step = "setting up"
     try:
-        os.setsid()
-        for target, source in enumerate((birth.stdin, birth.stdout, birth.stderr)):
-            os.dup2(source, target)
-        open_files = limits.get("open_files_max")
-        step = "limiting descriptors" if open_files is None else f"setting open_files_max {open_files}"
-        resource.setrlimit(resource.RLIMIT_NOFILE, birth.nofile if open_files is None else (open_files, open_files))
-        os.umask(birth.umask)
-        step = f"setting nice {limits.get('nice')} and ionice {limits.get('ionice')}"
-        set_urgency(limits.get("nice"), limits.get("ionice"))
-        groups = limits.get("groups")
-        if birth.user is not None:
-            step = f"becoming user {birth.user!r}"
-            _become_user(birth.user, groups)
-        elif groups is not None:
-            step = f"becoming groups {', '.join(groups)}"
-            become_groups(groups)
-        if birth.cwd is not None:
-            step = f"entering folder {birth.cwd!r}"
-            os.chdir(birth.cwd)
+        set_up(birth)
         # Python ignores these two, and exec would keep that.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
@@ -93,14 +77,42 @@ def fork_job(birth: Birth, report: int) -> int:
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         # After the change of user, which clears it.
         die_with_parent(guardian_pid)
-        step = "limiting what it may use"
-        set_limits(limits)
-        step = f"running {birth.argv[0]!r}"
+        birth.step = "limiting what it may use"
+        set_limits(birth.limits)
+        birth.step = f"running {birth.argv[0]!r}"
         _exec(birth.argv, birth.environment)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
-        _report(report, step, error)
+        report_failure(report, birth.step, error)
     finally:
         os._exit(127)
+
+
+def set_up(birth: Birth) -> None:
+    """Become what the job is to be, in a process that was just forked, and note the steps; all but the last limits.
+
+    Raises:
+        Exception: that step failed.
+    """
+    limits = birth.limits
+    os.setsid()
+    for target, source in enumerate((birth.stdin, birth.stdout, birth.stderr)):
+        os.dup2(source, target)
+    open_files = limits.get("open_files_max")
+    birth.step = "limiting descriptors" if open_files is None else f"setting open_files_max {open_files}"
+    resource.setrlimit(resource.RLIMIT_NOFILE, birth.nofile if open_files is None else (open_files, open_files))
+    os.umask(birth.umask)
+    birth.step = f"setting nice {limits.get('nice')} and ionice {limits.get('ionice')}"
+    set_urgency(limits.get("nice"), limits.get("ionice"))
+    groups = limits.get("groups")
+    if birth.user is not None:
+        birth.step = f"becoming user {birth.user!r}"
+        _become_user(birth.user, groups)
+    elif groups is not None:
+        birth.step = f"becoming groups {', '.join(groups)}"
+        become_groups(groups)
+    if birth.cwd is not None:
+        birth.step = f"entering folder {birth.cwd!r}"
+        os.chdir(birth.cwd)
 
 
 def _become_user(name: str, groups: list[str] | None) -> None:
@@ -136,7 +148,8 @@ def _exec(argv: list[str], environment: dict[str, str]) -> NoReturn:
     raise refused or FileNotFoundError(2, "no such program along PATH")
 
 
-def _report(report: int, step: str, error: BaseException) -> None:
+def report_failure(report: int, step: str, error: BaseException) -> None:
+    """Tell on the pipe ``report`` what went wrong at which step."""
     text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
     data = json.dumps([step[:500], type(error).__name__, text[:500]]).encode("ascii")
     os.write(report, data[:_REPORT_BYTES_MAX])

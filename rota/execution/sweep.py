@@ -32,7 +32,7 @@ def sweep_dead(folder: str) -> int:
         return dead[path]
 
     killed = _sweep(prefix, is_of_dead)
-    _remove_dead_sockets(prefix)
+    remove_dead_sockets(prefix)
     return killed
 
 
@@ -86,7 +86,8 @@ def _is_listened_to(path: str) -> bool:
     return True
 
 
-def _remove_dead_sockets(prefix: str) -> None:
+def remove_dead_sockets(prefix: str) -> None:
+    """Remove the sockets under ``prefix`` on which nobody listens any more."""
     for name in os.listdir(prefix):
         path = prefix + name
         # A hidden name belongs to a guardian that does not listen yet, unless the process of that number is gone.

@@ -178,7 +178,7 @@ class Channel:
         self.descriptors: list[int] = []
         self._socket = connection
         self._decoder = Decoder(bytes_max, lines_ok=lines_ok)
-        self._queue: list[tuple[bytes | memoryview, int]] = []
+        self._queue: list[tuple[bytes | memoryview, tuple[int, ...]]] = []
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -188,21 +188,24 @@ class Channel:
         """Whether frames wait for room in the socket."""
         return bool(self._queue) and not self.lost
 
-    def send(self, message: Message, blob: bytes = b"", descriptor: int = -1) -> None:
-        """Send a frame now, or as soon as there is room. Takes ``descriptor`` over and closes it once sent."""
+    def send(
+        self, message: Message, blob: bytes = b"", descriptor: int = -1, *, descriptors: tuple[int, ...] = ()
+    ) -> None:
+        """Send a frame now, or as soon as there is room. Takes the descriptors over and closes them once sent."""
         pack = pack_line if self._decoder.speaks_lines else pack_frame
-        self._queue.append((pack(message, blob), descriptor))
+        self._queue.append((pack(message, blob), (descriptor,) if descriptor >= 0 else descriptors))
         self.flush()
 
     def flush(self) -> None:
         """Send what waits, as far as there is room."""
         while self._queue and not self.lost:
-            data, descriptor = self._queue[0]
+            data, descriptors = self._queue[0]
             try:
-                if descriptor >= 0:
-                    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(descriptor))]
-                    sent = self._socket.sendmsg([data], rights)
-                    os.close(descriptor)
+                if descriptors:
+                    packed = b"".join(_DESCRIPTOR.pack(number) for number in descriptors)
+                    sent = self._socket.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, packed)])
+                    for number in descriptors:
+                        os.close(number)
                 else:
                     sent = self._socket.send(data)
             except BlockingIOError:
@@ -213,7 +216,7 @@ class Channel:
             if sent == len(data):
                 del self._queue[0]
             else:
-                self._queue[0] = (memoryview(data)[sent:], -1)
+                self._queue[0] = (memoryview(data)[sent:], ())
 
     def receive(self) -> list[Frame]:
         """Give out the frames that have arrived, perhaps none. Never waits."""
@@ -246,7 +249,7 @@ class Channel:
     def close(self) -> None:
         """Close the connection and every descriptor that nobody took."""
         self.lost = True
-        for descriptor in [*self.descriptors, *(number for _, number in self._queue if number >= 0)]:
+        for descriptor in [*self.descriptors, *(number for _, numbers in self._queue for number in numbers)]:
             os.close(descriptor)
         self.descriptors.clear()
         self._queue.clear()

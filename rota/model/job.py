@@ -49,6 +49,13 @@ class JobKind(StrEnum):
     SHELL = "shell"  # a line for /bin/sh
 
 
+class Startup(StrEnum):
+    """How the process of a callable comes to be."""
+
+    WARM = "warm"  # forked by a process that has imported its module, where that is safe
+    COLD = "cold"  # a fresh interpreter each time
+
+
 @dataclass(frozen=True, slots=True)
 class JobSpec:
     """A job's definition. Made by ``checked`` or ``from_definition``; a value made directly is not checked."""
@@ -88,6 +95,7 @@ class JobSpec:
     ionice: str | None = None
     umask: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
+    startup: Startup = Startup.WARM
 
     @classmethod
     def checked(
@@ -127,6 +135,7 @@ class JobSpec:
         ionice: object = None,
         umask: object = None,
         variables: object = None,
+        startup: object = None,
     ) -> JobSpec:
         """Make a definition from what a user gave.
 
@@ -176,6 +185,7 @@ class JobSpec:
             run_as=_check_user(run_as),
             variables=check_variables("variables", variables),
             **{name: getattr(limits, name) for name in LIMIT_COLUMNS},
+            startup=Startup.WARM if startup is None else check_word("startup", startup, Startup),
         )
 
     @classmethod
@@ -218,6 +228,7 @@ _PARAMETERS = (
     "retry_delay", "backoff", "retry_delay_max", "retry_on", "no_retry_on", "deadline", "no_op_exit_code",
     "cancel_exit_code", "breaker_failures", "breaker_pause", "lease", "priority", "stdin", "cwd", "run_as",
     "run_as_groups", "memory_max", "cpu_max", "open_files_max", "processes_max", "nice", "ionice", "umask", "variables",
+    "startup",
 )  # fmt: skip
 
 

@@ -55,6 +55,7 @@ class Claim:
     run_as: str | None
     variables: Mapping[str, str]
     marked: bool  # whether the start mark was committed with the claim
+    startup: str = "warm"  # or cold
     problem: str | None = None  # why its job's row cannot be carried out as it stands
     checkpoint: str | None = None  # JSON text: what an earlier attempt has kept
     limits: Mapping[str, Any] = field(default_factory=dict[str, Any])  # those of its job's row, by their columns
@@ -157,6 +158,7 @@ class End:
     read_bytes: int | None = None
     written_bytes: int | None = None
     pid: int | None = None
+    cold_because: str | None = None  # why a callable was started in a fresh interpreter although it might be warm
     stdout: Written = field(default_factory=Written)
     stderr: Written = field(default_factory=Written)
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from rota.errors import AlreadyExists, Conflict, Invalid, NotFound
 from rota.model.ending import FOR_EVER
 from rota.model.environment import ENVIRONMENTS_MAX, Environment, Environments
-from rota.model.job import JobKind, JobSpec
+from rota.model.job import JobKind, JobSpec, Startup
 from rota.model.states import JobState
 from rota.store.breakers import CLOSED, state_of
 from rota.store.database import Database
@@ -387,6 +387,7 @@ def show_job(row: Row[Any]) -> dict[str, Any]:
         "ionice": row.ionice,
         "umask": row.umask,
         "variables": show_document(row.variables),
+        "startup": row.startup or Startup.WARM.value,
         "revision": row.revision,
         "declared_by": row.declared_by,
         "created_at": row.created_at,

@@ -30,6 +30,7 @@ from sqlalchemy import (
 
 from rota.errors import DatabaseUnavailable
 from rota.model.environment import NO_ENVIRONMENTS, Environments
+from rota.model.job import Startup
 from rota.model.limits import LIMIT_COLUMNS
 from rota.model.reasons import Reason
 from rota.model.run import Claim, NodeIdentity
@@ -176,6 +177,7 @@ READ_CLAIMS = (
         job.c.run_as,
         job.c.variables,
         *(job.c[name] for name in LIMIT_COLUMNS),
+        job.c.startup,
     )
     .outerjoin(job, job.c.id == run.c.job_id)
     .where(_of_claims, run.c.state == RunState.RUNNING.value)
@@ -360,6 +362,7 @@ def _claim_of(row: AnyRow, environments: Environments) -> Claim:
         run_as=row.run_as,
         variables=variables,
         checkpoint=row.checkpoint,
+        startup=row.startup or Startup.WARM.value,
         marked=row.marked_at is not None,
         problem=problem,
         limits={name: value for name in LIMIT_COLUMNS if (value := getattr(row, name)) is not None},

@@ -168,12 +168,13 @@ _ends = given_rows(
     read_bytes="id",
     written_bytes="id",
     pid="id",
+    cold_because="text",
     stdout_bytes="id",
     stderr_bytes="id",
 )
 _ATTEMPT_FACTS = (
     "state reason reason_text exit_code exit_signal error_type error_message traceback result seconds cpu_seconds "
-    "memory_bytes_max read_bytes written_bytes pid stdout_bytes stderr_bytes"
+    "memory_bytes_max read_bytes written_bytes pid cold_because stdout_bytes stderr_bytes"
 ).split()
 
 # Close the attempts that ended. Served by the unique claim.
@@ -256,6 +257,7 @@ def _attempt_row(move: Move) -> dict[str, Any]:
             "read_bytes": end.read_bytes,
             "written_bytes": end.written_bytes,
             "pid": end.pid,
+            "cold_because": end.cold_because,
             "stdout_bytes": end.stdout.bytes_total,
             "stderr_bytes": end.stderr.bytes_total,
         }

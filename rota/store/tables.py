@@ -172,6 +172,7 @@ job = Table(
     Column("ionice", Word),  # idle, best-effort:N, realtime:N; N from 0 (most urgent) to 7
     Column("umask", Word),  # octal text; NULL: 022
     Column("variables", LongText, nullable=False),  # JSON object of environment variables
+    Column("startup", Word),  # warm, cold; NULL: warm
     Column("revision", Integer, nullable=False),
     Column("declared", LongText),  # the definition as code last declared it; differs from the row once it was edited
     Column("declared_by", Name),  # the module that did
@@ -394,6 +395,7 @@ attempt = Table(
     Column("stderr_bytes", Id),
     Column("orphan_at", Instant),  # when an end came that no longer counted
     Column("orphan", LongText),  # that end, as JSON
+    Column("cold_because", LongText),  # why a callable was started in a fresh interpreter although it might be warm
     UniqueConstraint("run_id", "attempt", name="rota_attempt_number"),
     _one_of("state", AttemptState),
     *_within(0, COUNT_MAX, "attempt"),

@@ -23,13 +23,15 @@ FLAGS = {
     "job add": "--call --command --shell --pool --env --timeout --start-within --delivery --retries --retry-delay "
                "--backoff --retry-delay-max --retry-on --no-retry-on --deadline --no-op-exit-code --cancel-exit-code "
                "--breaker-failures --breaker-pause --lease --priority --stdin --cwd --run-as --run-as-group "
-               "--memory-max --cpu-max --open-files-max --processes-max --nice --ionice --umask --variable --if-exists",
+               "--memory-max --cpu-max --open-files-max --processes-max --nice --ionice --umask --variable "
+               "--startup --if-exists",
     "job list": "",
     "job show": "",
     "job edit": "--call --command --shell --pool --env --timeout --start-within --delivery --retries --retry-delay "
                 "--backoff --retry-delay-max --retry-on --no-retry-on --deadline --no-op-exit-code --cancel-exit-code "
                 "--breaker-failures --breaker-pause --lease --priority --stdin --cwd --run-as --run-as-group "
-                "--memory-max --cpu-max --open-files-max --processes-max --nice --ionice --umask --variable",
+                "--memory-max --cpu-max --open-files-max --processes-max --nice --ionice --umask --variable "
+                "--startup",
     "job pause": "",
     "job resume": "",
     "job delete": "",

@@ -33,7 +33,9 @@ def test_the_nursery_imports_few_modules() -> None:
         "rota.execution",
         *(
             f"rota.execution.{name}"
-            for name in "attempt control door guardian journal limits linux nursery output spawn stand_in wire".split()
+            for name in (
+                "attempt control door guardian journal limits linux nursery output spawn stand_in warm_birth wire"
+            ).split()
         ),
     }
 

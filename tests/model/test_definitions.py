@@ -10,7 +10,7 @@ import pytest
 
 from rota.errors import Invalid
 from rota.model.ending import Backoff
-from rota.model.job import JobKind, JobSpec
+from rota.model.job import JobKind, JobSpec, Startup
 from rota.model.schedule import ScheduleSpec
 from rota.model.states import Delivery
 from tests.model.slow_cron import instant
@@ -50,6 +50,7 @@ FULL: dict[str, Any] = {
     "ionice": "best-effort",
     "umask": "27",
     "variables": {"B": "2", "A": ""},
+    "startup": "cold",
 }
 
 
@@ -90,6 +91,7 @@ def test_a_job_is_read_from_what_users_type() -> None:
         ionice="best-effort:4",
         umask="027",
         variables={"A": "", "B": "2"},
+        startup=Startup.COLD,
     )
 
 
@@ -145,6 +147,7 @@ def test_a_job_comes_back_from_its_definition_by_way_of_json(spec: JobSpec) -> N
         ("stdin", {"stdin": b"x"}),
         ("cwd", {"cwd": "srv"}),
         ("run_as", {"run_as": "root:root"}),
+        ("startup", {"startup": "hot"}),
         ("run_as", {"run_as": ""}),
         ("run_as_groups", {"run_as_groups": "adm"}),
         ("run_as_groups", {"run_as_groups": []}),

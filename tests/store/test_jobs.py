@@ -47,6 +47,7 @@ def test_a_job_is_shown_as_it_was_added_and_reads_back_as_the_same_definition(le
         ionice="best-effort:6",
         umask="077",
         variables={"A": "1"},
+        startup="cold",
         pool="reports",
         delivery="at_most_once",
         backoff="exponential",
@@ -201,6 +202,17 @@ def test_a_declaration_does_not_overwrite_what_was_edited_elsewhere_and_says_so_
 
     assert outcomes == ["edited elsewhere"] * 3
     assert jobs.read_job(ledger.database, "job")["retries"] == 9
+
+
+def test_a_declaration_noted_by_an_earlier_program_is_no_edit_elsewhere(ledger: Ledger) -> None:
+    jobs.declare_job(ledger.database, spec(), module="app", actor="ann@desk")
+    known_then = {name: value for name, value in spec().definition().items() if name != "startup"}
+    ledger.set_job(declared=jobs.encode_definition(known_then))
+
+    outcome, _ = jobs.declare_job(ledger.database, spec(retries=3), module="app", actor="ann@desk")
+
+    assert outcome == "changed"
+    assert jobs.read_job(ledger.database, "job")["retries"] == 3
 
 
 def test_a_declaration_does_not_take_over_a_job_that_was_added_elsewhere(ledger: Ledger) -> None:

@@ -46,6 +46,7 @@ ADDED: dict[str, tuple[sa.Column[Any], ...]] = {
         sa.Column("nice", sa.Integer(), nullable=True),
         sa.Column("ionice", Word, nullable=True),
         sa.Column("umask", Word, nullable=True),
+        sa.Column("startup", Word, nullable=True),
     ),
     "rota_run": (
         sa.Column("retries", sa.Integer(), nullable=True),
@@ -65,6 +66,7 @@ ADDED: dict[str, tuple[sa.Column[Any], ...]] = {
         sa.Column("environment_version", Name, nullable=True),
         sa.Column("read_bytes", Id, nullable=True),
         sa.Column("written_bytes", Id, nullable=True),
+        sa.Column("cold_because", LongText, nullable=True),
     ),
     "rota_output": (sa.Column("marks", LongText, nullable=True),),
 }

@@ -1,0 +1,62 @@
+"""What a claim is turned into: which callables a warm parent may fork, and what a row written by hand ends as."""
+
+from __future__ import annotations
+
+import pwd
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rota.engine.orders import make_order
+from rota.engine.settings import NodeSettings
+from rota.errors import Invalid
+from rota.execution.order import Order
+from rota.model.run import Claim
+from rota.model.states import Delivery
+
+
+def order_of(settings: dict[str, Any] | None = None, **facts: Any) -> Order:
+    claim: dict[str, Any] = {
+        "run_id": 1, "claim_id": "c", "fence": 1, "attempt": 1, "job": "job", "kind": "call", "target": "app:work",
+        "args": "{}", "schedule": None, "slot_at": None, "run_at": datetime(2026, 11, 20, tzinfo=UTC), "run_key": None,
+        "pool": "default", "delivery": Delivery.AT_LEAST_ONCE, "lease_seconds": 60.0, "timeout_seconds": None,
+        "retries": 0, "stdin": None, "cwd": None, "run_as": None, "variables": {}, "marked": True,
+    }  # fmt: skip
+    made = NodeSettings("sqlite://", Path("/nonexistent"), environment={}, **(settings or {}))
+    return make_order(Claim(**claim | facts), made, "a", 0.0)
+
+
+def test_a_callable_may_be_forked_by_a_warm_parent_and_can_start_cold() -> None:
+    order = order_of(settings={"import_dirs": ("/srv/app",)}, variables={"COLOUR": "red"})
+
+    assert order.call == "app:work"
+    assert order.argv[-1] == "app:work"
+
+
+def test_the_worker_s_own_user_may_be_named() -> None:
+    import os
+
+    assert order_of(run_as=pwd.getpwuid(os.geteuid()).pw_name).call == "app:work"
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"startup": "cold"},
+        {"kind": "shell"},
+        {"variables": {"PYTHONPATH": "/srv/other"}},
+        {"variables": {"LD_PRELOAD": "libother.so"}},
+        # Its modules are not to be imported by a process of the worker's user, who may be root.
+        {"run_as": "nobody"},
+        {"settings": {"python": "/usr/bin/another-python"}},
+    ],
+)
+def test_these_start_cold(facts: dict[str, Any]) -> None:
+    assert order_of(**facts).call is None
+
+
+def test_a_way_to_start_that_nobody_knows_is_refused_with_the_next_step() -> None:
+    with pytest.raises(Invalid, match="one of warm, cold: correct it with `rota job edit`"):
+        order_of(startup="hot")
