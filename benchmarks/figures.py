@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select, text
 
+from benchmarks.adoption import measure_adoption
 from benchmarks.machine import fork_rate, measure_guarding, posix_spawn_rate
 from benchmarks.warm import measure_warm
 from rota import Rota
@@ -26,6 +27,7 @@ from rota.store.tables import attempt, run
 
 JOB = "no-op"
 PICK_UPS = 50
+ADOPTED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ def measure_all(
         figures.append(drain(url, database, runs // 10, slots, reuse=1))
         say("pick-up")
         figures.extend(pick_up(url, rota, database, slots))
+        say("adoption")
+        figures.append(adoption(url, rota, database))
         say(f"idle for {idle_seconds:g} s")
         figures.append(idle(url, slots, idle_seconds))
         count = text("select count(*) from rota_violations")
@@ -179,6 +183,15 @@ def pick_up(url: str, rota: Rota, database: Database, slots: int) -> list[Figure
     ]
 
 
+def adoption(url: str, rota: Rota, database: Database) -> Figure:
+    def start(state: str) -> contextlib.AbstractContextManager[object]:
+        return worker(url, slots=ADOPTED, reuse=1000, run_until="stopped", state=state)
+
+    seconds = measure_adoption(rota, database, start, ADOPTED)
+    how = f"{ADOPTED} jobs, their worker killed: from the new one's first query to the last one taken over"
+    return Figure("adoption", seconds, "s", how)
+
+
 def idle(url: str, slots: int, seconds: float) -> Figure:
     """How many statements a worker sends with nothing to do, beyond its start and its goodbye."""
     counts: list[int] = []
@@ -196,13 +209,19 @@ def idle(url: str, slots: int, seconds: float) -> Figure:
 
 @contextlib.contextmanager
 def worker(
-    url: str, *, slots: int, reuse: int, run_until: str, pools: Sequence[str] = ("default",)
-) -> Iterator[subprocess.Popen[str]]:
+    url: str,
+    *,
+    slots: int,
+    reuse: int,
+    run_until: str,
+    pools: Sequence[str] = ("default",),
+    state: str | None = None,  # the folder of a worker before
+) -> Generator[subprocess.Popen[str]]:
     """Start a worker process and kill it should it be left."""
     with tempfile.TemporaryDirectory(prefix="rota-bench-", dir="/tmp") as folder:
         given = {
             "url": url,
-            "folder": str(Path(folder) / "state"),
+            "folder": state or str(Path(folder) / "state"),
             "slots": slots,
             "reuse": reuse,
             "lease": 60.0,
