@@ -1,6 +1,6 @@
 # make demo     watch Rota at work: its own environment, an embedded database, jobs that show the point
 # make test     check style, types and layers, then run every test on every database that can be had
-#               DATABASES="sqlite postgresql" limits them; PYTEST_OPTIONS="-n 2 -k lease" goes to pytest
+#               DATABASES="sqlite postgresql" limits them; PYTEST_OPTIONS="-n 3 -k lease" goes to pytest
 # make docs     write the reference again, from the code
 # make bench    measure; DATABASE=postgresql, BENCH_OPTIONS=...
 #
@@ -12,7 +12,7 @@ SHELL = /bin/sh
 
 DATABASES ?= $(ROTA_TEST_DATABASES)
 DATABASE ?= sqlite
-PYTEST_OPTIONS ?= -n 2
+PYTEST_OPTIONS ?= -n 3
 BENCH_OPTIONS ?=
 # The first of these that is new enough.
 ifndef PYTHON

@@ -11,9 +11,12 @@ left out, and named in the header and the summary; one named in ``ROTA_TEST_DATA
 
 from __future__ import annotations
 
+import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -184,3 +187,11 @@ def ledger(database_url: str, clock: Clock) -> Iterator[Ledger]:
     made = Ledger(database_url, clock)
     yield made
     made.close()
+
+
+@pytest.fixture
+def alone_as_nobody() -> Iterator[None]:
+    """Wait until no other test of this machine runs processes as ``nobody``: Linux counts them all together."""
+    with (Path(tempfile.gettempdir()) / f"rota-tests-nobody-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -151,9 +151,9 @@ def explain_end(
         remarks.append(f"that came from outside Rota;{guess} {peak}")
     elif memory_max is not None and code and 2 * memory_bytes_max > memory_max:
         remarks.append(f"{peak}, and memory_max is {say_bytes(memory_max)}")
-    if leftovers and (count := limits.get("processes_max")) is not None:
+    if code and (count := limits.get("processes_max")) is not None:
         were = "process that it left was" if leftovers == 1 else "processes that it left were"
-        remarks.append(f"processes_max is {count}, and {leftovers} {were} killed")
+        remarks.append(f"processes_max is {count}" + (f", and {leftovers} {were} killed" if leftovers else ""))
     return None, "; ".join(remarks) or None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from rota.execution.linux import boottime
 from rota.execution.order import Adopted, Order
 from tests.execution.harness import Harness, is_alive, wait_until
+from tests.execution.test_adoption import doors
 
 # A child in its own session, and a grandchild of that which has been orphaned.
 FAMILY = (
@@ -93,6 +94,7 @@ def test_who_takes_it_over_knows_that_it_is_frozen(folder: Path, harness: Harnes
     harness.crew.freeze(order.claim_id, is_frozen=True)
     wait_until(lambda: are_held(pids), "all are held")
     harness.crew.close()
+    wait_until(lambda: doors(harness.folder), "its guardian has a door")
     again = Harness(harness.folder)
     again.crew.adopt()
 

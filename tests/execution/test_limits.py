@@ -167,6 +167,7 @@ def test_a_job_that_the_kernel_kills_for_want_of_memory_is_told_apart(harness: H
 FORK_BOMB = "bomb() { while :; do bomb & done; }; bomb"  # a shell that cannot fork ends, with 2
 
 
+@pytest.mark.usefixtures("alone_as_nobody")
 @as_root
 def test_a_fork_bomb_ends_within_its_limit_and_leaves_no_process(harness: Harness) -> None:
     outcome = harness.run("/bin/sh", "-c", FORK_BOMB, user="nobody", limits={"processes_max": 40})
@@ -177,6 +178,7 @@ def test_a_fork_bomb_ends_within_its_limit_and_leaves_no_process(harness: Harnes
     assert harness.run("true", user="nobody").exit_code == 0
 
 
+@pytest.mark.usefixtures("alone_as_nobody")
 @as_root
 def test_a_fork_bomb_that_never_gives_up_ends_at_its_time_limit(harness: Harness) -> None:
     bomb = f"trap '' TERM; while :; do ({FORK_BOMB}) & wait $!; done"  # of bash, which tries again

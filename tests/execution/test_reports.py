@@ -11,6 +11,7 @@ import pytest
 from rota.execution.command import argv_for_call
 from rota.execution.order import Told
 from tests.execution.harness import ROOT, Harness, wait_until
+from tests.execution.test_adoption import doors
 
 JOBS = """
 import json, os, signal, socket, time
@@ -219,6 +220,7 @@ def test_without_a_worker_it_waits_and_the_next_one_hears_everything(folder: Pat
     harness.started(order)
     hear(harness, "it tells")
     harness.crew.close()
+    wait_until(lambda: doors(harness.folder), "its guardian has a door")
     again = Harness(harness.folder)
     again.crew.adopt()
 

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Connection, select, update
 
 from rota.errors import NotFound
+from rota.model.environment import NO_ENVIRONMENTS
 from rota.model.findings import FindingCode, Severity
 from rota.model.run import Claim, NewRun, NodeIdentity
 from rota.model.states import NodeState, RunState
@@ -285,7 +286,8 @@ def test_a_claim_under_way_holds_up_neither_a_renewal_nor_a_pause(ledger: Ledger
     other = ledger.connect()
 
     def claiming(connection: Connection) -> list[int]:
-        found = connection.execute(FIND_CLAIMABLE_LOCKED, {"pool": "default", "node": "a", "limit": 1}).scalars().all()
+        wanted = {"pool": "default", "node": "a", "limit": 1, "environments": NO_ENVIRONMENTS.wanted}
+        found = connection.execute(FIND_CLAIMABLE_LOCKED, wanted).scalars().all()
         renew_claims(other, identity_of("a"), [], LEASE_SECONDS)
         pause_pool(other, "default", actor=ANN)
         drain_node(other, "a", actor=ANN)
