@@ -8,6 +8,8 @@ guardian builds one of these for each order and drives it: ``start``, then ``wai
 A job is the guardian's child, made by fork and exec (``spawn``), or for some Python jobs the child of a warm parent
 (``warm_birth``): then its end is told by that parent, and a refusal before it has begun makes it start the first way.
 
+Long, since birth, time, stopping, telling and end are the states of one process: each has its part below.
+
 The lease's end is announced to the nursery through ``slot``, a few bytes of memory that both see: should this guardian
 be stopped at that instant, the nursery kills the job.
 """

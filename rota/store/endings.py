@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from rota.errors import Invalid
 from rota.model.bad_ends import check_words
@@ -33,7 +33,7 @@ from rota.store.breakers import count_ends, lock_breakers
 from rota.store.database import Database
 from rota.store.leases import deadline_left
 from rota.store.moves import Move, apply_moves, write_fresh
-from rota.store.reports import row_of_piece
+from rota.store.reports import FORGET_OUTPUT, row_of_piece
 from rota.store.tables import attempt, job, output, run
 from rota.store.types import AnyRow, db_now, encode_rows, given_rows, in_portions
 from rota.store.wakeup import announce
@@ -118,9 +118,6 @@ WAKE_QUEUED = (
     )
     .values(due_at=run.c.run_at)
 )
-
-# What was kept while a job ran. Served by the primary key.
-FORGET_OUTPUT = delete(output).where(output.c.attempt_id.in_(bindparam("attempt_ids", expanding=True)))
 
 RULES_DEFAULT = RetryRule()
 LIVE_AFTER_SECONDS = 0.9  # a guardian tells nothing before a second, by its own clock

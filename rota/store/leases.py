@@ -3,6 +3,7 @@
 Invariant: a run has at most one current claim, its claim id is random, and its fence only grows. Every later write
 names the claim. The lease ends by the database's clock. Called by the worker (claim, mark, renew) and, for runs whose
 lease is over, by whichever node looks first (rescue). Ends are in ``endings``.
+Long for its statements: claim, mark, renewal and adoption are read together.
 """
 
 from __future__ import annotations

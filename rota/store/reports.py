@@ -51,6 +51,8 @@ CLEAR_PIECES = delete(output).where(
     output.c.stream == bindparam("of_stream"),
     output.c.position >= bindparam("from_position"),
 )
+# All that attempts have written: what was kept meanwhile, or long enough. Served by the primary key.
+FORGET_OUTPUT = delete(output).where(output.c.attempt_id.in_(bindparam("attempt_ids", expanding=True)))
 # What lies between the first and the last bytes. Served by the primary key.
 FORGET_MIDDLE = delete(output).where(
     and_(

@@ -5,9 +5,10 @@ Called by the scheduler of whichever node looked for findings, once a minute.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import Connection, bindparam, select
 
 from rota.store.database import Database
+from rota.store.reports import FORGET_OUTPUT
 from rota.store.tables import attempt, output
 from rota.store.types import Number, db_now_plus
 
@@ -23,8 +24,6 @@ FIND_OLD_OUTPUT = (
     .where(attempt.c.finished_at < db_now_plus(bindparam("minus_seconds", type_=Number)))
     .order_by(attempt.c.id)
 )
-# Served by the primary key.
-FORGET_OUTPUT = delete(output).where(output.c.attempt_id.in_(bindparam("attempt_ids", expanding=True)))
 
 
 def tidy_output(database: Database, keep_seconds: float) -> int:
