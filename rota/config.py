@@ -33,7 +33,7 @@ from rota.errors import ConfigError, Invalid
 from rota.model.durations import format_duration, parse_duration
 from rota.model.environment import Environment
 from rota.model.instants import check_zone
-from rota.model.job import LEASE_SECONDS_MIN, check_word
+from rota.model.job import LEASE_SECONDS, LEASE_SECONDS_MIN, OWN_CONNECTION, check_word
 from rota.model.names import check_name
 from rota.model.states import OnTerm
 
@@ -177,7 +177,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("database",      "ROTA_DB",            None,         _text,                         _masked),
     Setting("zone",          "ROTA_ZONE",          "UTC",        _zone,                         _shown),
     Setting("poll",          "ROTA_POLL",          None,         _duration(0.1),                _shown_duration),
-    Setting("lease",         "ROTA_LEASE",         60.0,         _duration(LEASE_SECONDS_MIN),  _shown_duration),
+    Setting("lease",         "ROTA_LEASE",         LEASE_SECONDS, _duration(LEASE_SECONDS_MIN),  _shown_duration),
     Setting("retry_delay",   "ROTA_RETRY_DELAY",   10.0,         _duration(0, zero_ok=True),    _shown_duration),
     Setting("state_dir",     "ROTA_STATE_DIR",     None,         _path,                         _shown_state_dir),
     Setting("log_file",      "ROTA_LOG_FILE",      None,         _path,                         _shown_path),
@@ -279,6 +279,10 @@ def _read_connections(file: Path | None, written: object) -> dict[str, Connectio
         field = f"connections.{name}"
         try:
             check_name("connections", name)
+            if name == OWN_CONNECTION:
+                raise Invalid(
+                    "connections", name, "it is the name of the connection to Rota's own database: choose another"
+                )
             if not isinstance(section, dict):
                 raise Invalid(field, section, f"it is a section: [{field}] with url = ...")
             facts = cast("dict[str, Any]", section)

@@ -23,6 +23,8 @@ def describe_target(view: View) -> str:
     """Say in one line what a job runs."""
     if view.get("command"):
         return shlex.join(str(word) for word in view["command"])
+    if view.get("sql"):
+        return "; ".join(str(statement) for statement in view["sql"])
     return str(view.get("call") or view.get("shell") or "")
 
 
@@ -39,11 +41,19 @@ def definition_flags(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--call", metavar="PKG.MOD:FUNC", help="Run a Python function."),
             click.option("--command", is_flag=True, help="Run the arguments after `--`, without a shell."),
             click.option("--shell", metavar="LINE", help="Run a line with /bin/sh."),
+            click.option(
+                "--sql", metavar="STATEMENT", multiple=True, help="Execute SQL in one transaction; repeatable."
+            ),
+            click.option("--connection", metavar="NAME", help="Where --sql goes: of the node's configuration. [rota]"),
             click.option("--pool", metavar="P", help="Where it runs. [default]"),
             click.option("--env", metavar="NAME[==VERSION]", help="The environment it runs in. [the worker's own]"),
             click.option("--timeout", metavar="D", help="The longest an attempt may take."),
             click.option("--start-within", metavar="D", help="How late a run may still start for the first time."),
-            click.option("--delivery", type=Words(*Delivery), help="When its node dies: start again, or not."),
+            click.option(
+                "--delivery",
+                type=Words(*Delivery),
+                help="When its node dies: start again, or not; or all in one transaction.",
+            ),
             click.option("--retries", metavar="N|forever", help="How often to try again after a bad end. [0]"),
             click.option("--retry-delay", metavar="D", help="How long to wait before that."),
             click.option("--backoff", type=Words(*Backoff), help="The same delay, doubling, or anything up to that."),
@@ -95,6 +105,7 @@ def read_definition(
     call: str | None,
     command: bool,
     shell: str | None,
+    sql: tuple[str, ...],
     arguments: tuple[str, ...],
     run_as_groups: tuple[str, ...],
     **flags: Any,
@@ -106,7 +117,7 @@ def read_definition(
         raise Invalid("command", shlex.join(arguments), "arguments belong to --command; put --command before `--`")
     variables = read_pairs("variable", flags.pop("variable"))
     words = {name: _read_words(flags.pop(name)) for name in ("retry_on", "no_retry_on")}
-    target = given(call=call, command=list(arguments) if command else None, shell=shell)
+    target = given(call=call, command=list(arguments) if command else None, shell=shell, sql=list(sql) or None)
     groups = "none" if run_as_groups == ("none",) else list(run_as_groups) or None
     return target | given(variables=variables, run_as_groups=groups, **words, **flags)
 

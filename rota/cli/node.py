@@ -75,6 +75,7 @@ def read_settings(
         poll_seconds=config.poll_seconds,
         modules=modules,
         import_dirs=tuple(str(Path(folder).absolute()) for folder in import_dirs),
+        connections={one.name: one.url for one in config.connections.values()},
         environments=gather_environments(config.environments),
     )
 

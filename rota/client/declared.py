@@ -125,7 +125,7 @@ def _read_options(
 ) -> tuple[JobSpec, ScheduleSpec | None]:
     of_schedule = {key: value for key, value in options.items() if key in _SCHEDULE_OPTIONS and value is not None}
     of_job = {key: value for key, value in options.items() if key not in _SCHEDULE_OPTIONS}
-    for kind in ("call", "command", "shell"):
+    for kind in ("call", "command", "shell", "sql", "connection"):
         if kind in of_job:
             raise Invalid(kind, of_job[kind], "a decorated job runs the function that it decorates")
     target = f"{function.__module__}:{function.__qualname__}"

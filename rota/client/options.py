@@ -20,17 +20,17 @@ SCHEDULE_OPTIONS = sorted(set(inspect.signature(ScheduleSpec.checked).parameters
 
 
 def check_job_options(options: Mapping[str, Any], *, new: bool) -> dict[str, Any]:
-    """Turn options into what a definition takes: the one of ``call``, ``command`` and ``shell`` into kind and target.
+    """Turn options into what a definition takes: ``call``, ``command``, ``shell`` or ``sql`` into kind and target.
 
     For a new job None is an option that is not given; for an edited one it gives an option back its default.
 
     Raises:
-        Invalid: none of the three where there must be one, more than one, or an option that no job has.
+        Invalid: none of the four where there must be one, more than one, or an option that no job has.
     """
     _check_names("job", options, JOB_OPTIONS)
     given = [kind for kind in _KINDS if options.get(kind) is not None]
     if len(given) > 1 or (new and not given):
-        raise Invalid("job", given, "it has exactly one of call, command and shell")
+        raise Invalid("job", given, "it has exactly one of call, command, shell and sql")
     found = {name: value for name, value in options.items() if name not in _KINDS and not (new and value is None)}
     return found | ({"kind": given[0], "target": options[given[0]]} if given else {})
 

@@ -161,7 +161,7 @@ class RunHandle:
         attempt: int | None = None
         seen: dict[str, int] = {}
         while True:
-            has_ended = self._ended().is_finished  # before the output is read: nothing comes after it
+            has_ended = self._ended().is_written  # before the output is read: nothing comes after it
             found = read_transcript(self._rota.database, self.id, seen=seen)
             if found.attempt != attempt:
                 # The one before may have written something last that nobody has seen.

@@ -18,14 +18,19 @@ from rota.execution.command import (
     argv_for_call,
     argv_for_environment,
     argv_for_shell,
+    argv_with_database,
     job_environment,
     python_path,
 )
 from rota.execution.order import Order, limits_message
 from rota.model.instants import format_instant
-from rota.model.job import Startup
+from rota.model.job import OWN_CONNECTION, Startup, check_delivery
 from rota.model.limits import Limits
 from rota.model.run import Claim
+from rota.model.states import Delivery
+from rota.store.database import parse_url
+from rota.store.dialects import dialect_of
+from rota.store.transaction import check_time_of_transaction, url_for_job
 
 
 def make_order(claim: Claim, settings: NodeSettings, node: str, deadline: float) -> Order:
@@ -60,7 +65,8 @@ def make_order(claim: Claim, settings: NodeSettings, node: str, deadline: float)
         grace_seconds=settings.grace_seconds,
         timeout_seconds=claim.limit_seconds,
         limited_by=claim.limited_by,
-        expects_result=claim.kind == "call",
+        expects_result=claim.kind in {"call", "sql"},
+        database=_database(claim, settings),
         **({} if limits.umask is None else {"umask": int(limits.umask, 8)}),
         limits=limits_message(limits),
         call=claim.target if _may_be_warm(claim, settings) else None,
@@ -91,6 +97,7 @@ def _may_be_warm(claim: Claim, settings: NodeSettings) -> bool:
     return (
         claim.startup == Startup.WARM
         and claim.environment is None
+        and claim.delivery is not Delivery.TRANSACTIONAL
         and not claim.limits
         and settings.python == sys.executable
         and (claim.run_as is None or claim.run_as == _own_user())
@@ -107,6 +114,10 @@ def _own_user() -> str | None:
 
 def _argv(claim: Claim, settings: NodeSettings) -> tuple[str, ...]:
     match claim.kind:
+        case "call" if claim.delivery is Delivery.TRANSACTIONAL:
+            return argv_with_database(claim.target, settings.python)
+        case "sql":
+            return argv_with_database("--sql", settings.python)
         case "call":
             if claim.environment is None:
                 return argv_for_call(claim.target, settings.python)
@@ -118,16 +129,40 @@ def _argv(claim: Claim, settings: NodeSettings) -> tuple[str, ...]:
         case "command":
             return _command(claim)
         case _:
-            raise Invalid("kind", claim.kind, "this program knows call, command and shell: upgrade the worker")
+            raise Invalid("kind", claim.kind, "this program knows call, command, shell and sql: upgrade the worker")
 
 
 def _command(claim: Claim) -> tuple[str, ...]:
+    return tuple(_words(claim, "a command is a JSON list of words"))
+
+
+def _words(claim: Claim, rule: str) -> list[str]:
     words: Any = None
     with contextlib.suppress(ValueError):
         words = json.loads(claim.target)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in cast("list[Any]", words)):
-        raise Invalid("target", claim.target, "a command is a JSON list of words: correct it with `rota job edit`")
-    return tuple(cast("list[str]", words))
+        raise Invalid("target", claim.target, f"{rule}: correct it with `rota job edit`")
+    return cast("list[str]", words)
+
+
+def _database(claim: Claim, settings: NodeSettings) -> str:
+    """Return what a job that holds a connection is told; empty for all others."""
+    is_transactional = claim.delivery is Delivery.TRANSACTIONAL
+    if not is_transactional and claim.kind != "sql":
+        return ""
+    check_delivery(claim.kind, claim.delivery, claim.connection, claim.env)
+    facts: dict[str, Any] = {"claim_id": claim.claim_id, "run_id": claim.run_id, "delivery": claim.delivery.value}
+    if claim.kind == "sql":
+        facts["statements"] = _words(claim, "statements are a JSON list of texts")
+    if claim.kind == "sql" and claim.connection != OWN_CONNECTION:
+        if (url := settings.connections.get(claim.connection or "")) is None:
+            known = ", ".join([OWN_CONNECTION, *settings.connections])
+            rule = f"this node has {known}: name it in its configuration, [connections.{claim.connection}] with url"
+            raise Invalid("connection", claim.connection, rule)
+        return json.dumps(facts | {"url": url})
+    dialect, _ = dialect_of(parse_url(settings.database_url))
+    check_time_of_transaction(dialect, claim.timeout_seconds, claim.lease_seconds)
+    return json.dumps(facts | {"url": url_for_job(settings.database_url)})
 
 
 def interpreter_of(claim: Claim, settings: NodeSettings) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rota.errors import Invalid
 from rota.model.environment import Environments
-from rota.model.job import LEASE_SECONDS_MIN
+from rota.model.job import LEASE_SECONDS, LEASE_SECONDS_MIN
 from rota.model.states import OnTerm
 
 # Both streams of an attempt go into one statement, and MariaDB takes statements of 16 MiB, escapes included.
@@ -31,7 +31,7 @@ class NodeSettings:
     name: str | None = None  # None: the host's, then host:2, host:3
     pools: tuple[str, ...] = ("default",)
     slots: int = field(default_factory=slots_default)
-    lease_seconds: float = 60.0
+    lease_seconds: float = LEASE_SECONDS
     grace_seconds: float = 10.0
     drain_timeout_seconds: float = 60.0
     on_term: OnTerm = OnTerm.AUTO
@@ -44,6 +44,7 @@ class NodeSettings:
     keep_output_seconds: float | None = 30 * 86400.0  # after an attempt has ended; None: for ever
     python: str = sys.executable
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))  # variables of this process
+    connections: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)  # URLs, of jobs of SQL
     environments: Environments = field(default_factory=Environments)  # that jobs may ask for
 
     def __post_init__(self) -> None:

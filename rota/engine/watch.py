@@ -26,7 +26,7 @@ from rota.execution.order import Captured, Outcome, StopWhy, Told
 from rota.execution.report import read_wish
 from rota.model.documents import check_document_text
 from rota.model.run import Claim, End, Piece, Report, Written
-from rota.model.states import NodeState
+from rota.model.states import Delivery, NodeState
 
 log = logging.getLogger("rota.worker")
 
@@ -36,6 +36,7 @@ WAIT_SECONDS_MAX = 5.0
 _WISHES: dict[str, tuple[str, str | None]] = {
     "skip": ("no_op", None),
     "release": ("released", None),
+    "undone": ("undone", None),
     "not_started": ("not_started", "EnvironmentBroken"),  # told by the runner of an environment
 }
 
@@ -309,7 +310,9 @@ class Watch:
         for deadline, claim_ids in by_deadline.items():
             self._crew.renewed(claim_ids, deadline)
         for claim_id in renewed.lost:
-            if claim_id in self._deadlines:  # the end of another may have been recorded while this was under way
+            if claim_id in self._deadlines and not self._may_have_ended(
+                claim_id
+            ):  # the end of another may have been recorded while this was under way
                 log.warning("run %d belongs to another node now: its job is killed", self._claims[claim_id].run_id)
                 self._crew.stop(claim_id, "lease_over", 0.0)
         for claim_id, who in renewed.cancelled.items():
@@ -324,6 +327,12 @@ class Watch:
         if renewed.node_state is None and self.node_state is not None:
             self.on_name_lost()
         self.node_state = renewed.node_state
+
+    def _may_have_ended(self, claim_id: str) -> bool:
+        # A transactional job writes its end itself, and its process leaves a moment later. Should its run belong to
+        # another node instead, nothing of what it writes can be committed, and its guardian stops it with its lease.
+        claim = self._claims[claim_id]
+        return isinstance(claim, Claim) and claim.delivery is Delivery.TRANSACTIONAL
 
 
 def report_of(told: Told) -> Report:

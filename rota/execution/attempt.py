@@ -160,6 +160,7 @@ class Attempt:
                 self._order["arguments"].encode(),
                 self._order["uid"],
                 checkpoint=self._order.get("checkpoint", "null").encode(),
+                database=self._order.get("database", "").encode(),
                 is_preempted=lambda: self._stop_why == "lease_over" or boottime() >= self._lease_kill_at(),
                 why_stopping=lambda: self._stop_why,
             )

@@ -26,6 +26,11 @@ def argv_for_call(target: str, python: str = sys.executable) -> tuple[str, ...]:
     return (python, "-P", "-m", "rota.execution.python_job", target)
 
 
+def argv_with_database(target: str, python: str = sys.executable) -> tuple[str, ...]:
+    """Build the command that calls ``target`` in a transaction; ``--sql`` executes the statements it asks for."""
+    return (python, "-P", "-m", "rota.engine.transactional_job", target)
+
+
 def argv_for_environment(target: str, interpreter: str, environment: str, folders: Sequence[str]) -> tuple[str, ...]:
     """Build the command that calls ``target`` in an environment, whose Python may be another and know no Rota."""
     return (interpreter, RUNNER_PATH, target, environment, *folders)

@@ -11,11 +11,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from datetime import datetime
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rota.errors import Invalid, StateError
 from rota.execution.report import (
@@ -28,6 +28,9 @@ from rota.execution.report import (
     why_stopping,
 )
 from rota.model.documents import encode_document
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 T = TypeVar("T")
 
@@ -113,6 +116,23 @@ class CurrentRun:
         report_checkpoint(encode_document("checkpoint", value))
 
     @property
+    def connection(self) -> Connection:
+        """The SQLAlchemy connection of a transactional job to Rota's own database, in a transaction from its first use.
+
+        The transaction commits with the end of the run when the callable returns, and is undone when it raises, is
+        stopped, or is not the one any more that holds the run. ``begin_nested()`` makes a part that may be undone;
+        nothing else may commit or roll back.
+
+        Raises:
+            StateError: this process is no transactional job.
+        """
+        if not _connections:
+            raise StateError(
+                "there is no connection: declare the job with delivery='transactional', and ask in its own process"
+            )
+        return _connections[0]()
+
+    @property
     def cancelled(self) -> bool:
         """Whether this attempt is being stopped: it was cancelled, is out of time, or its lease goes.
 
@@ -132,12 +152,18 @@ class _Progress:
 
 
 _last_progress = _Progress()
+_connections: list[Callable[[], Connection]] = []
 _has_term = False
 
 
 def _note_term(number: int, frame: FrameType | None) -> None:
     global _has_term
     _has_term = True
+
+
+def offer_connection(connect: Callable[[], Connection]) -> None:
+    """Have ``CurrentRun.connection`` be what ``connect`` gives, in this process."""
+    _connections[:] = [connect]
 
 
 def current_run() -> CurrentRun:

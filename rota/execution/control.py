@@ -3,9 +3,10 @@
 The path is in the job's ``ROTA_CONTROL``. One socket per attempt: what a process of an earlier attempt may still have
 sent cannot reach the next one. The path is also the mark by which the sweep knows processes whose guardian died.
 Requests are frames: ``result`` and ``checkpoint`` (the JSON text as blob), ``progress`` (fraction, message), ``error``
-(type, message, traceback, bases), ``args`` and ``saved`` (answered with the JSON of the arguments, and of the last
-checkpoint, as blob), ``stopping`` (answered with why the attempt is being stopped, or null). The answer is ``{"ok":
-true}`` or ``{"ok": false, "error": sentence}``, with ``"preempted": true`` once the lease goes. The last result wins.
+(type, message, traceback, bases), ``args``, ``saved`` and ``database`` (answered with the JSON of the arguments, of the
+last checkpoint, or of what a transactional job needs to connect, as blob), ``stopping`` (answered with why the attempt
+is being stopped, or null). The answer is ``{"ok": true}`` or ``{"ok": false, "error": sentence}``, with ``"preempted":
+true`` once the lease goes. The last result wins.
 
 Whoever begins with ``{`` speaks lines of JSON instead of frames, with what is a blob there as ``value``.
 """
@@ -43,6 +44,7 @@ class Control:
         owner: int | None,
         *,
         checkpoint: bytes = b"null",
+        database: bytes = b"",
         is_preempted: Callable[[], bool] = lambda: False,
         why_stopping: Callable[[], str | None] = lambda: None,
     ) -> None:
@@ -53,6 +55,7 @@ class Control:
         self.checkpoint: bytes | None = None  # of this attempt
         self.has_news = False  # about the two
         self._saved = checkpoint
+        self._database = database
         self.error_bases: list[str] = []
         self._arguments = arguments
         self._is_preempted = is_preempted
@@ -131,6 +134,10 @@ class Control:
                 return {"ok": True}, b""
             case "args":
                 return {"ok": True}, self._arguments
+            case "database" if self._database:
+                return {"ok": True}, self._database
+            case "database":
+                return _refusal("this job is not transactional: declare it with delivery='transactional'"), b""
             case other:
                 return _refusal(f"the guardian does not know {other!r}; it knows {', '.join(_KNOWN)}"), b""
 

@@ -44,6 +44,9 @@ class Order:
     expects_result: bool = False  # a callable: ending well without a result is a failure
     umask: int = 0o022
     limits: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what ``limits_message`` makes
+    database: str = field(
+        default="", repr=False
+    )  # JSON text, for jobs that hold a connection: URL and what goes with it
     call: str | None = None  # package.module:function, where a warm parent may fork the job; argv starts it cold
 
     def __post_init__(self) -> None:
@@ -190,6 +193,7 @@ def order_message(
         "uid": uid,
         "arguments": order.arguments,
         "checkpoint": order.checkpoint,
+        "database": order.database,
         "expects_result": order.expects_result,
         "umask": order.umask,
         "limits": dict(order.limits),

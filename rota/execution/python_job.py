@@ -27,16 +27,26 @@ if TYPE_CHECKING:
 BAD_RESULT = "BadResult"
 
 
+class BadResult(Exception):
+    """The callable returned what cannot be kept."""
+
+
 def main(target: str) -> int:
     """Call ``target``, and give the process's exit status."""
+    return carry_out(target, lambda: encode_result(target, call(find_callable(target), read_values())))
+
+
+def carry_out(target: str, work: Callable[[], str]) -> int:
+    """Do ``work``, which gives the result of ``target`` as JSON text; tell how it went, and give the exit status."""
     stdout: Any = sys.stdout
     if hasattr(stdout, "reconfigure"):
         stdout.reconfigure(line_buffering=True)  # what was printed shall not be lost when the process is killed
     try:
         try:
-            function = find_callable(target)
-            _name_levels()
-            value = call(function, json.loads(read_arguments()))
+            text = work()
+        except BadResult as error:
+            report_error(BAD_RESULT, f"{target} returned something that cannot be kept: {error}", "")
+            return 1
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever the job raises is its end, to be told
             wish = getattr(error, "__rota_outcome__", None)
             if wish is None:
@@ -44,16 +54,17 @@ def main(target: str) -> int:
             else:
                 report_outcome(wish, str(error), getattr(error, "after_seconds", None))
             return 1
-        try:
-            text = _encode_result(value)
-        except Invalid as error:
-            report_error(BAD_RESULT, f"{target} returned something that cannot be kept: {error}", "")
-            return 1
         report_result(text)
     except StateError as error:
         print(f"rota: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def read_values() -> Any:
+    """Give the arguments of the run: an object for keyword arguments, a list for positional ones."""
+    _name_levels()
+    return json.loads(read_arguments())
 
 
 def _name_levels() -> None:
@@ -105,10 +116,18 @@ def call(function: Callable[..., Any], arguments: Any) -> object:
     return value
 
 
-def _encode_result(value: object) -> str:
+def encode_result(target: str, value: object) -> str:
+    """Write what ``target`` returned as JSON.
+
+    Raises:
+        BadResult: it cannot be kept.
+    """
     from rota.model.documents import encode_document  # not before the job has run: it may not need it at all
 
-    return encode_document("result", value)
+    try:
+        return encode_document("result", value)
+    except Invalid as error:
+        raise BadResult(str(error)) from None
 
 
 def name_type(kind: type) -> str:

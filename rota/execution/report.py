@@ -101,6 +101,16 @@ def why_stopping() -> str | None:
     return None if why is None else str(why)
 
 
+def read_database() -> str:
+    """Give what a transactional job, or one of SQL, is told of its database, JSON text.
+
+    Raises:
+        Conflict: this job is neither.
+        StateError: this process is no job, or its guardian is gone.
+    """
+    return _ask_guardian({"op": "database"})[1].decode("utf-8")
+
+
 def read_wish(error_type: str | None) -> tuple[str, float | None] | None:
     """Return what a job told by ``report_outcome``: the wish, and after how many seconds; None for any other error."""
     if error_type is None or not error_type.startswith(_WISH_MARK):

@@ -141,6 +141,11 @@ def decide_end(end: End, facts: RunFacts, rule: RetryRule, chance: float = 1.0) 
     if end.kind == "lease_over" and facts.state is RunState.RUNNING:
         how = f"the lease of attempt {facts.attempt} on {facts.node} was not renewed in time, so its job was stopped"
         return decide_rescue(facts, rule, how)
+    if end.kind == "undone" and facts.state is RunState.RUNNING:
+        how = (
+            f"the transaction of attempt {facts.attempt} on {facts.node} was undone: {end.error_message or 'no reason'}"
+        )
+        return decide_rescue(replace(facts, marked=False), rule, how)
     if end.kind == "not_started" and end.error_type == LEASE_OVER_ERROR and facts.state is RunState.RUNNING:
         # Its guardian looked at the clock once more. The attempt is lost, but it has certainly done nothing.
         how = f"attempt {facts.attempt} came too late on {facts.node}: {end.error_message or 'its lease was ending'}"

@@ -26,9 +26,12 @@ POOL_DEFAULT = "default"
 RETRIES_MAX = 1_000_000
 LOST_MAX_MAX = 1000
 PRIORITY_MAX = 1_000_000
+LEASE_SECONDS = 60.0  # of a worker that is told no other
 LEASE_SECONDS_MIN = 3.0
 LEASE_SECONDS_MAX = 86400.0
 START_WITHIN_SECONDS_MIN = 1.0
+STATEMENTS_MAX = 100
+OWN_CONNECTION = "rota"  # the one to Rota's own database
 TEXT_BYTES_MAX = 1024 * 1024  # of a target, of standard input
 ARGUMENT_BYTES_MAX = (
     128 * 1024 - 1
@@ -47,6 +50,7 @@ class JobKind(StrEnum):
     CALL = "call"  # package.module:function
     COMMAND = "command"  # a list of arguments, run without a shell
     SHELL = "shell"  # a line for /bin/sh
+    SQL = "sql"  # statements, in one transaction on a named connection
 
 
 class Startup(StrEnum):
@@ -96,6 +100,7 @@ class JobSpec:
     umask: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
     startup: Startup = Startup.WARM
+    connection: str | None = None  # of statements: OWN_CONNECTION, or one of the node's configuration
 
     @classmethod
     def checked(
@@ -108,7 +113,7 @@ class JobSpec:
         env: object = None,
         timeout: object = None,
         start_within: object = None,
-        delivery: object = Delivery.AT_LEAST_ONCE,
+        delivery: object = None,
         retries: object = 0,
         lost_max: object = LOST_MAX,
         retry_delay: object = RETRY_DELAY_SECONDS,
@@ -136,6 +141,7 @@ class JobSpec:
         umask: object = None,
         variables: object = None,
         startup: object = None,
+        connection: object = None,
     ) -> JobSpec:
         """Make a definition from what a user gave.
 
@@ -143,6 +149,7 @@ class JobSpec:
             Invalid: a value breaks its rule; ``field`` is the name of the parameter.
         """
         known_kind = check_word("kind", kind, JobKind)
+        known_connection = _check_connection(known_kind, connection)
         limits = Limits.checked(
             memory_max=memory_max,
             cpu_max=cpu_max,
@@ -165,7 +172,7 @@ class JobSpec:
             env=None if env is None else check_env("env", env),
             timeout_seconds=None if timeout is None else parse_duration("timeout", timeout),
             start_within_seconds=check_start_within(start_within),
-            delivery=check_word("delivery", delivery, Delivery),
+            delivery=check_delivery(known_kind, delivery, known_connection, env),
             retries=check_retries(retries),
             lost_max=check_whole("lost_max", lost_max, 0, LOST_MAX_MAX),
             retry_delay_seconds=check_retry_delay(retry_delay),
@@ -186,6 +193,7 @@ class JobSpec:
             variables=check_variables("variables", variables),
             **{name: getattr(limits, name) for name in LIMIT_COLUMNS},
             startup=Startup.WARM if startup is None else check_word("startup", startup, Startup),
+            connection=known_connection,
         )
 
     @classmethod
@@ -206,6 +214,8 @@ class JobSpec:
         if "kind" in changes and "target" not in changes and changes["kind"] != self.kind:
             raise Invalid("target", None, "it changes with the kind; give the new one")
         given = _to_parameters(self.definition())
+        if "kind" in changes and changes["kind"] != self.kind:
+            given.pop("connection", None)  # of the kind that it was
         return JobSpec.checked(**apply_changes("job", _PARAMETERS, given, changes, keep=("kind", "target")))
 
     def definition(self) -> dict[str, Any]:
@@ -228,7 +238,7 @@ _PARAMETERS = (
     "retry_delay", "backoff", "retry_delay_max", "retry_on", "no_retry_on", "deadline", "no_op_exit_code",
     "cancel_exit_code", "breaker_failures", "breaker_pause", "lease", "priority", "stdin", "cwd", "run_as",
     "run_as_groups", "memory_max", "cpu_max", "open_files_max", "processes_max", "nice", "ionice", "umask", "variables",
-    "startup",
+    "startup", "connection",
 )  # fmt: skip
 
 
@@ -341,6 +351,8 @@ def _check_target(kind: JobKind, value: object) -> str | tuple[str, ...]:
             if not line.strip():
                 raise Invalid("shell", value, "a shell line must not be empty")
             return line
+        case JobKind.SQL:
+            return _check_statements(value)
 
 
 def _check_call(value: object) -> str:
@@ -357,6 +369,46 @@ def _check_command(value: object) -> tuple[str, ...]:
         raise Invalid("command", list(words), "a command begins with a program")
     check_text("command", " ".join(words))  # for its length
     return words
+
+
+def _check_statements(value: object) -> tuple[str, ...]:
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, list | tuple):
+        raise Invalid("sql", value, "it is a statement, or a list of statements")
+    statements = tuple(check_text("sql", statement) for statement in cast("list[object]", given))
+    if not statements or not all(statement.strip() for statement in statements):
+        raise Invalid("sql", list(statements), "there is at least one statement, and none is empty")
+    if len(statements) > STATEMENTS_MAX:
+        raise Invalid("sql", f"{len(statements)} statements", f"there are at most {STATEMENTS_MAX}")
+    check_text("sql", " ".join(statements))  # for its length
+    return statements
+
+
+def _check_connection(kind: JobKind, value: object) -> str | None:
+    if kind is JobKind.SQL:
+        return OWN_CONNECTION if value is None else check_name("connection", value)
+    if value is not None:
+        raise Invalid("connection", value, "it belongs to a job of SQL: give sql too, or leave it out")
+    return None
+
+
+def check_delivery(kind: str, value: object, connection: str | None, env: object) -> Delivery:
+    """Return the delivery of a job of that kind, its own default for None."""
+    if kind == JobKind.SQL and env is not None:
+        raise Invalid("env", env, "statements need no environment: leave it out")
+    if value is None:
+        return Delivery.TRANSACTIONAL if connection == OWN_CONNECTION else Delivery.AT_LEAST_ONCE
+    delivery = check_word("delivery", value, Delivery)
+    if delivery is Delivery.TRANSACTIONAL:
+        if kind not in {JobKind.CALL, JobKind.SQL}:
+            rule = "a command cannot share Rota's transaction: make it a function (call) or statements (sql)"
+            raise Invalid("delivery", value, rule)
+        if connection not in {None, OWN_CONNECTION}:
+            rule = f"connection {connection} leads to another database than Rota's, which commits by itself"
+            raise Invalid("delivery", value, f"{rule}: choose at_least_once or at_most_once")
+        if env is not None:
+            raise Invalid("env", env, "a transactional job runs in the worker's own environment: leave it out")
+    return delivery
 
 
 def check_retries(value: object) -> int:

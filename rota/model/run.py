@@ -56,6 +56,7 @@ class Claim:
     variables: Mapping[str, str]
     marked: bool  # whether the start mark was committed with the claim
     startup: str = "warm"  # or cold
+    connection: str | None = None  # of a job of SQL
     problem: str | None = None  # why its job's row cannot be carried out as it stands
     checkpoint: str | None = None  # JSON text: what an earlier attempt has kept
     limits: Mapping[str, Any] = field(default_factory=dict[str, Any])  # those of its job's row, by their columns
@@ -137,7 +138,7 @@ class End:
     """How an attempt ended, as its guardian or its own worker tells it.
 
     ``kind`` is one of exited, signalled, not_started, timeout, deadline, cancelled, released, lease_over, exception,
-    bad_result, no_result, no_op, succeeded.
+    bad_result, no_result, no_op, succeeded, undone (a transaction, by trouble of the database).
     """
 
     claim_id: str

@@ -163,3 +163,4 @@ class Delivery(StrEnum):
 
     AT_LEAST_ONCE = "at_least_once"  # another node starts it again
     AT_MOST_ONCE = "at_most_once"  # it ends ``lost``, and a person decides
+    TRANSACTIONAL = "transactional"  # another one starts it again; its writes and its end commit together

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from rota.errors import ConfigError, DatabaseRefused, DatabaseUnavailable, NotSupported
 from rota.store.dialects import Trouble, dialect_of, refuse_network_file_system
@@ -61,7 +61,10 @@ def parse_url(text: str) -> URL:
 class Database:
     """One database, reached over at most ``connections_max`` connections."""
 
-    def __init__(self, url: str | URL, *, connections_max: int = 2, sleep: Sleep = time.sleep) -> None:
+    def __init__(
+        self, url: str | URL, *, connections_max: int = 2, sleep: Sleep = time.sleep, of_job: bool = False
+    ) -> None:
+        self._of_job = of_job  # in the hands of a job
         self.dialect, self.url = dialect_of(parse_url(url) if isinstance(url, str) else url)
         self.retries = 0  # transactions tried again, for the metrics
         self._sleep = sleep
@@ -94,7 +97,8 @@ class Database:
                 refuse_network_file_system(Path(path).absolute(), mounts.read_text())
         try:
             # Without a URL parameter of the same name, ours is the default.
-            arguments = {key: value for key, value in self.dialect.connect_args.items() if key not in self.url.query}
+            ours = self.dialect.connect_args | (self.dialect.connect_args_of_job if self._of_job else {})
+            arguments = {key: value for key, value in ours.items() if key not in self.url.query}
             # Each statement commits by itself unless `write` opened a transaction, and `write` ends what it opened:
             # the pool has nothing to roll back, and an idle node's look is one statement.
             engine = create_engine(
@@ -128,7 +132,7 @@ class Database:
         if self.dialect.set_up is not None:
             self.dialect.set_up(connection)
         cursor = connection.cursor()
-        for statement in self.dialect.on_connect:
+        for statement in self.dialect.on_connect + (self.dialect.on_connect_of_job if self._of_job else ()):
             cursor.execute(statement)
         cursor.close()
 
@@ -250,6 +254,21 @@ class Database:
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
+
+
+def connect_elsewhere(url: str) -> Engine:
+    """Make an engine for a database that is not Rota's, by any driver that is installed.
+
+    Raises:
+        ConfigError: there is none for this URL, or it is no URL.
+    """
+    parsed = parse_url(url)
+    with contextlib.suppress(NotSupported):
+        parsed = dialect_of(parsed)[1]  # by the drivers that come with Rota, where it is one of their databases
+    try:
+        return create_engine(parsed, poolclass=NullPool, hide_parameters=True)
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        raise ConfigError(f"the URL of the connection cannot be used: {error}") from error
 
 
 def now_of(connection: Connection) -> datetime:

@@ -53,6 +53,12 @@ class Dialect:
     connect: Callable[[Any, Any, Any, Any], Any] | None = None  # takes the driver's place, as the event do_connect
     # Drivers are set to commit each statement, so that a read costs one; this opens a writing transaction.
     begin_write: str = "begin"
+    # For a connection in the hands of a job, after the above: its statements may take long.
+    on_connect_of_job: tuple[str, ...] = ()
+    connect_args_of_job: dict[str, Any] = field(default_factory=dict[str, Any])
+    # The first words of statements that commit what was before them, whatever was asked for.
+    commits_by_itself: frozenset[str] = frozenset()
+    one_writer: bool = False  # a writing transaction keeps all others waiting
     announce: str | None = None  # sent in a transaction to wake waiting nodes when it commits
     listen: str | None = None
     poll_seconds: float = 5.0  # how long an idle node may wait before it looks
@@ -208,6 +214,12 @@ POSTGRESQL = Dialect(
     },
     set_up=_set_up_postgresql,
     on_connect=("set time zone 'UTC'", "set lock_timeout = '10s'", "set statement_timeout = '60s'"),
+    # A server that is computing does not notice by itself that its client was killed, and would keep its locks.
+    on_connect_of_job=(
+        "set lock_timeout = 0",
+        "set statement_timeout = 0",
+        "set client_connection_check_interval = '5s'",
+    ),
     begin_write="begin isolation level read committed read write",
     announce="notify rota",
     listen="listen rota",
@@ -235,9 +247,15 @@ MYSQL = Dialect(
         "set session sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO'",
         "set session innodb_lock_wait_timeout = 10",
     ),
+    on_connect_of_job=("set session innodb_lock_wait_timeout = 50",),
+    connect_args_of_job={"read_timeout": None, "write_timeout": None},
     begin_write="start transaction",
+    # https://mariadb.com/kb/en/sql-statements-that-cause-an-implicit-commit/, but for those on temporary tables
+    commits_by_itself=frozenset(
+        "alter analyze check create drop flush grant lock optimize rename repair revoke truncate unlock".split()
+    ),
     poll_seconds=1.5,  # nothing wakes a node here
-    server_version_min=(8, 0, 16),
+    server_version_min=(8, 0, 19),
     server_version_min_mariadb=(10, 6),
 )
 
@@ -251,6 +269,7 @@ SQLITE = Dialect(
     on_connect=("pragma journal_mode = wal", "pragma synchronous = full", "pragma foreign_keys = on"),
     # A deferred transaction that reads and then writes is refused at once when another one wrote in between.
     begin_write="begin immediate",
+    one_writer=True,
     server_version_min=(3, 35),
 )
 

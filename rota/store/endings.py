@@ -32,7 +32,7 @@ from rota.model.states import AttemptState, Delivery, RunState
 from rota.store.breakers import count_ends, lock_breakers
 from rota.store.database import Database
 from rota.store.leases import deadline_left
-from rota.store.moves import Move, apply_moves, write_fresh
+from rota.store.moves import Move, apply_moves, complete_attempts, write_fresh
 from rota.store.reports import FORGET_OUTPUT, row_of_piece
 from rota.store.tables import attempt, job, output, run
 from rota.store.types import AnyRow, db_now, encode_rows, given_rows, in_portions
@@ -97,7 +97,7 @@ READ_RULES_OF_CLAIMS = (
     .where(run.c.claim_id.in_(bindparam("claim_ids", expanding=True)))
 )
 
-READ_ATTEMPTS = select(attempt.c.id, attempt.c.claim_id, attempt.c.state, attempt.c.orphan_at).where(
+READ_ATTEMPTS = select(attempt.c.id, attempt.c.claim_id, attempt.c.state, attempt.c.orphan_at, attempt.c.seconds).where(
     attempt.c.claim_id.in_(bindparam("claim_ids", expanding=True))
 )
 
@@ -157,47 +157,76 @@ def _size_of(end: End) -> int:
 
 
 def _deliver(database: Database, ends: Sequence[End]) -> Delivered:
+    return write_fresh(database, lambda connection: _deliver_within(connection, ends)[0])
+
+
+def end_within(connection: Connection, end: End) -> bool:
+    """Record that an attempt ended well inside a transaction of its job's own; tell whether its claim was current.
+
+    If it was not, nothing was recorded, and the transaction is not to be committed.
+
+    Raises:
+        Stale: the transaction cannot be committed.
+    """
+    return end.claim_id in _deliver_within(connection, [end], only_current=True)[1]
+
+
+def _deliver_within(
+    connection: Connection, ends: Sequence[End], *, only_current: bool = False
+) -> tuple[Delivered, frozenset[str]]:
+    """Record ends, and tell besides which of them have ended a run just now."""
     by_claim = {end.claim_id: end for end in ends}
     claim_ids = sorted(by_claim)
+    known = {row.id: row for row in connection.execute(READ_RULES_OF_CLAIMS, {"claim_ids": claim_ids})}
+    breakers = lock_breakers(connection, (row.id for row in known.values() if row.breaker_failures is not None))
+    rows = connection.execute(FIND_ENDING, {"claim_ids": claim_ids}).all()
+    attempts = {row.claim_id: row for row in connection.execute(READ_ATTEMPTS, {"claim_ids": claim_ids})}
+    ended: list[tuple[int, int, AttemptState, str]] = []
+    moves: list[Move] = []
+    applied: set[str] = set()
+    for row in rows:
+        end = by_claim[row.claim_id]
+        state = RunState(row.state)
+        kept = attempts.get(row.claim_id)  # None: deleted by hand
+        if state is RunState.RUNNING or (
+            state is RunState.LOST and kept is not None and kept.state == AttemptState.LOST
+        ):
+            rule = _rule_for(row, known)
+            ending = decide_end(end, _facts_of(row, rule), rule, chance_of(row.job, row.id, row.attempt))
+            moves.append(_move(row, ending, end))
+            if state is RunState.RUNNING:
+                ended.append((row.job_id, row.id, ending.attempt_state, ending.text))
+            applied.add(row.claim_id)
+    if only_current and not ended:
+        return Delivered(frozenset(), frozenset(claim_ids), None), frozenset()
+    orphaned = {
+        claim_id
+        for claim_id in claim_ids
+        if claim_id not in applied and (claim_id not in attempts or attempts[claim_id].state == AttemptState.LOST)
+    }
+    moved = frozenset(applied)
+    applied |= set(claim_ids) - orphaned  # the rest was delivered before
+    apply_moves(connection, moves)
+    completed = [
+        by_claim[claim_id]
+        for claim_id, kept in attempts.items()
+        if claim_id not in moved and _is_ended_by_job(kept, by_claim[claim_id])
+    ]
+    complete_attempts(connection, completed)
+    told = [move.end for move in moves if move.end is not None] + completed
+    keep_output(connection, {attempts[end.claim_id].id: end for end in told if end.claim_id in attempts})
+    if orphaned:
+        rows_of_orphans = encode_rows({"claim_id": c, "orphan": _as_json(by_claim[c])} for c in sorted(orphaned))
+        connection.execute(KEEP_ORPHANS, {"orphans": rows_of_orphans})
+    has_closed = count_ends(connection, breakers, ended)
+    _wake_others(connection, moves, wake_queued(connection, rows), has_closed=has_closed)
+    waits = [move.wait_seconds for move in moves if move.wait_seconds is not None]
+    return Delivered(frozenset(applied), frozenset(orphaned), min(waits, default=None)), moved
 
-    def deliver(connection: Connection) -> Delivered:
-        known = {row.id: row for row in connection.execute(READ_RULES_OF_CLAIMS, {"claim_ids": claim_ids})}
-        breakers = lock_breakers(connection, (row.id for row in known.values() if row.breaker_failures is not None))
-        rows = connection.execute(FIND_ENDING, {"claim_ids": claim_ids}).all()
-        attempts = {row.claim_id: row for row in connection.execute(READ_ATTEMPTS, {"claim_ids": claim_ids})}
-        ended: list[tuple[int, int, AttemptState, str]] = []
-        moves: list[Move] = []
-        applied: set[str] = set()
-        for row in rows:
-            end = by_claim[row.claim_id]
-            state = RunState(row.state)
-            kept = attempts.get(row.claim_id)  # None: deleted by hand
-            if state is RunState.RUNNING or (
-                state is RunState.LOST and kept is not None and kept.state == AttemptState.LOST
-            ):
-                rule = _rule_for(row, known)
-                ending = decide_end(end, _facts_of(row, rule), rule, chance_of(row.job, row.id, row.attempt))
-                moves.append(_move(row, ending, end))
-                if state is RunState.RUNNING:
-                    ended.append((row.job_id, row.id, ending.attempt_state, ending.text))
-                applied.add(row.claim_id)
-        orphaned = {
-            claim_id
-            for claim_id in claim_ids
-            if claim_id not in applied and (claim_id not in attempts or attempts[claim_id].state == AttemptState.LOST)
-        }
-        applied |= set(claim_ids) - orphaned  # the rest was delivered before
-        apply_moves(connection, moves)
-        keep_output(connection, {attempts[m.claim_id].id: m.end for m in moves if m.claim_id in attempts and m.end})
-        if orphaned:
-            rows_of_orphans = encode_rows({"claim_id": c, "orphan": _as_json(by_claim[c])} for c in sorted(orphaned))
-            connection.execute(KEEP_ORPHANS, {"orphans": rows_of_orphans})
-        has_closed = count_ends(connection, breakers, ended)
-        _wake_others(connection, moves, wake_queued(connection, rows), has_closed=has_closed)
-        waits = [move.wait_seconds for move in moves if move.wait_seconds is not None]
-        return Delivered(frozenset(applied), frozenset(orphaned), min(waits, default=None))
 
-    return write_fresh(database, deliver)
+def _is_ended_by_job(kept: AnyRow, end: End) -> bool:
+    """Whether a transactional job has ended this attempt, and only how its process did is to be added."""
+    return kept.state == AttemptState.SUCCEEDED.value and kept.seconds is None and end.seconds is not None
 
 
 def rescue_runs(database: Database, *, rescuer: str, limit: int = 100) -> int:

@@ -18,8 +18,8 @@ from sqlalchemy.exc import DBAPIError
 from rota.errors import AlreadyExists, Conflict, Invalid, NotFound
 from rota.model.ending import FOR_EVER
 from rota.model.environment import ENVIRONMENTS_MAX, Environment, Environments
-from rota.model.job import JobKind, JobSpec, Startup
-from rota.model.states import JobState
+from rota.model.job import LEASE_SECONDS, JobKind, JobSpec, Startup
+from rota.model.states import Delivery, JobState
 from rota.store.breakers import CLOSED, state_of
 from rota.store.database import Database
 from rota.store.dialects import Trouble
@@ -28,6 +28,7 @@ from rota.store.events import tell_change
 from rota.store.moves import Stale, write_fresh
 from rota.store.shown import show_document, shown
 from rota.store.tables import job, run, schedule
+from rota.store.transaction import check_time_of_transaction
 from rota.store.types import db_now
 from rota.store.wakeup import announce
 
@@ -37,6 +38,7 @@ IfExists = Literal["error", "update", "skip"]
 Declared = Literal["added", "changed", "unchanged", "edited elsewhere"]
 
 PAGE_MAX = 500
+LIST_KINDS = frozenset({JobKind.COMMAND.value, JobKind.SQL.value})  # whose target is a JSON list
 _SPEC_FIELDS = tuple(field.name for field in dataclasses.fields(JobSpec))
 
 INSERT_JOB = insert(job).values(state=JobState.ACTIVE.value, revision=1, created_at=db_now(), updated_at=db_now())
@@ -112,6 +114,8 @@ def add_job(
         AlreadyExists: the name is taken, and ``if_exists`` does not say what to do.
     """
 
+    _check_transaction(database, spec)
+
     def add(connection: Connection) -> dict[str, Any]:
         values = _columns_of(spec)
         if declared_by is not None:
@@ -141,7 +145,9 @@ def edit_job(database: Database, name: str, change: Callable[[JobSpec], JobSpec]
     def edit(connection: Connection) -> dict[str, Any]:
         row = _read(connection, name)
         old = spec_of(row)
-        _replace(connection, row, change(old), differences_from=old, actor=actor)
+        new = change(old)
+        _check_transaction(database, new)
+        _replace(connection, row, new, differences_from=old, actor=actor)
         return show_job(_read(connection, name))
 
     return write_fresh(database, edit)
@@ -149,6 +155,7 @@ def edit_job(database: Database, name: str, change: Callable[[JobSpec], JobSpec]
 
 def replace_job(database: Database, spec: JobSpec, *, actor: str) -> dict[str, Any]:
     """Put ``spec`` in the place of the job of its name, also when what stands there cannot be understood."""
+    _check_transaction(database, spec)
 
     def replace(connection: Connection) -> dict[str, Any]:
         row = _read(connection, spec.name)
@@ -179,6 +186,7 @@ def declare_job(database: Database, spec: JobSpec, *, module: str, actor: str) -
     any case, so that the next one can tell whether the code or the row has moved.
     """
     wanted = encode_definition(spec.definition())
+    _check_transaction(database, spec)
 
     def declare(connection: Connection) -> tuple[Declared, str]:
         row = connection.execute(READ_JOB, {"name": spec.name}).one_or_none()
@@ -315,6 +323,13 @@ def _change(connection: Connection, row: Row[Any], values: Mapping[str, Any]) ->
         raise Stale(f"job {row.name} was changed meanwhile")
 
 
+def _check_transaction(database: Database, spec: JobSpec) -> None:
+    if spec.delivery is Delivery.TRANSACTIONAL:
+        # A job without a lease of its own has its worker's, who looks again.
+        lease_seconds = LEASE_SECONDS if spec.lease_seconds is None else spec.lease_seconds
+        check_time_of_transaction(database.dialect, spec.timeout_seconds, lease_seconds)
+
+
 def _columns_of(spec: JobSpec) -> dict[str, Any]:
     return spec.definition() | {
         "target": spec.target if isinstance(spec.target, str) else json.dumps(spec.target, ensure_ascii=False),
@@ -340,7 +355,7 @@ def spec_of(row: Row[Any]) -> JobSpec:
     values: dict[str, Any] = {name: getattr(row, name) for name in _SPEC_FIELDS}
     for name in ("variables", "retry_on", "no_retry_on", "run_as_groups"):
         values[name] = show_document(values[name])
-    if row.kind == JobKind.COMMAND.value:
+    if row.kind in LIST_KINDS:
         values["target"] = show_document(row.target)
     return JobSpec.from_definition(values)
 
@@ -354,6 +369,8 @@ def show_job(row: Row[Any]) -> dict[str, Any]:
         "call": row.target if row.kind == JobKind.CALL.value else None,
         "command": show_document(row.target) if row.kind == JobKind.COMMAND.value else None,
         "shell": row.target if row.kind == JobKind.SHELL.value else None,
+        "sql": show_document(row.target) if row.kind == JobKind.SQL.value else None,
+        "connection": row.connection,
         "pool": row.pool,
         "on": "any",
         "env": row.env,

@@ -76,15 +76,15 @@ FIND_CLAIMABLE = (
 )
 FIND_CLAIMABLE_LOCKED = FIND_CLAIMABLE.with_for_update(skip_locked=True)
 
-# The claim: a new random id, the fence and the attempt one higher, a lease from now. Delivery at_least_once may claim
-# and mark at once, since only what is spawned now is claimed. The condition on the state is what makes it a claim;
+# The claim: a new random id, the fence and the attempt one higher, a lease from now. But for delivery at_most_once it
+# marks at once, since only what is spawned now is claimed. The condition on the state is what makes it a claim;
 # the locks above only keep others from trying in vain. Served by the primary key.
 CLAIM = (
     update(run)
     .where(run.c.id.in_(bindparam("ids", expanding=True)), run.c.state == RunState.READY.value)
     .values(
         state=RunState.RUNNING.value,
-        reason=case((run.c.delivery == Delivery.AT_LEAST_ONCE.value, Reason.STARTED.value), else_=Reason.CLAIMED.value),
+        reason=case((run.c.delivery != Delivery.AT_MOST_ONCE.value, Reason.STARTED.value), else_=Reason.CLAIMED.value),
         reason_text=bindparam("why"),
         claim_id=bindparam("batch", type_=String) + "-" + cast(run.c.id, String),
         fence=run.c.fence + 1,
@@ -95,18 +95,18 @@ CLAIM = (
         holder=bindparam("by_holder"),
         due_at=null(),
         lease_ends_at=_lease_end,
-        marked_at=case((run.c.delivery == Delivery.AT_LEAST_ONCE.value, db_now()), else_=null()),
+        marked_at=case((run.c.delivery != Delivery.AT_MOST_ONCE.value, db_now()), else_=null()),
         progress=null(),
         progress_message=null(),
         progress_at=null(),
         started_at=case(
             (run.c.started_at.is_not(None), run.c.started_at),
-            (run.c.delivery == Delivery.AT_LEAST_ONCE.value, db_now()),
+            (run.c.delivery != Delivery.AT_MOST_ONCE.value, db_now()),
             else_=null(),
         ),
         deadline_from_at=case(
             (run.c.deadline_from_at.is_not(None), run.c.deadline_from_at),
-            (run.c.delivery == Delivery.AT_LEAST_ONCE.value, db_now()),
+            (run.c.delivery != Delivery.AT_MOST_ONCE.value, db_now()),
             else_=null(),
         ),
     )
@@ -179,6 +179,7 @@ READ_CLAIMS = (
         job.c.variables,
         *(job.c[name] for name in LIMIT_COLUMNS),
         job.c.startup,
+        job.c.connection,
     )
     .outerjoin(job, job.c.id == run.c.job_id)
     .where(_of_claims, run.c.state == RunState.RUNNING.value)
@@ -364,6 +365,7 @@ def _claim_of(row: AnyRow, environments: Environments) -> Claim:
         variables=variables,
         checkpoint=row.checkpoint,
         startup=row.startup or Startup.WARM.value,
+        connection=row.connection,
         marked=row.marked_at is not None,
         problem=problem,
         limits={name: value for name in LIMIT_COLUMNS if (value := getattr(row, name)) is not None},

@@ -184,6 +184,17 @@ CLOSE_ATTEMPTS = (
     .values(finished_at=db_now(), **{name: _ends.c[name] for name in _ATTEMPT_FACTS})
 )
 
+# The same for those that their job has closed: how its process ended, and what it cost.
+_PROCESS_FACTS = (
+    "exit_code exit_signal seconds cpu_seconds memory_bytes_max read_bytes written_bytes pid cold_because stdout_bytes "
+    "stderr_bytes"
+).split()
+COMPLETE_ATTEMPTS = (
+    update(attempt)
+    .where(attempt.c.claim_id == _ends.c.claim_id)
+    .values({name: _ends.c[name] for name in _PROCESS_FACTS})
+)
+
 # Tell each move in the history.
 TELL_MOVES = tell_runs(
     run.c.id == _moves.c.run_id,
@@ -213,6 +224,13 @@ def apply_moves(connection: Connection, moves: Sequence[Move]) -> None:
     if ended:
         connection.execute(CLOSE_ATTEMPTS, {"ends": encode_rows(_attempt_row(move) for move in ended)})
     connection.execute(TELL_MOVES, {"moves": rows})
+
+
+def complete_attempts(connection: Connection, ends: Sequence[End]) -> None:
+    """Add how the processes of attempts ended whose end is recorded already."""
+    if ends:
+        rows = encode_rows({"claim_id": end.claim_id, **_process_facts(end)} for end in ends)
+        connection.execute(COMPLETE_ATTEMPTS, {"ends": rows})
 
 
 def _move_row(move: Move) -> dict[str, Any]:
@@ -245,20 +263,24 @@ def _attempt_row(move: Move) -> dict[str, Any]:
         "result": move.result,
     }
     if (end := move.end) is not None:
-        row |= {
-            "exit_code": end.exit_code,
-            "exit_signal": end.signal,
-            "error_type": end.error_type,
-            "error_message": end.error_message,
-            "traceback": end.traceback,
-            "seconds": end.seconds,
-            "cpu_seconds": end.cpu_seconds,
-            "memory_bytes_max": end.memory_bytes_max,
-            "read_bytes": end.read_bytes,
-            "written_bytes": end.written_bytes,
-            "pid": end.pid,
-            "cold_because": end.cold_because,
-            "stdout_bytes": end.stdout.bytes_total,
-            "stderr_bytes": end.stderr.bytes_total,
-        }
+        row |= _process_facts(end)
     return row
+
+
+def _process_facts(end: End) -> dict[str, Any]:
+    return {
+        "exit_code": end.exit_code,
+        "exit_signal": end.signal,
+        "error_type": end.error_type,
+        "error_message": end.error_message,
+        "traceback": end.traceback,
+        "seconds": end.seconds,
+        "cpu_seconds": end.cpu_seconds,
+        "memory_bytes_max": end.memory_bytes_max,
+        "read_bytes": end.read_bytes,
+        "written_bytes": end.written_bytes,
+        "pid": end.pid,
+        "cold_because": end.cold_because,
+        "stdout_bytes": end.stdout.bytes_total,
+        "stderr_bytes": end.stderr.bytes_total,
+    }

@@ -11,20 +11,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, desc, func, or_, select
+from sqlalchemy import Connection, Row, Select, and_, bindparam, desc, func, literal, or_, select
 
 from rota.errors import NotFound
 from rota.model.ending import FOR_EVER
 from rota.model.run import Piece
-from rota.model.states import FINISHED, AttemptState
+from rota.model.states import FINISHED, AttemptState, Delivery
 from rota.store.database import Database
 from rota.store.durations import read_durations
 from rota.store.events import READ_RUN_EVENTS, show_event
 from rota.store.shown import show_document, shown
 from rota.store.tables import attempt, job, output, run
-from rota.store.types import AnyRow, Id, Instant
+from rota.store.types import AnyRow, Id, Instant, Number, db_now_plus
 
 LIST_MAX = 1000
+COMPLETION_SECONDS_MAX = 10.0
 
 _RUN = [*shown(run.c), job.c.retries.label("job_retries")]
 _RUNS = select(*_RUN).outerjoin(job, job.c.id == run.c.job_id)
@@ -35,7 +36,19 @@ READ_ATTEMPTS = (
     .where(attempt.c.run_id.in_(bindparam("run_ids", expanding=True)))
     .order_by(attempt.c.run_id, attempt.c.attempt)
 )
-READ_ENDED = select(run.c.state, run.c.reason, run.c.reason_text, run.c.result).where(run.c.id == bindparam("id"))
+# A transactional job ends its run itself; how its process ended, and what it wrote, is told a moment later.
+_is_completed = or_(
+    run.c.delivery != Delivery.TRANSACTIONAL.value,
+    attempt.c.id.is_(None),
+    attempt.c.state != AttemptState.SUCCEEDED.value,
+    attempt.c.seconds.is_not(None),
+    attempt.c.finished_at < db_now_plus(literal(-COMPLETION_SECONDS_MAX, Number)),
+)
+READ_ENDED = (
+    select(run.c.state, run.c.reason, run.c.reason_text, run.c.result, _is_completed.label("is_completed"))
+    .outerjoin(attempt, attempt.c.claim_id == run.c.claim_id)
+    .where(run.c.id == bindparam("id"))
+)
 _end = output.c.position + func.length(output.c.data)
 # What is new of an attempt's output. Served by the primary key.
 READ_PIECES = (
@@ -249,6 +262,7 @@ class Ended:
 
     state: str
     is_finished: bool
+    is_written: bool  # all that it wrote is there too
     reason: str
     text: str
     result: Any
@@ -264,7 +278,9 @@ def read_ended(database: Database, run_id: int) -> Ended:
     if row is None:
         raise NotFound("run", run_id)
     finished = row.state in {state.value for state in FINISHED}
-    return Ended(row.state, finished, row.reason, row.reason_text, show_document(row.result))
+    return Ended(
+        row.state, finished, finished and bool(row.is_completed), row.reason, row.reason_text, show_document(row.result)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,8 +136,9 @@ job = Table(
     Column("id", Id, primary_key=True),
     Column("name", Name, nullable=False, unique=True),
     Column("state", Word, nullable=False, server_default=JobState.ACTIVE.value),
-    Column("kind", Word, nullable=False),  # call, command, shell
-    Column("target", LongText, nullable=False),  # package.module:function, JSON list of arguments, or shell line
+    Column("kind", Word, nullable=False),  # call, command, shell, sql
+    # package.module:function, JSON list of arguments or of statements, or shell line
+    Column("target", LongText, nullable=False),
     Column("pool", Name, nullable=False),
     Column("env", Name),  # NAME or NAME==VERSION of the environment it asks for; NULL: the worker's own
     Column("timeout_seconds", Number),
@@ -173,6 +174,7 @@ job = Table(
     Column("umask", Word),  # octal text; NULL: 022
     Column("variables", LongText, nullable=False),  # JSON object of environment variables
     Column("startup", Word),  # warm, cold; NULL: warm
+    Column("connection", Name),  # of a job of SQL: rota, or one of the node's configuration
     Column("revision", Integer, nullable=False),
     Column("declared", LongText),  # the definition as code last declared it; differs from the row once it was edited
     Column("declared_by", Name),  # the module that did

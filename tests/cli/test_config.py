@@ -81,6 +81,7 @@ def test_connections_are_read_and_their_passwords_are_never_shown(file):
         ('pools = ["a b"]', "pools"),
         ("database = 7", "text"),
         ("connections = 3", "a section for each"),
+        ('[connections.rota]\nurl = "sqlite:////x"', "the name of the connection to Rota's own database"),
         ("lease = ", "is not TOML"),
     ],
 )

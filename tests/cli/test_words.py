@@ -13,6 +13,13 @@ from rota.cli.main import COMMANDS, main
 
 # As the page of names has them for this version. A flag of a later one must not be here before it works.
 # fmt: off
+JOB_FLAGS = (
+    "--call --command --shell --sql --connection --pool --env --timeout --start-within --delivery "
+    "--retries --retry-delay --backoff --retry-delay-max --retry-on --no-retry-on --deadline "
+    "--no-op-exit-code --cancel-exit-code --breaker-failures --breaker-pause --lease --priority --stdin --cwd "
+    "--run-as --run-as-group --memory-max --cpu-max --open-files-max --processes-max --nice --ionice "
+    "--umask --variable --startup"
+)
 FLAGS = {
     "up": "--demo --seconds --name --pool --slots -I -m --lease --poll --drain-timeout --on-term --state-dir "
     "--log-file",
@@ -20,18 +27,10 @@ FLAGS = {
     "tick": "--name --pool --slots -I -m --lease --poll --drain-timeout --on-term --state-dir --log-file",
     "status": "",
     "check": "--nagios --warning-late --critical-late",
-    "job add": "--call --command --shell --pool --env --timeout --start-within --delivery --retries --retry-delay "
-               "--backoff --retry-delay-max --retry-on --no-retry-on --deadline --no-op-exit-code --cancel-exit-code "
-               "--breaker-failures --breaker-pause --lease --priority --stdin --cwd --run-as --run-as-group "
-               "--memory-max --cpu-max --open-files-max --processes-max --nice --ionice --umask --variable "
-               "--startup --if-exists",
+    "job add": f"{JOB_FLAGS} --if-exists",
     "job list": "",
     "job show": "",
-    "job edit": "--call --command --shell --pool --env --timeout --start-within --delivery --retries --retry-delay "
-                "--backoff --retry-delay-max --retry-on --no-retry-on --deadline --no-op-exit-code --cancel-exit-code "
-                "--breaker-failures --breaker-pause --lease --priority --stdin --cwd --run-as --run-as-group "
-                "--memory-max --cpu-max --open-files-max --processes-max --nice --ionice --umask --variable "
-                "--startup",
+    "job edit": JOB_FLAGS,
     "job pause": "",
     "job resume": "",
     "job delete": "",

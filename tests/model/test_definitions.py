@@ -101,6 +101,8 @@ def test_a_job_is_read_from_what_users_type() -> None:
         JobSpec.checked("report", **FULL),
         JobSpec.checked("hello", kind="shell", target="echo hello $ROTA_RUN_ID"),
         JobSpec.checked("call", kind="call", target="app.jobs:Reports.sales"),
+        JobSpec.checked("call", kind="call", target="app.jobs:Reports.sales", delivery="transactional"),
+        JobSpec.checked("tidy", kind="sql", target=["select 1", "select 2"], connection="warehouse"),
     ],
 )
 def test_a_job_comes_back_from_its_definition_by_way_of_json(spec: JobSpec) -> None:
@@ -113,7 +115,17 @@ def test_a_job_comes_back_from_its_definition_by_way_of_json(spec: JobSpec) -> N
 @pytest.mark.parametrize(
     ("field", "changes"),
     [
-        ("kind", {"kind": "sql"}),
+        ("kind", {"kind": "python"}),
+        ("sql", {"kind": "sql", "target": []}),
+        ("sql", {"kind": "sql", "target": ["select 1", " "]}),
+        ("sql", {"kind": "sql", "target": ["select 1"] * 101}),
+        ("sql", {"kind": "sql", "target": 1}),
+        ("connection", {"connection": "rota"}),
+        ("connection", {"kind": "sql", "target": "select 1", "connection": "a b"}),
+        ("delivery", {"delivery": "transactional"}),
+        ("delivery", {"kind": "sql", "target": "select 1", "connection": "other", "delivery": "transactional"}),
+        ("env", {"kind": "call", "target": "a:b", "env": "shop", "delivery": "transactional"}),
+        ("env", {"kind": "sql", "target": "select 1", "env": "shop"}),
         ("call", {"kind": "call", "target": "app.jobs"}),
         ("call", {"kind": "call", "target": "app jobs:run"}),
         ("call", {"kind": "call", "target": "../app:run"}),
@@ -204,6 +216,17 @@ def test_editing_a_job_changes_what_is_named_and_none_gives_back_the_default() -
     for wrong in ({"tmieout": "5m"}, {"kind": "shell"}, {"timeout": "0s"}):
         with pytest.raises(Invalid):
             spec.edited(**wrong)
+
+
+def test_statements_on_rotas_own_database_are_transactional_unless_told() -> None:
+    own = JobSpec.checked("tidy", kind="sql", target="select 1")
+    elsewhere = JobSpec.checked("tidy", kind="sql", target="select 1", connection="warehouse")
+
+    assert (own.target, own.connection, own.delivery) == (("select 1",), "rota", Delivery.TRANSACTIONAL)
+    assert (elsewhere.connection, elsewhere.delivery) == ("warehouse", Delivery.AT_LEAST_ONCE)
+    assert own.edited(delivery="at_most_once").delivery is Delivery.AT_MOST_ONCE
+    shell = own.edited(kind="shell", target="true", delivery="at_least_once")
+    assert (shell.connection, shell.delivery) == (None, Delivery.AT_LEAST_ONCE)
 
 
 def test_a_field_that_no_job_has_is_refused() -> None:

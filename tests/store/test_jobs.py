@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from typing import Any
 
 import pytest
 
@@ -281,3 +282,27 @@ def test_a_note_of_what_was_declared_that_cannot_be_read_is_an_edit_elsewhere(
     outcome, _ = jobs.declare_job(ledger.database, spec(retries=3), module="app", actor="ann@desk")
 
     assert outcome == "edited elsewhere"
+
+
+def test_a_transaction_that_would_outlast_a_third_of_the_lease_is_refused_where_it_stops_all_writing(
+    ledger: Ledger,
+) -> None:
+    def refused(**options: Any) -> bool:
+        try:
+            jobs.add_job(ledger.database, transactional(**options), actor="ann@desk", if_exists="update")
+        except Invalid as error:
+            return error.field == "timeout" and "a third of its lease" in error.rule
+        return False
+
+    found = [refused(), refused(timeout="21s"), refused(timeout="21s", lease="63s"), refused(timeout="20s")]
+
+    assert found == ([True, True, False, False] if ledger.database.dialect.one_writer else [False] * 4)
+    if found[0]:
+        with pytest.raises(Invalid, match="a third of its lease"):
+            jobs.edit_job(ledger.database, "t", lambda old: old.edited(timeout=None), actor="ann@desk")
+        with pytest.raises(Invalid, match="a third of its lease"):
+            jobs.declare_job(ledger.database, transactional(), module="app", actor="ann@desk")
+
+
+def transactional(**options: Any) -> JobSpec:
+    return JobSpec.checked("t", kind="call", target="app:t", delivery="transactional", **options)

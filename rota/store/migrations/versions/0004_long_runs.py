@@ -47,6 +47,7 @@ ADDED: dict[str, tuple[sa.Column[Any], ...]] = {
         sa.Column("ionice", Word, nullable=True),
         sa.Column("umask", Word, nullable=True),
         sa.Column("startup", Word, nullable=True),
+        sa.Column("connection", Name, nullable=True),
     ),
     "rota_run": (
         sa.Column("retries", sa.Integer(), nullable=True),
@@ -91,7 +92,14 @@ RANGES: dict[str, dict[str, tuple[int, int]]] = {
 }
 
 
+# A delivery more than schema 3 knows.
+DELIVERIES = "delivery in ('at_least_once', 'at_most_once')"
+DELIVERIES_NOW = "delivery in ('at_least_once', 'at_most_once', 'transactional')"
+
+
 def upgrade() -> None:
+    if op.get_context().dialect.name == "sqlite":
+        _rewrite_deliveries()
     for table, columns in ADDED.items():
         for column in columns:
             op.add_column(table, column)
@@ -102,4 +110,19 @@ def upgrade() -> None:
                 op.create_check_constraint(op.f(f"{table}_{name}_within"), table, rule)
         known = sa.text("state in ('active', 'paused')")
         op.create_check_constraint(op.f("rota_pool_state_known"), "rota_pool", known)
+        for table in ("rota_job", "rota_run"):
+            op.execute(f"alter table {table} drop constraint {table}_delivery_known")  # MySQL and MariaDB agree on this
+            op.create_check_constraint(op.f(f"{table}_delivery_known"), table, sa.text(DELIVERIES_NOW))
     op.execute("update rota_schema set version = 4, compatible_from = 2")
+
+
+def _rewrite_deliveries() -> None:
+    """Widen the check in the stored text of the tables; the change of their columns that follows has it read again.
+
+    It touches no content, so SQLite allows it: https://www.sqlite.org/lang_altertable.html, "Making Other Kinds Of
+    Table Schema Changes". Copying the tables instead would break off what refers to them.
+    """
+    old, new = (text.replace("'", "''") for text in (DELIVERIES, DELIVERIES_NOW))
+    op.execute("pragma writable_schema = on")
+    op.execute(f"update sqlite_schema set sql = replace(sql, '{old}', '{new}') where name in ('rota_job', 'rota_run')")
+    op.execute("pragma writable_schema = off")

@@ -1,0 +1,143 @@
+"""Transactional jobs and jobs of SQL: their rows are there exactly when their run is ``succeeded``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from tests.cluster.cluster import Cluster, descendants_of
+
+CALLABLES = "tests.cluster.transactional"
+LEASE = 60.0
+TIMEOUT = 20.0
+
+
+@pytest.fixture
+def kept(cluster: Cluster) -> Cluster:
+    """A cluster whose database has a table of the application's."""
+    make = text("create table kept (run_id integer not null, n integer not null, attempt integer not null)")
+    cluster.database.write(lambda connection: connection.execute(make), repeatable=False)
+    return cluster
+
+
+def add(cluster: Cluster, function: str, **columns: Any) -> None:
+    values = {"delivery": "transactional", "timeout_seconds": TIMEOUT, "lease_seconds": LEASE} | columns
+    cluster.add_job(function, "call", f"{CALLABLES}:{function}", **values)
+
+
+def rows_of(cluster: Cluster, run_id: int) -> int:
+    count = text("select count(*) from kept where run_id = :run_id")
+    return int(cluster.database.read(lambda c: c.execute(count, {"run_id": run_id}).scalar_one()))
+
+
+def test_killed_at_every_statement_its_rows_are_there_exactly_when_it_succeeded(kept: Cluster) -> None:
+    add(kept, "keep")
+    kept.start("a", slots=3)
+    run_ids = [kept.enqueue("keep", args={"kill_at": point})[0] for point in range(1, 51)]
+    kept.wait_for_end(*run_ids, seconds=120)
+
+    found = {run_id: kept.run(run_id).state for run_id in run_ids}
+    killed = {run_id: (kept.folder / f"killed-{run_id}") for run_id in run_ids}
+    points = [file.read_text() for file in killed.values() if file.exists()]
+    # Each was reached: the three of the job's own, those of the end, and COMMIT from both sides.
+    assert sum(point.startswith("before insert into kept") for point in points) == 3
+    assert sum(point.startswith("after UPDATE rota_run") for point in points) == 1
+    assert points[-2:] == ["before commit", "after commit"]
+    assert len(points) < len(run_ids)
+    assert {run_id: rows_of(kept, run_id) for run_id in run_ids} == {
+        run_id: 3 if state == "succeeded" else 0 for run_id, state in found.items()
+    }
+    survived = [run_id for run_id, file in killed.items() if not file.exists() or file.read_text() == "after commit"]
+    assert survived == [run_id for run_id, state in found.items() if state == "succeeded"]
+    assert {state for run_id, state in found.items() if run_id not in survived} == {"failed"}
+
+
+@pytest.mark.parametrize(
+    ("how", "state", "rows", "told"),
+    [
+        ("raise", "failed", 0, "raised ValueError: no"),
+        ("skip", "skipped", 0, "nothing"),
+        ("result", "failed", 0, "left a result that cannot be kept"),
+        ("commit", "failed", 0, "committed with the end of its run"),
+        ("rollback", "failed", 0, "undone when it raises"),
+        ("statement", "failed", 0, "COMMIT would end the transaction"),
+        ("part", "succeeded", 1, "ended well"),
+    ],
+)
+def test_only_what_ends_well_is_kept(kept: Cluster, how: str, state: str, rows: int, told: str) -> None:
+    add(kept, "keep_and")
+    worker = kept.start("a")
+    (run_id,) = kept.enqueue("keep_and", args={"how": how})
+
+    assert kept.wait_for_end(run_id) == {state}
+
+    assert rows_of(kept, run_id) == rows
+    assert told in kept.run(run_id).reason_text
+    assert worker.trouble() == []
+
+
+def test_the_end_of_its_process_is_added_when_it_comes(kept: Cluster) -> None:
+    add(kept, "keep_and")
+    worker = kept.start("a", lease_seconds=3.0)
+    (run_id,) = kept.enqueue("keep_and", args={"how": "linger"})
+
+    assert kept.wait_for_end(run_id) == {"succeeded"}
+    (before,) = kept.attempts(run_id)
+    (kept.folder / "leave").touch()
+    after = kept.wait(lambda: [a for a in kept.attempts(run_id) if a.seconds is not None], "the process has ended")[0]
+
+    assert (before.state, before.exit_code, before.pid) == ("succeeded", None, None)
+    assert (after.state, after.exit_code, json.loads(kept.run(run_id).result)) == ("succeeded", 0, "linger")
+    assert after.cpu_seconds > 0
+    assert worker.trouble() == []
+
+
+def test_cancelled_before_its_end_it_leaves_nothing(kept: Cluster) -> None:
+    if kept.database.dialect.one_writer:
+        pytest.skip("one writer at a time: who cancels waits for the job")
+    add(kept, "keep_and", lease_seconds=3.0)
+    kept.start("a", lease_seconds=3.0)
+    (run_id,) = kept.enqueue("keep_and", args={"how": "wait"})
+    kept.wait(lambda: (kept.folder / "waits").exists(), "it waits")
+
+    ask = text("update rota_run set cancel_asked_at = lease_ends_at, cancel_asked_by = 'test' where id = :run_id")
+    kept.database.write(lambda c: c.execute(ask, {"run_id": run_id}), repeatable=True)
+
+    assert kept.wait_for_end(run_id) == {"cancelled"}
+    assert rows_of(kept, run_id) == 0
+
+
+def test_a_zombie_commits_nothing_once_its_run_is_with_another_node(kept: Cluster) -> None:
+    """The machine is stopped with the job in its transaction, past its lease, and goes on when the run has ended."""
+    if kept.database.dialect.one_writer:
+        pytest.skip("one writer at a time: while it stands still, nobody else writes")
+    add(kept, "keep_when_told", lease_seconds=3.0, timeout_seconds=None)
+    first = kept.start("a", lease_seconds=3.0)
+    (run_id,) = kept.enqueue("keep_when_told")
+    kept.wait(lambda: (kept.folder / "kept-1").exists(), "the first has written")
+    machine = [first.pid, *descendants_of(first.pid)]
+    for pid in machine:
+        os.kill(pid, signal.SIGSTOP)
+    kept.start("b", lease_seconds=3.0)
+    kept.wait(lambda: (kept.folder / "kept-2").exists(), "the second has written")
+
+    # Who would stop it stands still: it is to reach its end.
+    (zombie,) = [pid for pid in machine if b"transactional_job" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    (kept.folder / "go-1").touch()
+    os.kill(zombie, signal.SIGCONT)
+    kept.wait(lambda: (kept.folder / "over-1").exists(), "the first has come to the end of its transaction")
+    assert (kept.run(run_id).state, rows_of(kept, run_id)) == ("running", 0)
+    (kept.folder / "go-2").touch()
+
+    assert kept.wait_for_end(run_id) == {"succeeded"}
+    assert rows_of(kept, run_id) == 1
+    assert [one.state for one in kept.attempts(run_id)] == ["lost", "succeeded"]
+    for pid in machine:
+        if pid != zombie:
+            os.kill(pid, signal.SIGCONT)
