@@ -213,12 +213,22 @@ POSTGRESQL = Dialect(
         "prepare_threshold": None,
     },
     set_up=_set_up_postgresql,
-    on_connect=("set time zone 'UTC'", "set lock_timeout = '10s'", "set statement_timeout = '60s'"),
-    # A server that is computing does not notice by itself that its client was killed, and would keep its locks.
+    on_connect=(
+        "set time zone 'UTC'",
+        "set lock_timeout = '10s'",
+        "set statement_timeout = '60s'",
+        # A machine that vanished in the middle of a transaction would keep its rows locked for hours.
+        "set idle_in_transaction_session_timeout = '60s'",
+    ),
+    # A job may take its time. That it was killed, or its machine vanished, the server finds out by looking.
     on_connect_of_job=(
         "set lock_timeout = 0",
         "set statement_timeout = 0",
+        "set idle_in_transaction_session_timeout = 0",
         "set client_connection_check_interval = '5s'",
+        "set tcp_keepalives_idle = 5",
+        "set tcp_keepalives_interval = 3",
+        "set tcp_keepalives_count = 3",
     ),
     begin_write="begin isolation level read committed read write",
     announce="notify rota",

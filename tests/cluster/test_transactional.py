@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
+from rota.store.transaction import JobTransaction
 from tests.cluster.cluster import Cluster, descendants_of
 
 CALLABLES = "tests.cluster.transactional"
@@ -141,3 +142,17 @@ def test_a_zombie_commits_nothing_once_its_run_is_with_another_node(kept: Cluste
     for pid in machine:
         if pid != zombie:
             os.kill(pid, signal.SIGCONT)
+
+
+def test_what_a_job_locks_is_let_go_when_its_machine_vanishes_and_not_while_it_computes(kept: Cluster) -> None:
+    if kept.database.dialect.name != "postgresql":
+        pytest.skip("no other server can be asked to")
+    transaction = JobTransaction(kept.url, claim_id="none", run_id=1, fence=1)
+
+    def shown(connection: Connection) -> list[str]:
+        names = ("idle_in_transaction_session_timeout", "statement_timeout", "client_connection_check_interval")
+        return [str(connection.execute(text(f"show {name}")).scalar()) for name in names]
+
+    assert shown(transaction.connection) == ["0", "0", "5s"]
+    assert kept.database.read(shown) == ["1min", "1min", "0"]
+    transaction.close()
