@@ -12,7 +12,7 @@ SHELL = /bin/sh
 
 DATABASES ?= $(ROTA_TEST_DATABASES)
 DATABASE ?= sqlite
-PYTEST_OPTIONS ?= -n 3
+PYTEST_OPTIONS ?= -n 3 --dist worksteal
 BENCH_OPTIONS ?=
 # The first of these that is new enough.
 ifndef PYTHON
