@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import func, select, text
 
 from benchmarks.adoption import measure_adoption
+from benchmarks.looking_on import measure_looking_on
 from benchmarks.machine import fork_rate, measure_guarding, posix_spawn_rate
 from benchmarks.warm import measure_warm
 from rota import Rota
@@ -75,6 +76,8 @@ def measure_all(
         figures.append(drain(url, database, runs // 10, slots, reuse=1))
         say("pick-up")
         figures.extend(pick_up(url, rota, database, slots))
+        say("looking on")
+        figures.extend(looking_on(url, rota))
         say("adoption")
         figures.append(adoption(url, rota, database))
         say(f"idle for {idle_seconds:g} s")
@@ -180,6 +183,20 @@ def pick_up(url: str, rota: Rota, database: Database, slots: int) -> list[Figure
         Figure("pick-up, median", statistics.median(starts), "ms", how + ": insert to start mark"),
         Figure("pick-up, worst", max(starts), "ms", how),
         Figure("enqueue to recorded end, median", statistics.median(ends), "ms", how),
+    ]
+
+
+def looking_on(url: str, rota: Rota) -> list[Figure]:
+    """How soon somebody who follows a run has what its job writes."""
+    with worker(url, slots=1, reuse=1000, run_until="stopped") as process:
+        read_line(process)
+        found = measure_looking_on(rota)
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+    how = f"{len(found)} lines, from when they were written until `rota run logs -f` has them"
+    return [
+        Figure("output seen, median", statistics.median(found), "s", how),
+        Figure("output seen, worst", max(found), "s", how),
     ]
 
 

@@ -74,7 +74,7 @@ class Poller:
                 continue  # cancelled, or lost, between the claim and the mark
             try:
                 args = json.loads(held.args)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 # Written by hand: it fails with the reason, and the next one is taken.
                 broken = f"its arguments are not JSON: {error}"
                 end_runs(self._rota.database, [End(held.claim_id, held.run_id, "not_started", error_message=broken)])

@@ -22,7 +22,7 @@ log = logging.getLogger("rota.worker")
 
 ENDS_MAX = 100
 REFUSED_AGAIN_SECONDS = 30.0
-REPORT_SECONDS = 0.5  # from one batch of reports to the next
+REPORT_SECONDS = 0.3  # from one batch of reports to the next; with what guardians and followers wait, below 2 s
 REPORT_BYTES_MAX = 4 * 1024 * 1024  # of one job, while they cannot be told
 
 

@@ -108,7 +108,8 @@ class Renewer(threading.Thread):
         if newest is None or self._stopping:
             return
         self._pending = newest
-        renewal = renew_claims(self._pulse, self.identity, newest.claims, self._lease_seconds)
+        claims = newest.claims
+        renewal = renew_claims(self._pulse, self.identity, claims, self._lease_seconds, leases=claims)
         self._pending = None
         self._tell(
             Renewed(

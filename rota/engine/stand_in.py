@@ -119,12 +119,18 @@ class StandIn:
         """Go on until nothing is left, or a worker is there."""
         log.info("standing in for a worker that is gone")
         while not self._place.is_wanted_back():
-            self._watch.round(self, self, self._place.fileno(), until=boottime() + LOOK_SECONDS)
+            self._watch.round(self, self, self._place.fileno(), until=boottime() + self._wait_seconds())
             self._keep_books()
             if self._has_been_quiet():
                 log.info("nothing is left to stand in for")
                 return
         log.info("a worker is back: leaving everything to it")
+
+    def _wait_seconds(self) -> float:
+        report_seconds = self._books.seconds_until_report()
+        if report_seconds is None:
+            return LOOK_SECONDS
+        return min(LOOK_SECONDS, max(report_seconds, self._try_at - time.monotonic()))
 
     def _has_been_quiet(self) -> bool:
         if not (self._crew.is_alone and self._books.is_empty and not self._watch.is_recovering):
@@ -190,7 +196,7 @@ class StandIn:
         if self._asked is None:
             return
         asked = self._asked
-        renewal = renew_claims(self._database, None, asked.claims, self._settings.lease_seconds)
+        renewal = renew_claims(self._database, None, asked.claims, self._settings.lease_seconds, leases=asked.claims)
         if self._asked is asked:
             self._asked = None
         self._watch.tell(

@@ -25,6 +25,7 @@ from rota.execution.linux import boottime
 from rota.execution.order import Captured, Outcome, StopWhy, Told
 from rota.execution.report import read_wish
 from rota.model.documents import check_document_text
+from rota.model.durations import DURATION_SECONDS_MAX
 from rota.model.run import Claim, End, Piece, Report, Written
 from rota.model.states import Delivery, NodeState
 
@@ -221,7 +222,7 @@ class Watch:
             return
         try:
             self._crew.start(order)
-        except OSError as error:  # no descriptor or process left for another one
+        except (OSError, RotaError) as error:  # no descriptor or process left for another one, or it is too large
             self._refuse(claim, error, bookkeeper)
             return
         self._claims[claim.claim_id] = claim
@@ -368,7 +369,8 @@ def end_of(outcome: Outcome, pid: int | None = None) -> End:
     retry_after_seconds = None
     if kind == "exited" and (wish := read_wish(outcome.error_type)) is not None:
         kind, error_type = _WISHES.get(wish[0], ("exception", "Retry"))
-        retry_after_seconds = wish[1]
+        if wish[1] is not None and 0 <= wish[1] <= DURATION_SECONDS_MAX:  # else after the delay of its job
+            retry_after_seconds = wish[1]
     elif kind == "exited" and outcome.error_type is not None:  # told by a callable, whatever its exit code
         kind = {"NoResult": "no_result", "BadResult": "bad_result"}.get(outcome.error_type, "exception")
     return End(

@@ -118,6 +118,7 @@ class Attempt:
         self._kill_at = FOREVER  # of a stop that has begun
         self._is_killed = False
         self._frozen_at: float | None = None
+        self._is_to_freeze = False
         self._refusal: tuple[str, str] | None = None
         self._report = -1
         self._captures: list[Capture] = []
@@ -440,6 +441,10 @@ class Attempt:
     def _lease_term_at(self) -> float:
         return self._lease_kill_at() - min(self._grace_seconds, self.lease_seconds / 3)
 
+    def _limit_at(self) -> float:
+        """Tell when its time is up. While it is frozen a time limit waits; the deadline of its run does not."""
+        return FOREVER if self._frozen_at is not None and self._limited_by == "timeout" else self._timeout_at
+
     def stand_in_at(self) -> float:
         """Tell when somebody must be sent for who renews, if no worker comes: at half the lease, or earlier."""
         time_left = self._deadline - self._lease_term_at() + STAND_IN_SECONDS
@@ -448,7 +453,7 @@ class Attempt:
     def _wait_seconds(self, now: float) -> float:
         first = self._lease_kill_at()
         if self._stop_why is None:
-            first = min(first, self._lease_term_at(), FOREVER if self._frozen_at is not None else self._timeout_at)
+            first = min(first, self._lease_term_at(), self._limit_at())
         if self.may_report and self._has_news():
             first = min(first, self._report_at)
         first = min(first, self._kill_at) if not self._is_killed else self._kill_at
@@ -466,10 +471,12 @@ class Attempt:
             if now >= self._lease_term_at():
                 self._abandon_at_gate()
             return
+        if self._is_to_freeze:
+            self.freeze()
         if self._stop_why is None:
             if now >= self._lease_term_at():
                 self._begin_stop("lease_over", self._lease_kill_at())
-            elif now >= self._timeout_at and self._frozen_at is None:
+            elif now >= self._limit_at():
                 self._begin_stop(self._limited_by, now + self._grace_seconds)
         if now >= self._kill_at or (now >= self._lease_kill_at() and not self._is_killed):
             self._signal_group(signal.SIGKILL)
@@ -545,8 +552,11 @@ class Attempt:
         self.thaw()
 
     def freeze(self) -> None:
-        """Stop every process of the job where it is. Its time limit waits; its lease does not."""
-        if self.has_ended or not self.pid or self._stop_why is not None or self._frozen_at is not None:
+        """Stop every process of the job where it is. Its time limit waits; its lease and a deadline do not."""
+        if self.has_ended or self._stop_why is not None or self._frozen_at is not None:
+            return
+        self._is_to_freeze = not self.pid  # it waits for its warm parent: as soon as it is there
+        if self._is_to_freeze:
             return
         self._frozen_at = boottime()
         self._signal_group(signal.SIGSTOP)
@@ -554,9 +564,11 @@ class Attempt:
 
     def thaw(self) -> None:
         """Let every process of the job go on."""
+        self._is_to_freeze = False
         if self._frozen_at is None or self.has_ended:
             return
-        self._timeout_at += boottime() - self._frozen_at
+        if self._limited_by == "timeout":
+            self._timeout_at += boottime() - self._frozen_at
         self._frozen_at = None
         signal_descendants(self._root_pid(), signal.SIGCONT)
         self._signal_group(signal.SIGCONT)
@@ -605,7 +617,7 @@ class Attempt:
         if self._control is not None and (self._control.progress or self._control.checkpoint):
             self._control.has_news = True
         told = ("claim_id", "run_id", "job", "attempt", "fence", "lease_seconds")
-        known = {"deadline": self._deadline, "is_frozen": self._frozen_at is not None}
+        known = {"deadline": self._deadline, "is_frozen": self._frozen_at is not None or self._is_to_freeze}
         return {key: self._order[key] for key in told} | known
 
     # -- the end

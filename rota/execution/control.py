@@ -14,7 +14,6 @@ Whoever begins with ``{`` speaks lines of JSON instead of frames, with what is a
 from __future__ import annotations
 
 import json
-import math
 import os
 import select
 
@@ -23,12 +22,14 @@ from rota.execution.wire import CONTROL_BYTES_MAX, RESULT_BYTES_MAX, Channel, li
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
     from rota.execution.wire import Frame, Message
 
 CONTROL_FOLDER = "c"
 SOCKET_PATH_BYTES_MAX = 107
 CLIENTS_MAX = 32  # connections a job may hold open at once
+UNREAD_BYTES_MAX = 4 * 1024 * 1024  # of answers that a job asked for and does not read
 ERROR_TEXT_MAX = 65536
 PROGRESS_TEXT_MAX = 1000
 ERROR_BASES_MAX = 100
@@ -94,7 +95,13 @@ class Control:
     def _serve(self, client: Channel) -> None:
         for frame in client.receive():
             answer, blob = self._answer(frame)
-            client.send(answer, blob)
+            try:
+                client.send(answer, blob)
+            except (ValueError, RecursionError):  # a line holds JSON only, and a row may have been written by hand
+                client.send(_refusal("what is kept of that is no JSON"))
+            if client.unsent_bytes > UNREAD_BYTES_MAX:
+                client.lost = True
+                break
         client.flush()
         if client.lost:
             self._clients = {number: other for number, other in self._clients.items() if other is not client}
@@ -146,8 +153,8 @@ class Control:
         if fraction is not None:
             if isinstance(fraction, bool) or not isinstance(fraction, int | float):
                 return _refusal(f"progress {fraction!r} is no number from 0 to 1")
-            if not math.isfinite(fraction) or not 0 <= fraction <= 1:
-                return _refusal(f"progress {fraction!r} is not from 0 to 1")
+            if not 0 <= fraction <= 1:  # and what is no number is not either
+                return _refusal(f"progress {str(fraction)[:40]} is not from 0 to 1")
         if text is not None and not isinstance(text, str):
             return _refusal("the message of a progress is text")
         self.progress = (fraction, text[:PROGRESS_TEXT_MAX] if text else text)
@@ -156,7 +163,7 @@ class Control:
 
     def _note_checkpoint(self, blob: bytes) -> Message:
         try:
-            json.loads(blob)
+            json.loads(blob.decode("utf-8"), parse_constant=_refuse_constant)  # of bytes it would read UTF-16 too
         except (ValueError, RecursionError) as error:
             return _refusal(f"the checkpoint is no JSON: {error}")
         self._saved = self.checkpoint = blob
@@ -176,6 +183,10 @@ class Control:
 
 
 _KNOWN = ("result", "error", "progress", "checkpoint", "args", "saved", "stopping")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"it has no {name}")
 
 
 def _refusal(sentence: str) -> Message:

@@ -23,7 +23,7 @@ from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rota.errors import Conflict, NotSupported
+from rota.errors import Conflict, Invalid, NotSupported
 from rota.execution.door import knock
 from rota.execution.hearth import Hearth
 from rota.execution.home import prepare_folder, start_nursery
@@ -45,7 +45,7 @@ from rota.execution.order import (
 )
 from rota.execution.stand_in import Program, ask_to_leave
 from rota.execution.sweep import sweep_dead, sweep_marked
-from rota.execution.wire import Channel, Decoder, WireError
+from rota.execution.wire import FRAME_BYTES_MAX, Channel, Decoder, WireError, pack_frame
 
 if TYPE_CHECKING:
     from rota.execution.wire import Message
@@ -203,17 +203,23 @@ class Crew:
 
         Raises:
             Conflict: this claim has been given out already.
+            Invalid: there is more of it than a guardian takes.
         """
         if order.claim_id in self._busy:
             raise Conflict(f"claim {order.claim_id!r} of run {order.run_id} has been started already")
+        warm, cold_because = self._hearth.choose(order)
+        message = order_message(order, _uid_of(order.user), warm=warm, cold_because=cold_because)
+        frame = pack_frame(message, order.stdin)
+        if len(frame) > FRAME_BYTES_MAX:  # it would pass it over, and wait
+            size = f"{len(frame)} bytes"
+            raise Invalid("order", size, f"command, arguments, standard input and all are {FRAME_BYTES_MAX} at most")
         guardian = self._take_idle() or self._new_guardian()
         guardian.order = order
         guardian.attempt_count += 1
         self._busy[order.claim_id] = guardian
-        warm, cold_because = self._hearth.choose(order)
         guardian.warm_path = warm["path"] if warm is not None else ""
-        message = order_message(order, _uid_of(order.user), warm=warm, cold_because=cold_because)
-        self._send(guardian, message, order.stdin)
+        guardian.channel.send_packed(frame)
+        self._watch_write(guardian.channel)
 
     def renewed(self, claim_ids: Iterable[str], deadline: float) -> None:
         """Tell guardians that their lease now ends at ``deadline``, CLOCK_BOOTTIME."""

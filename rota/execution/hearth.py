@@ -124,8 +124,8 @@ class Hearth:
         path = f"{self._folder}/{WARM_FOLDER}/{os.getpid()}-{secrets.token_hex(4)}"
         try:
             process, channel = start_warm_parent(path, f"{self._folder}/warm.log", place.order)
-        except OSError as error:
-            why = f"no warm parent could be started: {error.strerror}"
+        except (OSError, ValueError) as error:  # a folder or variables, written by hand, that no process can have
+            why = f"no warm parent could be started: {getattr(error, 'strerror', None) or error}"
             self._set_aside(place, modules, why)
             return why
         parent = place.coming = _Parent(process, channel, path, modules)

@@ -74,4 +74,7 @@ def forget_end(folder: str, claim_id: str) -> None:
 def set_aside_end(folder: str, claim_id: str) -> None:
     """Rename a file that cannot be read, so that a person may look at it and it is not tried again."""
     path = journal_path(folder, claim_id)
-    os.rename(path, path + ".unreadable")
+    try:
+        os.rename(path, path + ".unreadable")
+    except FileNotFoundError:
+        pass  # another worker of this folder was quicker

@@ -116,7 +116,10 @@ def read_wish(error_type: str | None) -> tuple[str, float | None] | None:
     if error_type is None or not error_type.startswith(_WISH_MARK):
         return None
     wish, _, after = error_type.removeprefix(_WISH_MARK).partition(" ")
-    return wish, float(after) if after else None
+    try:
+        return wish, float(after) if after else None
+    except ValueError:  # written to the socket by a job that does without Rota's modules
+        return wish, None
 
 
 def read_arguments() -> str:

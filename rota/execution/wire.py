@@ -119,7 +119,10 @@ class Decoder:
             if line.strip():
                 message = _read_object(line)
                 value = message.pop("value", None)
-                frames.append((message, b"" if value is None else json.dumps(value).encode("ascii")))
+                try:
+                    frames.append((message, b"" if value is None else json.dumps(value).encode("ascii")))
+                except RecursionError:
+                    raise WireError("a line is JSON nested too deeply") from None
         return frames
 
 
@@ -169,12 +172,13 @@ class Channel:
 
     ``lost`` turns true when the other side is gone, whatever the way it was noticed; nothing is raised. Frames that
     arrived before are still given out. Descriptors that arrived wait in ``descriptors``, in the order of the frames
-    that brought them; whoever takes one closes it.
+    that brought them; whoever takes one closes it. ``unsent_bytes`` waits until the other side reads.
     """
 
     def __init__(self, connection: socket.socket, bytes_max: int = FRAME_BYTES_MAX, *, lines_ok: bool = False) -> None:
         connection.setblocking(False)
         self.lost = False
+        self.unsent_bytes = 0
         self.descriptors: list[int] = []
         self._socket = connection
         self._decoder = Decoder(bytes_max, lines_ok=lines_ok)
@@ -193,7 +197,12 @@ class Channel:
     ) -> None:
         """Send a frame now, or as soon as there is room. Takes the descriptors over and closes them once sent."""
         pack = pack_line if self._decoder.speaks_lines else pack_frame
-        self._queue.append((pack(message, blob), (descriptor,) if descriptor >= 0 else descriptors))
+        self.send_packed(pack(message, blob), (descriptor,) if descriptor >= 0 else descriptors)
+
+    def send_packed(self, data: bytes, descriptors: tuple[int, ...] = ()) -> None:
+        """Send what has been encoded already."""
+        self._queue.append((data, descriptors))
+        self.unsent_bytes += len(data)
         self.flush()
 
     def flush(self) -> None:
@@ -213,6 +222,7 @@ class Channel:
             except OSError:
                 self.lost = True
                 return
+            self.unsent_bytes -= sent
             if sent == len(data):
                 del self._queue[0]
             else:

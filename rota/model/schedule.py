@@ -337,7 +337,7 @@ def read_names(field: str, text: str | None) -> list[str]:
         return []
     try:
         names = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in cast("list[object]", names)):
         raise Invalid(field, text, "it is a JSON list of names")

@@ -48,7 +48,7 @@ def load_calendars(connection: Connection, names: Iterable[str]) -> dict[str, Ca
     for row in connection.execute(LOAD_CALENDARS, {"names": wanted}) if wanted else ():
         try:
             found[row.name] = _read(row.name, row.definition)
-        except Invalid:
+        except (Invalid, ValueError, TypeError, AttributeError, RecursionError):
             continue  # changed by hand: for whoever needs it, it is not there
     return found
 

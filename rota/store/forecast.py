@@ -182,6 +182,6 @@ def _count_slots(connection: Connection) -> dict[str, int]:
 def _names(text: str) -> list[str]:
     try:
         names: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return [str(name) for name in names] if isinstance(names, list) else []  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]

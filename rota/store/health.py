@@ -532,7 +532,7 @@ class _Look:
         for row in self._connection.execute(READ_CALENDARS):
             try:
                 until = Calendar.from_definition(row.name, json.loads(row.definition)).holidays_until
-            except (Invalid, ValueError, TypeError, AttributeError):
+            except (Invalid, ValueError, TypeError, AttributeError, RecursionError):
                 continue  # changed by hand: a schedule that needs it is set aside, with the reason
             if until is None or datetime(until + 1, 1, 1, tzinfo=UTC) - self._now > timedelta(days=HOLIDAYS_DAYS):
                 continue

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import (
@@ -220,14 +220,18 @@ FIND_MARKED = select(run.c.claim_id).where(
     _of_claims, run.c.state == RunState.RUNNING.value, run.c.marked_at.is_not(None)
 )
 
-# Renew all the claims whose guardians have answered, in one statement. A run that went to another node carries another
-# claim id and does not match: the caller learns what it lost by asking which are left. A lease that is over but was not
-# taken away yet goes on: whoever asks has counted its own deadline from before, and the database's clock may have
-# stepped. The end is the database's clock plus the lease. Served by the unique claim.
-RENEW_CLAIMS = update(run).where(_of_claims, run.c.state == RunState.RUNNING.value).values(lease_ends_at=_lease_end)
+# Renew all the claims whose guardians have answered, in one statement for each length of lease, mostly one. A run that
+# went to another node carries another claim id and does not match: the caller learns what it lost by asking which are
+# left. A lease that is over but was not taken away yet goes on: whoever asks has counted its own deadline from before,
+# and the database's clock may have stepped. The end is the database's clock plus the lease. Served by the unique claim.
+RENEW_CLAIMS = (
+    update(run)
+    .where(_of_claims, run.c.state == RunState.RUNNING.value)
+    .values(lease_ends_at=db_now_plus(bindparam("lease", type_=run.c.lease_seconds.type)))
+)
 # The same rows beforehand, locked in the order in which ends lock them, so that the two never wait for each other.
 FIND_RENEWABLE = (
-    select(run.c.claim_id, run.c.cancel_asked_at, run.c.cancel_asked_by, run.c.freeze_asked_at)
+    select(run.c.claim_id, run.c.lease_seconds, run.c.cancel_asked_at, run.c.cancel_asked_by, run.c.freeze_asked_at)
     .where(_of_claims, run.c.state == RunState.RUNNING.value)
     .order_by(run.c.id)
     .with_for_update()
@@ -388,7 +392,7 @@ def _read_variables(text: str) -> tuple[dict[str, str], str | None]:
     # The row may have been written by hand: its run fails with a reason, and the others of the batch start.
     try:
         return {str(name): str(value) for name, value in json.loads(text).items()}, None
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return {}, f"variables {text[:100]!r} of its job is not a JSON object: correct it with `rota job edit`"
 
 
@@ -447,9 +451,18 @@ class Renewal:
 
 
 def renew_claims(
-    writer: Writer, identity: NodeIdentity | None, claim_ids: Iterable[str], lease_seconds: float
+    writer: Writer,
+    identity: NodeIdentity | None,
+    claim_ids: Iterable[str],
+    lease_seconds: float,
+    *,
+    leases: Mapping[str, float] | None = None,
 ) -> Renewal:
     """Prolong the leases of ``claim_ids`` and the node's own, if there is a node, and return which are left.
+
+    A claim gets as many seconds as ``leases`` says: what its guardian counts by, which may be the lease of a worker
+    before this one. Were it less here, another node might start the job while it runs. Where that says nothing, it is
+    the lease of the run, or else ``lease_seconds``, which is the node's own too.
 
     What is not in the answer is lost: its guardian stops its job and reports nothing. The caller counts the new local
     deadline from before this call.
@@ -458,6 +471,7 @@ def renew_claims(
         DatabaseUnavailable: nothing is known to be prolonged.
     """
     wanted = sorted(claim_ids)
+    leases = leases or {}
 
     def renew(connection: Connection) -> Renewal:
         kept: dict[str, AnyRow] = {}
@@ -468,9 +482,12 @@ def renew_claims(
             state = connection.execute(READ_NODE_STATE, who).scalar()
         if wanted:
             kept = {row.claim_id: row for row in connection.execute(FIND_RENEWABLE, {"claim_ids": wanted})}
-        if kept:
-            parameters = {"claim_ids": sorted(kept), "node_lease": lease_seconds}
-            if connection.execute(RENEW_CLAIMS, parameters).rowcount != len(kept):
+        by_lease: dict[float, list[str]] = {}
+        for claim_id, row in kept.items():
+            lease = leases.get(claim_id, lease_seconds if row.lease_seconds is None else row.lease_seconds)
+            by_lease.setdefault(lease, []).append(claim_id)
+        for lease, of_lease in sorted(by_lease.items()):
+            if connection.execute(RENEW_CLAIMS, {"claim_ids": of_lease, "lease": lease}).rowcount != len(of_lease):
                 raise Stale("a lease was taken away while it was renewed")
         return Renewal(
             kept=frozenset(kept),

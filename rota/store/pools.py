@@ -111,7 +111,7 @@ def read_servers(connection: Connection) -> list[Server]:
 def _names_of(text: str) -> frozenset[str]:
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return frozenset()
     return frozenset(str(name) for name in found) if isinstance(found, list) else frozenset()  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 

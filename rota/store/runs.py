@@ -26,6 +26,7 @@ from rota.store.types import AnyRow, Id, Instant, Number, db_now_plus
 
 LIST_MAX = 1000
 COMPLETION_SECONDS_MAX = 10.0
+MARK_MAX_US = 10 * 366 * 86_400 * 1_000_000  # into an attempt: no clock shows what was written by hand beyond
 
 _RUN = [*shown(run.c), job.c.retries.label("job_retries")]
 _RUNS = select(*_RUN).outerjoin(job, job.c.id == run.c.job_id)
@@ -325,7 +326,7 @@ def _piece_of(row: AnyRow) -> Piece:
     if isinstance(marks, list):
         for mark in cast("list[Any]", marks):
             match mark:
-                case [int(position), int(at)]:
+                case [int(position), int(at)] if position >= 0 and 0 <= at <= MARK_MAX_US:
                     usable.append((position, at))
                 case _:
                     pass

@@ -262,7 +262,7 @@ def _as_written_now(declared: str | None) -> str | None:
         return None
     try:
         return encode_definition(ScheduleSpec.from_definition(json.loads(declared)).definition())
-    except (RotaError, ValueError, AttributeError):
+    except (RotaError, ValueError, AttributeError, RecursionError):
         return declared
 
 

@@ -8,6 +8,7 @@ import os
 import time
 from collections import deque
 
+from rota.execution.context import current_run
 from rota.execution.linux import boottime
 
 
@@ -42,3 +43,20 @@ def eat() -> None:
 
 def vanish() -> None:
     os._exit(0)
+
+
+def tell(what: str) -> object:
+    """Tell what cannot be kept."""
+    run = current_run()
+    match what:
+        case "progress of 1.7":
+            run.progress(1.7)
+        case "progress of NaN":
+            run.progress(float("nan"))
+        case "a checkpoint that is not JSON":
+            run.set_checkpoint(object())
+        case "a checkpoint of 2 MB":
+            run.set_checkpoint("x" * 2_000_000)
+        case _:
+            return "x" * 2_000_000
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,16 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to become 
 FORK_BOMB = "bomb() { while :; do bomb & done; }; bomb"  # a shell that cannot fork ends, with 2
 
 
-def reasons_of(cluster: Cluster, jobs: dict[str, dict[str, Any]]) -> dict[str, tuple[str, str]]:
+def reasons_of(
+    cluster: Cluster, jobs: dict[str, dict[str, Any]], args: dict[str, dict[str, Any]] | None = None
+) -> dict[str, tuple[str, str]]:
     """Run each of ``jobs``, given by its columns, with one retry; return the reasons, once the worker has shown that
     it lives and that no attempt came before its time."""
     run_ids: dict[str, int] = {}
     for number, (what, columns) in enumerate(jobs.items()):
         values = {"kind": "shell", "target": "true", "retries": 1, "retry_delay_seconds": RETRY_SECONDS, **columns}
         cluster.add_job(f"job{number}", **values)
-        (run_ids[what],) = cluster.enqueue(f"job{number}")
+        (run_ids[what],) = cluster.enqueue(f"job{number}", args=args.get(what) if args else None)
     cluster.add_job("good", "shell", "true")
     worker = cluster.start("a", slots=20)
 
@@ -120,6 +123,36 @@ def test_jobs_that_reach_a_limit_or_die_are_told_apart(cluster: Cluster) -> None
     assert "SIGKILL: that came from outside Rota" in reasons["killed"][1]
     assert "was ended by signal SIGSEGV" in reasons["violates"][1]
     assert "ended without saying what it returned" in reasons["vanishes"][1]
+
+
+def test_what_a_job_tells_and_nobody_can_keep_fails_it_and_says_why(cluster: Cluster) -> None:
+    call = {
+        "kind": "call",
+        "target": "tests.cluster.callables:tell",
+        "variables": json.dumps({"PYTHONPATH": str(Path(__file__).parents[2])}),
+    }
+    rota = f"{sys.executable} -m rota current"
+    long = "head -c 2000000 /dev/zero | tr '\\0' 1"
+    told = {
+        "progress of 1.7": (call, "exception", "progress 1.7 is refused: it is a fraction from 0 to 1"),
+        "progress of NaN": (call, "exception", "progress nan is refused: it is a fraction from 0 to 1"),
+        "a checkpoint that is not JSON": (call, "exception", "which has no object"),
+        "a checkpoint of 2 MB": (call, "exception", "it must be at most 1048576 bytes of JSON; it has 2000002"),
+        "a result of 2 MB": (call, "bad_result", "it must be at most 1048576 bytes of JSON; it has 2000002"),
+        "170%": ({"target": f"{rota} progress 170%"}, "exit_code", "exited with 2"),
+        "a command's checkpoint": ({"target": f"{rota} checkpoint '{{page: 3}}'"}, "exit_code", "exited with 2"),
+        "a command's result of 2 MB": ({"target": f"{long} | {rota} result -"}, "exit_code", "exited with 2"),
+    }
+
+    reasons = reasons_of(
+        cluster,
+        {what: columns for what, (columns, _, _) in told.items()},
+        args={what: {"what": what} for what, (columns, _, _) in told.items() if columns is call},
+    )
+
+    for what, (_, code, words_of_it) in told.items():
+        assert reasons[what][0] == code, (what, reasons[what])
+        assert words_of_it in reasons[what][1], what
 
 
 @pytest.mark.usefixtures("alone_as_nobody")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from tests.cluster.cluster import TROUBLE, Cluster
 from tests.cluster.conftest import open_cluster
@@ -82,6 +83,59 @@ def test_a_broken_row_fails_with_a_reason_and_stops_nobody_else(cluster: Cluster
     assert cluster.wait_for_end(*cluster.enqueue("good")) == {"succeeded"}
     assert worker.stop() == 0
     assert "Traceback" not in worker.log()
+
+
+# Asked for twice, a callable gets a warm parent, which is made of what stands in its job's row.
+BROKEN_CALLS = {
+    "value with a NUL": {"variables": '{"A": "\\u0000"}'},
+    "name of nothing": {"variables": '{"": "x"}'},
+    "name with an equals sign": {"variables": '{"A=B": "x"}'},
+    "half of a surrogate pair": {"variables": '{"A": "\\ud800"}'},
+    "folder that is none": {"cwd": "/no/such/folder"},
+    "interpreter of another module": {"target": "no.such:function"},
+    "no target": {"target": ""},
+}
+
+
+def test_a_callable_that_no_process_can_be_made_for_fails_with_a_reason_and_the_worker_lives(cluster: Cluster) -> None:
+    cluster.add_shell("good", "note good")
+    broken: dict[str, list[int]] = {}
+    for number, (what, columns) in enumerate(BROKEN_CALLS.items()):
+        cluster.add_job(f"broken{number}", **{"kind": "call", "target": "json:loads", "variables": "{}", **columns})
+        broken[what] = cluster.enqueue(f"broken{number}", 3)
+    worker = cluster.start("a", slots=4)
+
+    cluster.wait_for_end(*(run_id for run_ids in broken.values() for run_id in run_ids))
+
+    for what, run_ids in broken.items():
+        assert cluster.states(run_ids) == {"failed"}, what
+        assert all(cluster.run(run_id).reason in {"start_error", "exception"} for run_id in run_ids), what
+    assert cluster.wait_for_end(*cluster.enqueue("good")) == {"succeeded"}
+    assert worker.stop() == 0
+    assert worker.trouble() == []
+
+
+def test_more_than_a_guardian_takes_fails_with_a_reason(cluster: Cluster) -> None:
+    cluster.add_shell("good", "note good")
+    cluster.add_shell("large", "true")
+    much = 55_000_000 if cluster.database.dialect.name in {"sqlite", "postgresql"} else 15_000_000
+    column = {"sqlite": "stdin = printf('%.*c', :much, 'x')"}.get(
+        cluster.database.dialect.name, "stdin = repeat('x', :much)"
+    )
+    statement = text(f"update rota_job set {column} where name = 'large'")
+    cluster.database.write(lambda c: c.execute(statement, {"much": much}), repeatable=True)
+    (run_id,) = cluster.enqueue("large")
+    worker = cluster.start("a")
+
+    (state,) = cluster.wait_for_end(run_id)
+
+    assert cluster.wait_for_end(*cluster.enqueue("good")) == {"succeeded"}
+    assert worker.trouble() == []
+    if much > 48 * 1024 * 1024:
+        assert (state, cluster.run(run_id).reason) == ("failed", "start_error")
+        assert "are 50331648 at most" in cluster.run(run_id).reason_text
+    else:  # as much as the column holds
+        assert state == "succeeded"
 
 
 @pytest.fixture(params=["postgresql", "mariadb", "mysql"])

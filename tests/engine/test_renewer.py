@@ -21,3 +21,16 @@ def test_a_new_deadline_is_counted_from_before_the_request(ledger: Ledger) -> No
     assert renewed.kept == {kept.claim_id: 107.0}  # a moment long past: whoever waited for the answer has less left
     assert renewed.lost == {lost.claim_id}
     ledger.execute("update rota_run set claim_id = :claim where id = :id", claim=lost.claim_id, id=lost.run_id)
+
+
+def test_what_a_worker_with_a_longer_lease_has_left_is_renewed_for_as_long_as_its_guardian_counts(
+    ledger: Ledger,
+) -> None:
+    claim = ledger.start_one()
+    told: list[Renewed] = []
+    renewer = Renewer(ledger.connect(), identity_of("a"), 15.0, told.append, lambda: None)
+
+    renewer.round([RenewalAsked({claim.claim_id: 60.0}, asked_at=100.0)])
+
+    assert told[0].kept == {claim.claim_id: 160.0}
+    assert ledger.run(claim.run_id).lease_ends_at == ledger.clock.after(60)

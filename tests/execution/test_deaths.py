@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -310,3 +311,27 @@ def test_the_job_of_a_killed_guardian_is_gone_at_once(harness: Harness, folder: 
 
     # Not a timed assertion: a tree that waits for a lease or a poll would take seconds.
     assert min(took) < 1.0
+
+
+def test_a_disk_that_takes_neither_an_end_nor_the_log_costs_nobody_the_end(folder: Path) -> None:
+    os.mkfifo(folder / "go")
+    worker = WorkerProcess(folder / "w", "sh", "-c", f"read line < {folder}/go; exit 3")
+    journal = folder / "w" / "journal"
+    path = journal / f"{worker.claim_id}.end"
+    for pid in (worker.nursery_pid, worker.guardian_pid):  # no byte more into any file
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    untouched = journal.stat().st_mtime_ns
+
+    worker.kill()
+    (folder / "go").write_text("now\n")
+    wait_until(lambda: journal.stat().st_mtime_ns > untouched, "the guardian has tried to keep the end")
+    tried_at = journal.stat().st_mtime_ns
+    wait_until(lambda: journal.stat().st_mtime_ns > tried_at + 1e9, "it has tried again")
+
+    assert not path.exists()
+    resource.prlimit(worker.guardian_pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    wait_until(path.exists, "it is kept as soon as there is room")
+    harness = Harness(folder / "w")
+    (outcome,) = harness.crew.recover()
+    assert (outcome.claim_id, outcome.exit_code) == (worker.claim_id, 3)
+    harness.crew.close()

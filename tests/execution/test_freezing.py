@@ -106,3 +106,14 @@ def test_who_takes_it_over_knows_that_it_is_frozen(folder: Path, harness: Harnes
     (folder / "go").touch()
     assert again.ended(order).exit_code == 3
     again.crew.close()
+
+
+def test_the_deadline_of_its_run_comes_while_it_is_frozen_too(harness: Harness) -> None:
+    order = harness.start("sleep", "1000", timeout_seconds=0.5, limited_by="deadline")
+    pid = harness.started(order).pid
+    harness.crew.freeze(order.claim_id, is_frozen=True)
+
+    outcome = harness.ended(order)
+
+    assert outcome.ended == "deadline"
+    assert not is_alive(pid)

@@ -47,3 +47,13 @@ def test_a_disk_that_does_not_take_it_leaves_no_half(tmp_path: Path, monkeypatch
         journal.write_end(str(tmp_path), "abc", b"frame")
 
     assert list((tmp_path / journal.JOURNAL_FOLDER).iterdir()) == []
+
+
+def test_what_another_worker_has_set_aside_is_no_trouble(tmp_path: Path) -> None:
+    (tmp_path / journal.JOURNAL_FOLDER).mkdir()
+    (tmp_path / journal.JOURNAL_FOLDER / "abc.end").write_bytes(b"no frame")
+
+    journal.set_aside_end(str(tmp_path), "abc")
+    journal.set_aside_end(str(tmp_path), "abc")
+
+    assert journal.list_ends(str(tmp_path)) == []

@@ -250,13 +250,75 @@ def test_the_socket_refuses_what_it_cannot_keep_and_the_last_result_counts(harne
         "a = [socket.socket(socket.AF_UNIX) for _ in range(60)]\n"
         "for x in a: x.setblocking(False); x.connect_ex(os.environ['ROTA_CONTROL'])",
         "os.unlink(os.environ['ROTA_CONTROL'])",
+        # What is kept of arguments and checkpoint was written by hand, and is no JSON.
+        's.sendall(b\'{"op":"args"}\\n{"op":"saved"}\\n\'); s.recv(100)',
+        # Lines of every depth at which reading or writing JSON gives up.
+        "for depth in (*range(880, 1000), 5000):\n"
+        "    s = socket.socket(socket.AF_UNIX); s.settimeout(10); s.connect(os.environ['ROTA_CONTROL'])\n"
+        "    deep = b'[' * depth + b']' * depth\n"
+        '    s.sendall(b\'{"op":"checkpoint","value":\' + deep + b\'}\\n{"op":"saved"}\\n\')\n'
+        "    s.recv(1000000)",
     ],
 )
 def test_a_job_cannot_upset_its_guardian(harness: Harness, mischief: str) -> None:
-    outcome = harness.run("python3", "-I", "-c", f"{RAW}\n{mischief}\nprint('done')")
+    kept = {"arguments": "no JSON", "checkpoint": "no JSON"}
+
+    outcome = harness.run("python3", "-I", "-c", f"{RAW}\n{mischief}\nprint('done')", **kept)
 
     assert (outcome.ended, outcome.exit_code, outcome.stdout.head) == ("exited", 0, b"done\n"), outcome.stderr
     assert harness.run("true").exit_code == 0
+
+
+def test_who_asks_and_never_reads_is_sent_away_before_the_answers_fill_the_memory(harness: Harness) -> None:
+    asks = (
+        'text = b\'{"op":"args"}\'\n'
+        "s.setblocking(False)\n"
+        "try:\n    while True: s.send((struct.pack('!II', len(text), 0) + text) * 3000)\nexcept OSError: pass"
+    )
+    order = harness.start("python3", "-I", "-c", f"{RAW}\n{asks}", arguments="x" * 100_000)
+    guardian_pid = harness.started(order).guardian_pid
+
+    assert harness.ended(order).exit_code == 0
+
+    status = Path(f"/proc/{guardian_pid}/status").read_text()
+    (peak,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
+    assert peak < 64 * 1024, "KiB"
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ("b'{\"op\":\"progress\",\"fraction\":1' + b'0' * 400 + b'}', b''", "is not from 0 to 1"),
+        ('b\'{"op":"progress","fraction":1e999}\', b\'\'', "progress inf is not from 0 to 1"),
+        ("b'{\"op\":\"checkpoint\"}', '[1]'.encode('utf-16')", "no JSON: 'utf-8' codec"),
+        ('b\'{"op":"checkpoint"}\', b\'"\\xed\\xa0\\x80"\'', "no JSON: 'utf-8' codec"),
+        ('b\'{"op":"checkpoint"}\', b\'{"at":NaN}\'', "no JSON: it has no NaN"),
+        ("b'{\"op\":\"checkpoint\"}', b'{page: 3}'", "the checkpoint is no JSON"),
+    ],
+)
+def test_what_no_database_keeps_is_refused_and_the_job_goes_on(harness: Harness, told: str, said: str) -> None:
+    program = (
+        f"{RAW}\ntext, blob = {told}\n"
+        "s.sendall(struct.pack('!II', len(text), len(blob)) + text + blob); print(s.recv(1000)[8:].decode())"
+    )
+
+    outcome = harness.run("python3", "-I", "-c", program)
+
+    answer = json.loads(outcome.stdout.head)
+    assert not answer["ok"]
+    assert said in answer["error"]
+    assert (outcome.exit_code, outcome.checkpoint) == (0, None)
+
+
+@pytest.mark.parametrize("after", ["soon", "nan", "inf", "-5", "1e300"])
+def test_a_delay_that_is_none_is_that_of_the_job(harness: Harness, after: str) -> None:
+    program = f"{RAW}\nsend({{'op': 'error', 'type': 'rota:retry {after}', 'message': 'later'}}, b'')"
+
+    end = end_of(harness.run("python3", "-I", "-c", program))
+
+    assert (end.kind, end.error_type, end.error_message, end.retry_after_seconds) == (
+        "exception", "Retry", "later", None,
+    )  # fmt: skip
 
 
 def test_a_result_counts_although_the_job_was_gone_when_its_guardian_looked(harness: Harness, folder: Path) -> None:

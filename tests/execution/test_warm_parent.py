@@ -733,3 +733,25 @@ def test_a_frozen_job_is_held_with_what_it_detached_and_its_parent_is_not(warm: 
     warm.harness.crew.stop(order.claim_id, "cancelled", 0.0)
     assert warm.harness.ended(order).ended == "cancelled"
     wait_until(lambda: _gone(*pids), "nothing of it is left")
+
+
+def test_a_job_that_is_frozen_before_its_parent_has_forked_it_is_held_as_soon_as_it_is_there(
+    warm: Warm, folder: Path
+) -> None:
+    crew = warm.harness.crew
+    parent_pid = warm.await_parent()
+    os.kill(parent_pid, signal.SIGSTOP)
+    order = warm.start("sleep", {"folder": str(folder)})
+    crew.freeze(order.claim_id, is_frozen=True)
+    asked_at = boottime()
+    crew.ask()
+    wait_until(lambda: crew.poll(0.01) == [] and crew.answered(asked_at), "its guardian has heard both")
+
+    os.kill(parent_pid, signal.SIGCONT)
+
+    (pid,) = wait_until(lambda: children_of(parent_pid), "it is there")
+    wait_until(lambda: are_held([pid]), "it is held")
+    crew.freeze(order.claim_id, is_frozen=False)
+    assert warm.told_pids() == [pid]
+    crew.stop(order.claim_id, "cancelled", 0.0)
+    assert warm.harness.ended(order).ended == "cancelled"

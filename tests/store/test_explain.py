@@ -57,7 +57,7 @@ HOT: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
         {"claim_ids": CLAIMS, "in_name": "shop", "in_version": "1.2"},
         {"rota_run_claim_id_key"},
     ),
-    "RENEW_CLAIMS": (RENEW_CLAIMS, {"claim_ids": CLAIMS, "node_lease": 60.0}, {"rota_run_claim_id_key"}),
+    "RENEW_CLAIMS": (RENEW_CLAIMS, {"claim_ids": CLAIMS, "lease": 60.0}, {"rota_run_claim_id_key"}),
 }
 
 # They lock what they found by key in one order; there is no more to sort than was asked for.

@@ -380,6 +380,20 @@ def test_a_renewal_keeps_to_the_lease_of_the_job(ledger: Ledger, pulse: Pulse) -
     assert ledger.run(claim.run_id).lease_ends_at == ledger.clock.after(7)
 
 
+def test_a_renewal_keeps_to_the_lease_that_each_guardian_counts_by(ledger: Ledger, pulse: Pulse) -> None:
+    ledger.add_job()
+    ledger.enqueue_many([NewRun("job")] * 3)
+    long, short, edited = ledger.claim("a")
+    ledger.set_run(edited.run_id, lease_seconds=3.0)  # by hand, which its guardian does not hear of
+
+    leases = {long.claim_id: 60.0, short.claim_id: 5.0, edited.claim_id: 60.0}
+    renew_claims(pulse, identity_of("a"), leases, 15.0, leases=leases)
+
+    ends = {claim.run_id: ledger.run(claim.run_id).lease_ends_at for claim in (long, short, edited)}
+    assert ends[long.run_id] == ends[edited.run_id] == ledger.clock.after(60)
+    assert ends[short.run_id] == ledger.clock.after(5)
+
+
 def test_a_renewal_says_what_was_lost(ledger: Ledger, pulse: Pulse) -> None:
     ledger.add_job()
     ledger.enqueue_many([NewRun("job")] * 3)

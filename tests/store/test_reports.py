@@ -120,3 +120,16 @@ def test_reports_of_many_runs_share_their_statements(ledger: Ledger, count: int)
 
     assert len([one for one in sent if "rota_run" in one]) == 2
     assert {found.progress for found in ledger.runs()} == {0.5}
+
+
+@pytest.mark.parametrize(
+    "marks", ["nonsense", "5", "[[0]]", '[[0, "x"]]', "[[0, 1e300]]", "[[-5, 5]]", f"[[0, {10**22}]]"]
+)
+def test_marks_that_were_broken_by_hand_are_left_out(ledger: Ledger, marks: str) -> None:
+    claim = ledger.start_one()
+    tell(ledger, Report(claim.claim_id, (Piece("stdout", 0, b"a\n"),)))
+
+    ledger.execute("update rota_output set marks = :marks", marks=marks)
+
+    (piece,) = runs.read_transcript(ledger.database, claim.run_id).pieces
+    assert (piece.data, piece.marks) == (b"a\n", ())

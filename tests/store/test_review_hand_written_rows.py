@@ -10,14 +10,18 @@ from datetime import timedelta
 import pytest
 
 from rota.errors import DatabaseRefused
+from rota.model.calendars import Calendar
 from rota.model.run import End, NewRun, Written
 from rota.store.advancing import advance_runs
+from rota.store.calendars import add_calendar, load_calendars
 from rota.store.endings import end_runs
 from rota.store.firing import fire_schedules
 from rota.store.jobs import list_jobs
 from rota.store.outlook import look
+from rota.store.pools import read_servers
 from rota.store.tables import metadata
 from tests.store.ledger import Ledger, identity_of
+from tests.store.living import start_node
 
 
 def without_foreign_keys(ledger: Ledger, statement: str) -> None:
@@ -283,3 +287,37 @@ def test_arguments_that_are_large_together_are_more_than_one_statement(ledger: L
 
     assert fire_schedules(ledger.database, fired_by="a").runs == 20
     assert len(ledger.enqueue_many([NewRun("job", args=large)] * 20)) == 20
+
+
+# Valid JSON for those who do not read it: deeper than Python follows.
+DEEP = "[" * 5000 + "]" * 5000
+
+
+def test_variables_nested_beyond_measure_keep_nobody_from_claiming(ledger: Ledger) -> None:
+    ledger.add_job("deep", variables=DEEP)
+    ledger.add_job()
+    deep, sound = ledger.enqueue("deep"), ledger.enqueue()
+
+    problems = {claim.run_id: claim.problem for claim in ledger.claim()}
+
+    assert problems[sound] is None
+    assert "is not a JSON object: correct it with `rota job edit`" in (problems[deep] or "")
+
+
+def test_what_a_node_has_nested_beyond_measure_hides_no_node(ledger: Ledger) -> None:
+    start_node(ledger, "a")
+    start_node(ledger, "b")
+    ledger.execute("update rota_node set environments = :deep, pools = :deep where name = 'a'", deep=DEEP)
+
+    servers = {server.name: server for server in ledger.database.read(read_servers)}
+
+    assert (servers["a"].environments, servers["a"].pools) == (frozenset(), frozenset())
+    assert servers["b"].pools == {"default"}
+
+
+@pytest.mark.parametrize("definition", [DEEP, "[not json", "5", "null", '{"weekdays": 5}'])
+def test_a_calendar_that_was_broken_by_hand_is_as_if_it_were_not_there(ledger: Ledger, definition: str) -> None:
+    add_calendar(ledger.database, Calendar.checked("rest", weekdays=["sat", "sun"]), actor="ann")
+    ledger.execute("update rota_calendar set definition = :definition", definition=definition)
+
+    assert ledger.database.read(lambda connection: load_calendars(connection, ["rest"])) == {}
