@@ -16,6 +16,9 @@ line, again by a worker that is told to read its configuration anew.
     [environments.shop]           # for jobs with --env shop or --env shop==1.2
     version = "1.2"
     interpreter = "/srv/shop/venv/bin/python"
+
+    [secrets]                     # for jobs with --secret DB_PASSWORD: where it is, never the secret itself
+    DB_PASSWORD = { file = "/run/secrets/db" }
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +38,7 @@ from rota.model.environment import Environment
 from rota.model.instants import check_zone
 from rota.model.job import LEASE_SECONDS, LEASE_SECONDS_MIN, OWN_CONNECTION, check_word
 from rota.model.names import check_name
+from rota.model.secret import SECRETS_MAX, SecretSource
 from rota.model.states import OnTerm
 
 CONFIG_VARIABLE = "ROTA_CONFIG"
@@ -58,7 +62,7 @@ class Setting:
 class Resolved:
     """A value, and which layer gave it."""
 
-    value: Any
+    value: Any = field(repr=False)
     origin: str
     text: str  # as it may be shown: passwords are masked
 
@@ -68,14 +72,14 @@ class Connection:
     """A named connection of the file."""
 
     name: str
-    url: str
+    url: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """The merged settings. None: a value that is better chosen by whoever uses it, such as by the kind of database."""
 
-    database: str | None
+    database: str | None = field(repr=False)
     zone: str
     poll_seconds: float | None
     lease_seconds: float
@@ -89,6 +93,7 @@ class Config:
     keep_output_seconds: float | None
     connections: Mapping[str, Connection]
     environments: tuple[Environment, ...]  # of this node; more may be registered by what is installed on it
+    secrets: tuple[SecretSource, ...]  # where this node has those of jobs
     resolved: Mapping[str, Resolved]
 
 
@@ -163,7 +168,8 @@ def _shown_duration(value: Any) -> str:
 
 def mask_password(url: str) -> str:
     """Return a URL with its password left out, to be shown."""
-    url = re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", url)
+    user = "://[^:/@]*:" if "://" in url else "^[^:/@]*:"
+    url = re.sub(rf"({user}).*@", r"\1***@", url)  # up to the last @: a password may hold one by mistake
     return re.sub(r"((?:password|passwd|sslpassword)=)[^&]*", r"\1***", url)
 
 
@@ -213,6 +219,9 @@ def read_config(
     environments = _read_environments(file, written.get("environments"))
     for one in environments:
         resolved[f"environments.{one.spelled}"] = Resolved(one, f"file {file}", _shown_environment(one))
+    secrets = _read_secrets(file, written.get("secrets"))
+    for source in secrets:
+        resolved[f"secrets.{source.name}"] = Resolved(source, f"file {file}", str(source))
     return Config(
         database=resolved["database"].value,
         zone=resolved["zone"].value,
@@ -228,6 +237,7 @@ def read_config(
         keep_output_seconds=resolved["keep_output"].value,
         connections=connections,
         environments=environments,
+        secrets=secrets,
         resolved=resolved,
     )
 
@@ -265,7 +275,7 @@ def _read_file(file: Path) -> Mapping[str, Any]:
         raise ConfigError(f"the configuration {file} cannot be read: {_because(error)}") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"the configuration {file} is not TOML: {error}") from error
-    _refuse_unknown(file, written, (*KEYS, "connections", "environments"), "")
+    _refuse_unknown(file, written, (*KEYS, "connections", "environments", "secrets"), "")
     return written
 
 
@@ -284,7 +294,7 @@ def _read_connections(file: Path | None, written: object) -> dict[str, Connectio
                     "connections", name, "it is the name of the connection to Rota's own database: choose another"
                 )
             if not isinstance(section, dict):
-                raise Invalid(field, section, f"it is a section: [{field}] with url = ...")
+                raise Invalid(field, mask_password(str(section)), f"it is a section: [{field}] with url = ...")
             facts = cast("dict[str, Any]", section)
             _refuse_unknown(file, facts, ("url",), f"{field}.")
             found[name] = Connection(name, _text(f"{field}.url", facts.get("url")))
@@ -316,6 +326,30 @@ def _read_environments(file: Path | None, written: object) -> tuple[Environment,
                 raise ConfigError(f"{file}: {field} has version {one.version} twice")
             found[one.spelled] = one
     return tuple(found.values())
+
+
+def _read_secrets(file: Path | None, written: object) -> tuple[SecretSource, ...]:
+    """Read ``[secrets]``. What is refused is not shown: it may be one."""
+    if written is None:
+        return ()
+    if not isinstance(written, dict):
+        raise ConfigError(f'{file}: secrets is a section: [secrets] with lines such as NAME = {{ file = "/path" }}')
+    found: list[SecretSource] = []
+    for name, section in cast("dict[str, Any]", written).items():
+        if not isinstance(section, dict):
+            rule = (
+                f'write where it is, {name} = {{ file = "/path" }} or {{ env = "VARIABLE" }}, never the secret itself'
+            )
+            raise ConfigError(f"{file}: secrets.{name} is not a section: {rule}")
+        facts = cast("dict[str, Any]", section)
+        _refuse_unknown(file, facts, ("file", "env"), f"secrets.{name}.")
+        try:
+            found.append(SecretSource.checked(name, **facts))
+        except Invalid as error:
+            raise ConfigError(f"{file}: {error}") from error
+    if len(found) > SECRETS_MAX:
+        raise ConfigError(f"{file}: there are {len(found)} secrets, and a node has at most {SECRETS_MAX}")
+    return tuple(found)
 
 
 def _shown_environment(one: Environment) -> str:

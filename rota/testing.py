@@ -36,7 +36,7 @@ from rota.model.states import NodeState
 from rota.store.database import Database
 from rota.store.endings import end_runs
 from rota.store.forecast import read_ahead
-from rota.store.jobs import read_environments
+from rota.store.jobs import read_environments, read_secret_names
 from rota.store.leases import claim_runs, mark_started, renew_claims
 from rota.store.nodes import describe_node, register_node
 from rota.store.runs import LIST_MAX
@@ -282,10 +282,12 @@ class Simulation:
         raise StateError(f"at {self._say_now()} there is no end of things to do, after {ROUNDS_MAX} rounds")
 
     def _take_environments(self) -> None:
-        """Have whatever environments jobs ask for; handlers are called in this process all the same."""
+        """Have whatever environments and secrets jobs ask for; handlers are called in this process all the same."""
         environments = read_environments(self._database)
-        if environments.spelled != self._scheduler.environments.spelled:
+        secrets = read_secret_names(self._database)
+        if environments.spelled != self._scheduler.environments.spelled or secrets != self._scheduler.secrets:
             self._scheduler.environments = environments
+            self._scheduler.secrets = secrets
             describe_node(
                 self._database,
                 self._identity,
@@ -293,6 +295,7 @@ class Simulation:
                 pools=self._pools,
                 slots=self._slots,
                 environments=environments.spelled,
+                secrets=secrets,
             )
 
     def _renew(self) -> None:
@@ -316,7 +319,13 @@ class Simulation:
         if free < 1:
             return False
         claims = claim_runs(
-            self._database, self._identity, self._pools, free, LEASE_SECONDS, self._scheduler.environments
+            self._database,
+            self._identity,
+            self._pools,
+            free,
+            LEASE_SECONDS,
+            self._scheduler.environments,
+            self._scheduler.secrets,
         )
         marked = mark_started(self._database, [claim.claim_id for claim in claims if not claim.marked])
         for claim in claims:

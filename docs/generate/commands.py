@@ -137,6 +137,12 @@ def write_settings() -> Iterator[str]:
     """)
     expect_keys(ENVIRONMENT_MEANINGS, config.ENVIRONMENT_KEYS)
     yield table(("key", "meaning"), [(f"`{key}`", meaning) for key, meaning in ENVIRONMENT_MEANINGS.items()])
+    yield "## secrets"
+    yield prose("""
+        A section `[secrets]` with a line for each secret that jobs may name with `--secret`, where it is and never
+        the secret itself: `NAME = { file = "/path" }`, or `NAME = { env = "VARIABLE" }` for a variable of the
+        worker's own environment. See [secrets](../secrets.md).
+    """)
 
 
 def write_definitions() -> Iterator[str]:
@@ -200,7 +206,8 @@ def write_environment() -> Iterator[str]:
         "Of the worker's own environment a job gets "
         + ", ".join(f"`{name}`" for name in KEPT_VARIABLES)
         + "; then what its [environment](../environments.md) says, if it asks for one, which then decides about "
-        "`PATH` and `PYTHONPATH`; then what the job declares with `--variable`. The database's URL is not among them."
+        "`PATH` and `PYTHONPATH`; then what the job declares with `--variable`, and the [secrets](../secrets.md) that "
+        "it names. The database's URL is not among them."
     )
     yield "## A result"
     yield prose("""
@@ -223,6 +230,6 @@ def _sample_environment() -> Iterable[str]:
     facts |= {"run_id": 1, "claim_id": "c", "fence": 1, "attempt": 1, "job": "j", "kind": "shell", "target": "true"}
     facts |= {"args": "{}", "schedule": "s", "slot_at": now, "run_at": now, "pool": "default", "variables": {}}
     facts |= {"delivery": states.Delivery.AT_LEAST_ONCE, "lease_seconds": 60.0, "retries": 0, "marked": True}
-    facts |= {"limits": {}}
+    facts |= {"limits": {}, "secrets": ()}
     settings = NodeSettings(database_url="sqlite:///rota.db", state_dir=Path("state"), environment={})
     return [name for name in make_order(Claim(**facts), settings, "n", 0.0).environment if name.startswith("ROTA_")]

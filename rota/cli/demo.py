@@ -24,6 +24,7 @@ from rota.cli.door import Door
 from rota.cli.node import read_settings
 from rota.cli.schedule import describe_when
 from rota.cli.screen import Columns, View, clean, make_table, short_time, write_value
+from rota.config import mask_password
 from rota.model.states import RunState
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def show_demo(door: Door, seconds: float | None, **flags: Any) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _load(door, url)
-        click.echo(f"database {url}\nlog      {flags['log_file']}")
+        click.echo(f"database {mask_password(url)}\nlog      {flags['log_file']}")
         click.echo(f"for {DOWN_SECONDS:g} s no node works, as after a power cut: what is due meanwhile is late\n")
         time.sleep(DOWN_SECONDS)
         with _working(door, read_settings(door, **flags), flags["log_file"]):
@@ -201,7 +202,10 @@ def _draw(rota: Rota, url: str) -> Group:
         make_table(rota.runs.list(limit=max(RUNS_SHOWN_MIN, lines)), RUN_COLUMNS, one_line=True),
         Text(),
         make_table(rota.nodes.list(), NODE_COLUMNS),
-        Text(f"\nin another terminal: ROTA_DB={url} {_program()} why run 1 — Ctrl-C ends the demo", style="dim"),
+        Text(
+            f"\nin another terminal: ROTA_DB={mask_password(url)} {_program()} why run 1 — Ctrl-C ends the demo",
+            style="dim",
+        ),
     )
 
 

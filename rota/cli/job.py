@@ -91,6 +91,13 @@ def definition_flags(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--umask", metavar="OCTAL", help="Which rights its new files do not have. [022]"),
             click.option("--variable", metavar="K=V", multiple=True, help="An environment variable; repeatable."),
             click.option(
+                "--secret",
+                "secrets",
+                metavar="NAME",
+                multiple=True,
+                help="A variable whose value the node has, kept out of all it says; repeatable.",
+            ),
+            click.option(
                 "--startup", type=Words(*Startup), help="A function: forked where it is imported, or not. [warm]"
             ),
             click.argument("arguments", metavar="[-- ARG...]", nargs=-1),
@@ -116,7 +123,7 @@ def read_definition(
     if arguments and not command:
         raise Invalid("command", shlex.join(arguments), "arguments belong to --command; put --command before `--`")
     variables = read_pairs("variable", flags.pop("variable"))
-    words = {name: _read_words(flags.pop(name)) for name in ("retry_on", "no_retry_on")}
+    words = {name: _read_words(flags.pop(name)) for name in ("retry_on", "no_retry_on", "secrets")}
     target = given(call=call, command=list(arguments) if command else None, shell=shell, sql=list(sql) or None)
     groups = "none" if run_as_groups == ("none",) else list(run_as_groups) or None
     return target | given(variables=variables, run_as_groups=groups, **words, **flags)

@@ -59,9 +59,11 @@ def read_settings(
 
     from rota.client.location import database_url, state_folder
     from rota.engine.environments import gather_environments
+    from rota.engine.secrets import NodeSecrets
     from rota.engine.settings import NodeSettings, slots_default
 
     config = door.read_config(**flags)
+    secrets = NodeSecrets(config.secrets)
     return NodeSettings(
         database_url=config.database or database_url(os.environ),
         state_dir=config.state_dir or state_folder(os.environ),
@@ -76,7 +78,8 @@ def read_settings(
         modules=modules,
         import_dirs=tuple(str(Path(folder).absolute()) for folder in import_dirs),
         connections={one.name: one.url for one in config.connections.values()},
-        environments=gather_environments(config.environments),
+        environments=gather_environments(config.environments, without=secrets.variables),
+        secrets=secrets,
     )
 
 

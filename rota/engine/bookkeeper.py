@@ -88,6 +88,7 @@ class Bookkeeper(threading.Thread):
             clock=clock,
             environments=settings.environments,
         )
+        self._scheduler.secrets = settings.secrets.offered()
         self._woken = threading.Condition()
         self._books = Books(
             database,
@@ -251,6 +252,9 @@ class Bookkeeper(threading.Thread):
         books.tell()
         if books.is_due:
             self._deliver()
+        if self._scheduler.secrets != (offered := self._settings.secrets.offered()):
+            self._scheduler.secrets = offered
+            self._is_described = False
         if not self._is_described:
             self._describe()
         ready = self._more_ready
@@ -281,6 +285,7 @@ class Bookkeeper(threading.Thread):
                 pools=settings.pools,
                 slots=settings.slots,
                 environments=settings.environments.spelled,
+                secrets=self._scheduler.secrets,
             )
         except BaseException:
             self._is_described = False
@@ -340,7 +345,13 @@ class Bookkeeper(threading.Thread):
         identity = self._scheduler.identity
         settings = self._settings
         claims = claim_runs(
-            self._database, identity, settings.pools, wanted, settings.lease_seconds, settings.environments
+            self._database,
+            identity,
+            settings.pools,
+            wanted,
+            settings.lease_seconds,
+            settings.environments,
+            self._scheduler.secrets,
         )
         self._more_ready = len(claims) >= wanted
         if not claims:

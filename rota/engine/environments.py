@@ -6,7 +6,7 @@ Called whenever the settings are read.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rota.errors import Invalid
 from rota.execution.registered import GROUP, read_registered
@@ -15,17 +15,18 @@ from rota.model.environment import ENVIRONMENTS_MAX, Environment, Environments
 log = logging.getLogger("rota.worker")
 
 
-def gather_environments(configured: Sequence[Environment]) -> Environments:
+def gather_environments(configured: Sequence[Environment], *, without: Collection[str] = ()) -> Environments:
     """Put both together; of the same name and version what is configured counts, then the first entry point by name.
 
-    An entry point that cannot be used is told in the log and left out.
+    What registers does not see the variables ``without``, which hold secrets. An entry point that cannot be used is
+    told in the log and left out.
 
     Raises:
         Invalid: more are configured than a node may have.
     """
     found = {one.spelled: one for one in configured}
     configured_count = len(found)
-    for registered in read_registered():
+    for registered in read_registered(without=without):
         label = f"the entry point {registered.entry_point!r} of {GROUP}"
         if registered.fault is not None:
             log.warning("%s is left out: %s", label, registered.fault)

@@ -200,6 +200,7 @@ class Node:
             pools=self.settings.pools,
             slots=self.settings.slots,
             environments=self.settings.environments.spelled,
+            secrets=self.settings.secrets.offered(),
             version=__version__,
             lease_seconds=self.settings.lease_seconds,
             wanted=self.settings.name,

@@ -38,6 +38,7 @@ def make_order(claim: Claim, settings: NodeSettings, node: str, deadline: float)
 
     Raises:
         Invalid: the job's definition cannot be executed; the attempt ends as not started.
+        Unavailable: a secret of it cannot be had here now.
     """
     if claim.problem is not None:
         raise Invalid("job", claim.job, claim.problem)
@@ -70,6 +71,7 @@ def make_order(claim: Claim, settings: NodeSettings, node: str, deadline: float)
         **({} if limits.umask is None else {"umask": int(limits.umask, 8)}),
         limits=limits_message(limits),
         call=claim.target if _may_be_warm(claim, settings) else None,
+        secrets=settings.secrets.read(claim.secrets),
     )
 
 
@@ -101,7 +103,7 @@ def _may_be_warm(claim: Claim, settings: NodeSettings) -> bool:
         and not claim.limits
         and settings.python == sys.executable
         and (claim.run_as is None or claim.run_as == _own_user())
-        and not any(name.startswith(("PYTHON", "LD_")) for name in claim.variables)
+        and not any(name.startswith(("PYTHON", "LD_")) for name in (*claim.variables, *claim.secrets))
     )
 
 

@@ -76,6 +76,7 @@ class Scheduler:
         self.identity = identity
         self.pools = pools
         self.environments = environments
+        self.secrets: tuple[str, ...] = ()  # names of those that this node can read now
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._guard = ClockGuard(lease_seconds)
@@ -84,7 +85,7 @@ class Scheduler:
     def look(self) -> Outlook:
         """Ask what there is to do; notice when the database's clock has stepped since, and tell the others."""
         asked_at = self._clock()
-        outlook = look(self._database, self.identity, self.pools, self.environments)
+        outlook = look(self._database, self.identity, self.pools, self.environments, self.secrets)
         step = self._guard.observe(asked_at, self._clock(), outlook.now) or self._untold_step
         if step:
             self._untold_step = step  # also after a failure

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rota.engine.secrets import NodeSecrets
 from rota.errors import Invalid
 from rota.model.environment import Environments
 from rota.model.job import LEASE_SECONDS, LEASE_SECONDS_MIN
@@ -26,7 +27,7 @@ def slots_default() -> int:
 class NodeSettings:
     """Everything a node needs to know, resolved. Durations in seconds."""
 
-    database_url: str
+    database_url: str = field(repr=False)  # it may hold a password
     state_dir: Path  # sockets, journals and locks of this machine; private to the user
     name: str | None = None  # None: the host's, then host:2, host:3
     pools: tuple[str, ...] = ("default",)
@@ -43,9 +44,11 @@ class NodeSettings:
     output_bytes_max: int = 1 << 20  # kept of each stream of an attempt, half head and half tail
     keep_output_seconds: float | None = 30 * 86400.0  # after an attempt has ended; None: for ever
     python: str = sys.executable
-    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))  # variables of this process
+    # Variables of this process.
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
     connections: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)  # URLs, of jobs of SQL
     environments: Environments = field(default_factory=Environments)  # that jobs may ask for
+    secrets: NodeSecrets = field(default_factory=NodeSecrets)  # that jobs may name
 
     def __post_init__(self) -> None:
         if self.lease_seconds < LEASE_SECONDS_MIN:

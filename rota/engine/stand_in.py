@@ -54,7 +54,13 @@ def program(settings: NodeSettings, folder: Path) -> Program:
         "grace_seconds": settings.grace_seconds,
     }
     argv = [sys.executable, "-P", "-c", start]
-    return Program(argv, settings.environment, json.dumps(told).encode())
+    # No secret of a job, unless the database's driver may need it, which asks for these.
+    environment = {
+        name: value
+        for name, value in settings.environment.items()
+        if name not in settings.secrets.variables or name.startswith("PG")
+    }
+    return Program(argv, environment, json.dumps(told).encode())
 
 
 def main() -> int:

@@ -18,6 +18,7 @@ from rota.engine.bookkeeper import Message as BookkeeperMessage
 from rota.engine.mailbox import Mailbox
 from rota.engine.orders import make_order
 from rota.engine.renewer import RenewalAsked, Renewed
+from rota.engine.secrets import Unavailable
 from rota.engine.settings import NodeSettings
 from rota.errors import RotaError
 from rota.execution.crew import Adopted, Crew, Ended, GuardianLost, Started
@@ -217,6 +218,11 @@ class Watch:
             return
         try:
             order = make_order(claim, self._settings, self._node, deadline)
+        except Unavailable as error:  # not offered any more, so another node takes it, or this one once it can be read
+            why = f"{self._node} cannot start it: {error}"
+            log.warning("run %d is given back: %s", claim.run_id, error)
+            bookkeeper.hear_end(End(claim.claim_id, claim.run_id, "released", error_message=_storable(why)))
+            return
         except Exception as error:  # noqa: BLE001 - whatever stands in its row: this run fails, and the worker lives
             self._refuse(claim, error, bookkeeper)
             return

@@ -16,6 +16,7 @@ be stopped at that instant, the nursery kills the job.
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -31,6 +32,7 @@ from rota.execution.limits import (
     say_bytes,
 )
 from rota.execution.linux import boottime, kill_tree, signal_descendants, start_of, sweep_children
+from rota.execution.masking import Mask, MaskedCapture
 from rota.execution.output import Capture
 from rota.execution.spawn import Birth, fork_job, read_report
 from rota.execution.warm_birth import ANSWER_SECONDS_MAX, OPEN, STATUS_SECONDS_MAX, WarmBirth
@@ -129,6 +131,8 @@ class Attempt:
         self._report_at = FOREVER  # when those who look on may be told next
         # None from a worker of the version before.
         self._limits: dict[str, Any] = order.get("limits") or {}
+        self._secrets: dict[str, str] = order.get("secrets") or {}
+        self._mask = Mask(self._secrets.values()) if self._secrets else None
         # How often the kernel had killed for want of memory: looked at anew now and then, so that what happened to
         # others days ago is not taken for the end of this job. Two looks, since the kill may lie before the last.
         self._memory_kills: list[int | None] = []
@@ -149,7 +153,7 @@ class Attempt:
         now = boottime()
         self._born_at = now
         self._report_at = now + REPORT_AFTER_SECONDS
-        self._captures = [Capture(self._post.output_bytes_max, now) for _ in STREAMS]
+        self._captures = self._make_captures()
         if now >= self._lease_term_at():
             self._refuse("LeaseOver", "the lease was about to end before the job could be started")
             return
@@ -164,6 +168,7 @@ class Attempt:
                 database=self._order.get("database", "").encode(),
                 is_preempted=lambda: self._stop_why == "lease_over" or boottime() >= self._lease_kill_at(),
                 why_stopping=lambda: self._stop_why,
+                mask=self._mask,
             )
             warm: Message | None = self._order.get("warm")
             if warm is not None:
@@ -172,6 +177,12 @@ class Attempt:
                 self._spawn()
         except (OSError, ValueError) as error:
             self._refuse(type(error).__name__, f"the process could not be made: {error}")
+
+    def _make_captures(self) -> list[Capture]:
+        size, mask = self._post.output_bytes_max, self._mask
+        if mask is None:
+            return [Capture(size, self._born_at) for _ in STREAMS]
+        return [MaskedCapture(size, self._born_at, mask) for _ in STREAMS]
 
     def _refuse(self, kind: str, sentence: str) -> None:
         self._refusal = (kind, sentence)
@@ -223,6 +234,7 @@ class Attempt:
             stdin=streams[0],
             stdout=streams[1],
             stderr=streams[2],
+            secrets=self._secrets,
         )
 
     def _count_timeout(self) -> None:
@@ -244,7 +256,8 @@ class Attempt:
             ours, theirs = socket.socketpair()
             ours.setblocking(False)
             self._report = ours.detach()
-            self._warm = WarmBirth(path, target, self._describe_birth(in_child), theirs.detach())
+            secrets = open_stdin(json.dumps(self._secrets).encode()) if self._secrets else -1
+            self._warm = WarmBirth(path, target, self._describe_birth(in_child), theirs.detach(), secrets)
         except OSError as error:
             self.distrusts_parent = True
             self._start_cold(f"the warm parent does not listen: {error.strerror}")
@@ -262,7 +275,7 @@ class Attempt:
         for capture in self._captures:
             if capture.pipe >= 0:
                 os.close(capture.pipe)
-        self._captures = [Capture(self._post.output_bytes_max, self._born_at) for _ in STREAMS]
+        self._captures = self._make_captures()
         self._open_captures = []
         self._failure = None
         self._is_let_through = self._leader_ended = False
@@ -500,7 +513,7 @@ class Attempt:
 
     def _has_news(self) -> bool:
         control = self._control
-        return (control is not None and control.has_news) or any(c.told < c.total for c in self._captures)
+        return (control is not None and control.has_news) or any(c.has_news for c in self._captures)
 
     def report(self) -> tuple[Message, bytes] | None:
         """Give what is new since the last report, if there is something and it is time: a message and its blob.
@@ -692,6 +705,8 @@ class Attempt:
                 poll.register(capture.pipe, select.POLLIN)
             for fileno, _ in poll.poll(left * 1000):
                 self._read_output(fileno)
+        for capture in self._captures:
+            capture.end()
 
     def _describe_end(self, status: int | None, ended_at: float) -> Message:
         end: Message = {"exit_code": None, "signal": None, "error_type": None, "error_message": None, "traceback": None}

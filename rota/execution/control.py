@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from rota.execution.masking import Mask
     from rota.execution.wire import Frame, Message
 
 CONTROL_FOLDER = "c"
@@ -48,6 +49,7 @@ class Control:
         database: bytes = b"",
         is_preempted: Callable[[], bool] = lambda: False,
         why_stopping: Callable[[], str | None] = lambda: None,
+        mask: Mask | None = None,  # what nothing that is kept may hold
     ) -> None:
         self.path = path
         self.result: bytes | None = None
@@ -61,6 +63,7 @@ class Control:
         self._arguments = arguments
         self._is_preempted = is_preempted
         self._why_stopping = why_stopping
+        self._mask = mask
         self._clients: dict[int, Channel] = {}
         self._listener = listen_at(path, CLIENTS_MAX, owner)
 
@@ -126,18 +129,18 @@ class Control:
                     blob.decode("utf-8")
                 except UnicodeDecodeError:
                     return _refusal("the result is not UTF-8"), b""
-                self.result = blob
+                self.result = blob if self._mask is None else self._mask.clean_document(blob)
                 return {"ok": True}, b""
             case "result" | "checkpoint" | "too_large" as what:
                 size = message.get("bytes", len(blob))
                 rule = f"{RESULT_BYTES_MAX} are the most; store it elsewhere and report where"
                 return _refusal(f"the {what if what == 'checkpoint' else 'result'} has {size} bytes, and {rule}"), b""
             case "error":
-                texts = [str(message.get(key, "")) for key in ("type", "message", "traceback")]
+                texts = [self._clean(str(message.get(key, ""))) for key in ("type", "message", "traceback")]
                 # Of a long traceback the end tells most.
                 self.error = (texts[0][:200], texts[1][:ERROR_TEXT_MAX], texts[2][-ERROR_TEXT_MAX:])
                 bases: list[object] = message["bases"] if isinstance(message.get("bases"), list) else []
-                self.error_bases = [str(name)[:200] for name in bases[:ERROR_BASES_MAX]]
+                self.error_bases = [self._clean(str(name))[:200] for name in bases[:ERROR_BASES_MAX]]
                 return {"ok": True}, b""
             case "args":
                 return {"ok": True}, self._arguments
@@ -157,7 +160,7 @@ class Control:
                 return _refusal(f"progress {str(fraction)[:40]} is not from 0 to 1")
         if text is not None and not isinstance(text, str):
             return _refusal("the message of a progress is text")
-        self.progress = (fraction, text[:PROGRESS_TEXT_MAX] if text else text)
+        self.progress = (fraction, self._clean(text)[:PROGRESS_TEXT_MAX] if text else text)
         self.has_news = True
         return {"ok": True}
 
@@ -166,9 +169,12 @@ class Control:
             json.loads(blob.decode("utf-8"), parse_constant=_refuse_constant)  # of bytes it would read UTF-16 too
         except (ValueError, RecursionError) as error:
             return _refusal(f"the checkpoint is no JSON: {error}")
-        self._saved = self.checkpoint = blob
+        self._saved = self.checkpoint = blob if self._mask is None else self._mask.clean_document(blob)
         self.has_news = True
         return {"ok": True}
+
+    def _clean(self, text: str) -> str:
+        return text if self._mask is None else self._mask.clean_sentence(text)
 
     def close(self) -> None:
         """Stop listening and remove the socket."""

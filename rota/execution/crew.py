@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Container, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -207,14 +208,16 @@ class Crew:
         """
         if order.claim_id in self._busy:
             raise Conflict(f"claim {order.claim_id!r} of run {order.run_id} has been started already")
-        warm, cold_because = self._hearth.choose(order)
+        # What is kept here, and what a warm parent may know: secrets by name only.
+        bare = replace(order, secrets=dict.fromkeys(order.secrets, ""), database="")
+        warm, cold_because = self._hearth.choose(bare)
         message = order_message(order, _uid_of(order.user), warm=warm, cold_because=cold_because)
         frame = pack_frame(message, order.stdin)
         if len(frame) > FRAME_BYTES_MAX:  # it would pass it over, and wait
             size = f"{len(frame)} bytes"
             raise Invalid("order", size, f"command, arguments, standard input and all are {FRAME_BYTES_MAX} at most")
         guardian = self._take_idle() or self._new_guardian()
-        guardian.order = order
+        guardian.order = bare
         guardian.attempt_count += 1
         self._busy[order.claim_id] = guardian
         guardian.warm_path = warm["path"] if warm is not None else ""

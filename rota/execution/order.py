@@ -48,6 +48,7 @@ class Order:
         default="", repr=False
     )  # JSON text, for jobs that hold a connection: URL and what goes with it
     call: str | None = None  # package.module:function, where a warm parent may fork the job; argv starts it cold
+    secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)  # variables for its process alone
 
     def __post_init__(self) -> None:
         if not _CLAIM_ID.fullmatch(self.claim_id):
@@ -199,6 +200,7 @@ def order_message(
         "limits": dict(order.limits),
         "warm": warm,
         "cold_because": cold_because,
+        **({"secrets": dict(order.secrets)} if order.secrets else {}),
     }
 
 

@@ -70,7 +70,15 @@ class Capture:
             self._tail += data
             # Cut rarely: each cut moves the tail in memory once.
             if len(self._tail) > 2 * self._tail_max + READ_BYTES:
-                del self._tail[: -self._tail_max]
+                del self._tail[: len(self._tail) - self._tail_max]
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something has come that nobody was told."""
+        return self.told < self.total
+
+    def end(self) -> None:
+        """Take in that nothing more comes."""
 
     def tail(self) -> bytes:
         """Give the last bytes that are not part of the head."""

@@ -11,9 +11,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib import invalidate_caches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, cast
@@ -40,20 +41,21 @@ class Registered:
     fault: str | None = None
 
 
-def read_registered() -> list[Registered]:
-    """Read all entry points of ``rota.environments``, in the order of their names."""
+def read_registered(*, without: Collection[str] = ()) -> list[Registered]:
+    """Read all entry points of ``rota.environments``, in the order of their names; ``without`` these variables."""
     invalidate_caches()
     found = sorted(entry_points(group=GROUP), key=lambda one: (one.name, one.value))
     if not found:
         return []
     with ThreadPoolExecutor(READ_AT_ONCE) as readers:  # so that several that hang take no longer than one
-        return list(readers.map(_read, found))
+        return list(readers.map(partial(_read, without=without), found))
 
 
-def _read(entry_point: EntryPoint) -> Registered:
+def _read(entry_point: EntryPoint, *, without: Collection[str]) -> Registered:
     label = f"{entry_point.name} = {entry_point.value}"
     # The application's own code: Rota's settings, the password of the database among them, are none of its business.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ROTA_")}
+    hidden = {name for name in os.environ if name.startswith("ROTA_")}.union(without)
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
     program = [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), entry_point.name, entry_point.value]
     try:
         done = subprocess.run(

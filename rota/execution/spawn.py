@@ -28,7 +28,8 @@ class Birth:
     """Everything a new process needs to become the job."""
 
     __slots__ = (
-        "argv", "cwd", "environment", "limits", "nofile", "stderr", "stdin", "stdout", "step", "umask", "user",
+        "argv", "cwd", "environment", "limits", "nofile", "secrets", "stderr", "stdin", "stdout", "step", "umask",
+        "user",
     )  # fmt: skip
 
     def __init__(
@@ -44,6 +45,7 @@ class Birth:
         stdin: int,
         stdout: int,
         stderr: int,
+        secrets: dict[str, str] | None = None,
     ) -> None:
         self.argv = argv
         self.environment = environment
@@ -55,6 +57,7 @@ class Birth:
         self.stdin = stdin
         self.stdout = stdout
         self.stderr = stderr
+        self.secrets = secrets or {}  # variables, too, that the job's own process alone gets to see
         self.step = "setting up"  # what is being done, should it fail
 
 
@@ -80,7 +83,7 @@ def fork_job(birth: Birth, report: int) -> int:
         birth.step = "limiting what it may use"
         set_limits(birth.limits)
         birth.step = f"running {birth.argv[0]!r}"
-        _exec(birth.argv, birth.environment)
+        _exec(birth.argv, {**birth.environment, **birth.secrets})
     except BaseException as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
         report_failure(report, birth.step, error)
     finally:

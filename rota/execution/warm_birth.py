@@ -30,7 +30,7 @@ MARK = "ROTA_CONTROL"
 PLACEHOLDER = "-" * SOCKET_PATH_BYTES_MAX
 
 _STREAMS = ("stdin", "stdout", "stderr")
-_OUR_OWN = {*_STREAMS, "step", "argv"}
+_OUR_OWN = {*_STREAMS, "step", "argv", "secrets"}
 
 
 class WarmEnd:
@@ -53,8 +53,10 @@ class WarmEnd:
 class WarmBirth:
     """One request to a warm parent, and what it has answered so far."""
 
-    def __init__(self, path: str, target: str, birth: Birth, gate: int) -> None:
-        """Ask the parent that listens at ``path``. Takes over ``gate``, the job's end of it.
+    def __init__(self, path: str, target: str, birth: Birth, gate: int, secrets: int = -1) -> None:
+        """Ask the parent that listens at ``path``. Takes over ``gate``, the job's end of it, and ``secrets``.
+
+        That is a file in memory: the parent hands it on to the job's process without having read it.
 
         Raises:
             OSError: nobody listens there.
@@ -70,11 +72,15 @@ class WarmBirth:
             streams = tuple(os.dup(getattr(birth, name)) for name in _STREAMS)
         except OSError:
             connection.close()
-            os.close(gate)
+            for descriptor in (gate, secrets):
+                if descriptor >= 0:
+                    os.close(descriptor)
             raise
         fields = {name: getattr(birth, name) for name in birth.__slots__ if name not in _OUR_OWN}
         self._parent = Channel(connection)
-        self._parent.send({"op": "fork", "target": target, "birth": fields}, descriptors=(*streams, gate))
+        request = {"op": "fork", "target": target, "birth": fields, "has_secrets": secrets >= 0}
+        given = (*streams, gate) if secrets < 0 else (*streams, gate, secrets)
+        self._parent.send(request, descriptors=given)
 
     def fileno(self) -> int:
         return self._parent.fileno()

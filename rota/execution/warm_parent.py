@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import json
 import os
 import select
 import signal
@@ -46,6 +47,7 @@ from rota.execution.wire import Channel
 from rota.model.documents import encode_document
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import NoReturn
 
     from rota.execution.wire import Message
@@ -107,6 +109,7 @@ class WarmParent:
         self._runs_max = message["runs_max"]
         self._growth_bytes_max = message["growth_bytes_max"]
         held = _descriptors()
+        looked_for = _note_looks(frozenset(message.get("secrets", ())))
         began_ns = time.time_ns()
         gc.set_threshold(0)  # not gc.disable(), which a module may do on its own account
         for module in message["modules"]:
@@ -114,10 +117,13 @@ class WarmParent:
             try:
                 importlib.import_module(module)
                 self._check_fit(held)
+                if looked_for:
+                    raise _Unfit(f"its import looks for {', '.join(sorted(looked_for))}, a secret that only a job has")
             except BaseException as error:
                 why = str(error) if isinstance(error, _Unfit) else f"its import raised {_describe(error)}"
                 self._worker.send({"op": "failed", "module": module, "why": why})
                 raise _Unfit(why) from error
+        os.environ.__class__ = _ENVIRONMENT
         self._files.remember(began_ns)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()  # else every job would write it again
@@ -218,9 +224,10 @@ class WarmParent:
     # -- forking
 
     def _answer(self, guest: _Guest, message: Message) -> None:
-        given = guest.channel.descriptors[:4]
-        del guest.channel.descriptors[:4]
-        why = self._refuse(given)
+        wanted = 5 if message.get("has_secrets") else 4
+        given = guest.channel.descriptors[:wanted]
+        del guest.channel.descriptors[:wanted]
+        why = self._refuse(given, wanted)
         if why is None:
             try:
                 self._fork(guest, message, given)
@@ -231,9 +238,9 @@ class WarmParent:
         for descriptor in given:
             os.close(descriptor)
 
-    def _refuse(self, given: list[int]) -> str | None:
+    def _refuse(self, given: list[int], wanted: int) -> str | None:
         """Say why nothing is forked now, if so; and ask to be renewed when it is time."""
-        if len(given) != 4:
+        if len(given) != wanted:
             return "it has no descriptor left"
         changed = self._files.find_changed()
         if changed is not None:
@@ -290,6 +297,9 @@ class WarmParent:
             fields: Message = message["birth"]
             fields["nofile"] = tuple(fields["nofile"])
             birth = Birth([], **fields, stdin=given[0], stdout=given[1], stderr=given[2])
+            if len(given) > 4:
+                with open(given[4], "rb", closefd=False) as file:
+                    birth.secrets = json.load(file)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the guardian must hear of it
             report_failure(gate, "reading the request", error)
             os._exit(127)
@@ -304,6 +314,8 @@ class WarmParent:
             for name, value in birth.environment.items():
                 if name.startswith("ROTA_"):  # all else is the same for every job of this parent
                     os.environb[os.fsencode(name)] = value.encode("utf-8", "surrogateescape")
+            for name, value in birth.secrets.items():
+                os.environb[os.fsencode(name)] = value.encode()
             sys.argv[1:] = [message["target"]]
             set_process_name("rota-job")
             if os.read(GATE, 1) != OPEN:
@@ -398,6 +410,31 @@ class _Mark:
         data = self._name + os.fsencode(path)
         assert len(data) <= len(self._whole)
         ctypes.memmove(self._address, data.ljust(len(self._whole), b"\0"), len(self._whole))
+
+
+_ENVIRONMENT = type(os.environ)
+
+
+def _note_looks(secrets: frozenset[str]) -> set[str]:
+    """Note in what is returned which of these variables somebody looks for, or that he goes through all of them.
+
+    Imported without them, a module might keep a default for good that no job of it would get when it starts cold.
+    """
+    looked_for: set[str] = set()
+
+    class Noting(_ENVIRONMENT):
+        def __getitem__(self, name: str) -> str:
+            if name in secrets:
+                looked_for.add(name)
+            return super().__getitem__(name)
+
+        def __iter__(self) -> Iterator[str]:
+            looked_for.update(secrets)
+            return super().__iter__()
+
+    if secrets:
+        os.environ.__class__ = Noting
+    return looked_for
 
 
 def _descriptors() -> set[int]:

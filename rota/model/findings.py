@@ -32,6 +32,7 @@ class FindingCode(StrEnum):
     SCHEDULER_STOPPED = "scheduler_stopped"  # no node is alive
     POOL_EMPTY = "pool_empty"  # there is work for a pool that no living node serves
     ENVIRONMENT_MISSING = "environment_missing"  # a job asks for an environment that no living node of its pool has
+    SECRET_MISSING = "secret_missing"  # a job names secrets that no living node of its pool can read
     POOL_PAUSED = "pool_paused"  # runs are ready in a pool that somebody paused
     POOL_DRAINED = "pool_drained"  # runs are ready in a pool whose nodes were all asked to drain
     NODE_SILENT = "node_silent"  # a node has not renewed its lease, and did not say goodbye

@@ -20,6 +20,7 @@ from rota.model.durations import parse_duration
 from rota.model.ending import FOR_EVER, LOST_MAX, RETRY_DELAY_SECONDS, RETRY_DELAY_SECONDS_MAX, Backoff
 from rota.model.limits import LIMIT_COLUMNS, Limits
 from rota.model.names import check_env, check_name, check_pool
+from rota.model.secret import check_secrets
 from rota.model.states import Delivery
 
 POOL_DEFAULT = "default"
@@ -99,6 +100,7 @@ class JobSpec:
     ionice: str | None = None
     umask: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
+    secrets: tuple[str, ...] = ()  # names of variables whose values its node has
     startup: Startup = Startup.WARM
     connection: str | None = None  # of statements: OWN_CONNECTION, or one of the node's configuration
 
@@ -140,6 +142,7 @@ class JobSpec:
         ionice: object = None,
         umask: object = None,
         variables: object = None,
+        secrets: object = None,
         startup: object = None,
         connection: object = None,
     ) -> JobSpec:
@@ -162,6 +165,7 @@ class JobSpec:
         )
         no_op = _check_exit_code("no_op_exit_code", no_op_exit_code)
         cancel = _check_exit_code("cancel_exit_code", cancel_exit_code)
+        known_variables = check_variables("variables", variables)
         if cancel is not None and cancel == no_op:
             raise Invalid("cancel_exit_code", cancel_exit_code, "it is another one than no_op_exit_code")
         return cls(
@@ -190,7 +194,8 @@ class JobSpec:
             stdin=None if stdin is None else check_text("stdin", stdin),
             cwd=_check_cwd(cwd),
             run_as=_check_user(run_as),
-            variables=check_variables("variables", variables),
+            variables=known_variables,
+            secrets=check_secrets(secrets, known_variables),
             **{name: getattr(limits, name) for name in LIMIT_COLUMNS},
             startup=Startup.WARM if startup is None else check_word("startup", startup, Startup),
             connection=known_connection,
@@ -224,6 +229,7 @@ class JobSpec:
         found["target"] = list(self.target) if isinstance(self.target, tuple) else self.target
         found["run_as_groups"] = None if self.run_as_groups is None else list(self.run_as_groups)
         found["retry_on"], found["no_retry_on"] = list(self.retry_on), list(self.no_retry_on)
+        found["secrets"] = list(self.secrets)
         found["variables"] = dict(sorted(self.variables.items()))
         # Plain strings instead of enums, for writers that look at the type.
         return {name: str(value) if isinstance(value, StrEnum) else value for name, value in found.items()}
@@ -238,7 +244,7 @@ _PARAMETERS = (
     "retry_delay", "backoff", "retry_delay_max", "retry_on", "no_retry_on", "deadline", "no_op_exit_code",
     "cancel_exit_code", "breaker_failures", "breaker_pause", "lease", "priority", "stdin", "cwd", "run_as",
     "run_as_groups", "memory_max", "cpu_max", "open_files_max", "processes_max", "nice", "ionice", "umask", "variables",
-    "startup", "connection",
+    "secrets", "startup", "connection",
 )  # fmt: skip
 
 

@@ -63,6 +63,7 @@ class Claim:
     env: str | None = None  # what its job asks for
     environment: Environment | None = None  # what it gets for that here; None: the worker's own
     deadline_left_seconds: float | None = None  # when it was claimed; None: there is no deadline
+    secrets: tuple[str, ...] = ()  # names of what its node is to supply
 
     @property
     def is_too_late(self) -> bool:

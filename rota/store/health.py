@@ -8,7 +8,7 @@ Over-long, as a list of looks.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -30,13 +30,24 @@ from rota.model.calendars import Calendar
 from rota.model.findings import Finding, FindingCode, Severity, Thresholds, judge_all, sort_findings
 from rota.model.forecast import FAR_LONGER_SECONDS
 from rota.model.instants import format_instant
+from rota.model.names import NAME_LENGTH_MAX
+from rota.model.secret import read_names
 from rota.model.states import JobState, RunState
 from rota.model.timing import TimingKind, parse_any
 from rota.store.breakers import FIND_NOT_CLOSED, MAY_BE_CLAIMED, say_held
 from rota.store.clock import READ_HELD
 from rota.store.database import Database, now_of
 from rota.store.durations import read_durations
-from rota.store.pools import is_drained, last_seen, read_servers, say_full, say_lacking, say_nobody, serving
+from rota.store.pools import (
+    is_drained,
+    last_seen,
+    read_servers,
+    say_full,
+    say_lacking,
+    say_nobody,
+    say_unsupplied,
+    serving,
+)
 from rota.store.shown import say_moment, say_span
 from rota.store.suspension import read_paused_pools, say_paused
 from rota.store.tables import calendar, event, finding, job, run, schedule
@@ -144,8 +155,23 @@ READ_ENVIRONMENTS = (
     .order_by(job.c.pool, job.c.env)
     .limit(FOUND_MAX)
 )
+# The same of secrets.
+_names_secrets = job.c.secrets == bindparam("secrets", type_=job.c.secrets.type)
+HAS_READY_WITH = select(_first.c.id).where(_first.c.job_id.in_(select(job.c.id).where(_names_secrets))).limit(1)
+READ_SECRETS = (
+    select(job.c.pool, job.c.env, job.c.secrets)
+    .where(job.c.secrets.is_not(None), job.c.secrets != "", job.c.state == JobState.ACTIVE.value)
+    .distinct()
+    .order_by(job.c.pool, job.c.env, job.c.secrets)
+    .limit(FOUND_MAX)
+)
 READ_ENVIRONMENTS_OF = (
-    select(job.c.env).where(job.c.id.in_(bindparam("job_ids", expanding=True)), job.c.env.is_not(None)).distinct()
+    select(job.c.env, job.c.secrets)
+    .where(
+        job.c.id.in_(bindparam("job_ids", expanding=True)),
+        or_(job.c.env.is_not(None), job.c.secrets.is_not(None)),
+    )
+    .distinct()
 )
 # Since when they are ready: a run may have waited, or run, before. Served by rota_event_run.
 READ_READY_SINCE = (
@@ -168,6 +194,7 @@ HAS_SCHEDULE = (
     .limit(1)
 )
 HAS_SCHEDULE_IN = HAS_SCHEDULE.where(job.c.env == bindparam("env", type_=job.c.env.type))
+HAS_SCHEDULE_WITH = HAS_SCHEDULE.where(_names_secrets)
 
 _latest = select(func.coalesce(func.max(run.c.id), 0)).scalar_subquery()
 _BAD = (RunState.FAILED.value, RunState.LOST.value)
@@ -288,6 +315,7 @@ class _Look:
         if any(server.is_there for server in self._servers):
             self._look_at_pools(ready_pools)
             self._look_at_environments(ready_pools)
+            self._look_at_secrets(ready_pools)
         else:
             is_late = any(found.code is not FindingCode.CLOCK_STEPPED for found in self._found)
             self._tell_stopped(has_come=is_late or any(map(self._has_ready, ready_pools)))
@@ -376,8 +404,11 @@ class _Look:
         return len(late)
 
     def _say_lacking(self, pool: str, job_ids: Sequence[int]) -> str | None:
-        wanted = self._connection.execute(READ_ENVIRONMENTS_OF, {"job_ids": sorted(set(job_ids))}).scalars()
-        said = [say_lacking(self._servers, pool, env) for env in sorted(wanted)]
+        rows = self._connection.execute(READ_ENVIRONMENTS_OF, {"job_ids": sorted(set(job_ids))}).all()
+        said = [
+            say_lacking(self._servers, pool, row.env) or say_unsupplied(self._servers, pool, row.env, row.secrets)
+            for row in sorted(rows, key=lambda row: (row.env or "", row.secrets or ""))
+        ]
         return next((one for one in said if one is not None), None)
 
     def _say_held(self, pool: str) -> tuple[FindingCode, str] | None:
@@ -443,11 +474,41 @@ class _Look:
             elif self._connection.execute(HAS_SCHEDULE_IN, which).scalar() is not None:
                 sentence = f"schedules of its jobs come due, and {lacking}"
                 found.setdefault(row.env, []).append((Severity.WARNING, sentence, since))
-        for env, told in found.items():  # one for each environment, however many pools lack it
+        self._tell_together(FindingCode.ENVIRONMENT_MISSING, found)
+
+    def _look_at_secrets(self, ready_pools: Sequence[str]) -> None:
+        """Look for jobs whose secrets no living node of their pool can read that has their environment."""
+        found: dict[str, list[tuple[Severity, str, datetime | None]]] = {}
+        for row in self._connection.execute(READ_SECRETS).all():
+            lacking = say_unsupplied(self._servers, row.pool, row.env, row.secrets)
+            if lacking is None:
+                continue
+            had = [server for server in serving(self._servers, row.pool) if server.may_run(row.env, row.secrets)]
+            since = last_seen(had).seen_at if had else None
+            left_in_order = had and not any(server.is_silent for server in had)
+            if left_in_order and self._age(since) < GOODBYE_SECONDS:
+                continue
+            which = {"pool": row.pool, "secrets": row.secrets}
+            try:
+                subject = ", ".join(read_names(row.secrets))[:NAME_LENGTH_MAX]
+            except Invalid:  # written by hand
+                subject = "secrets"
+            if row.pool in ready_pools and self._connection.execute(HAS_READY_WITH, which).scalar() is not None:
+                found.setdefault(subject, []).append((Severity.CRITICAL, f"runs are ready, and {lacking}", since))
+            elif self._connection.execute(HAS_SCHEDULE_WITH, which).scalar() is not None:
+                sentence = f"schedules of its jobs come due, and {lacking}"
+                found.setdefault(subject, []).append((Severity.WARNING, sentence, since))
+        self._tell_together(FindingCode.SECRET_MISSING, found)
+
+    def _tell_together(
+        self, code: FindingCode, found: Mapping[str, Sequence[tuple[Severity, str, datetime | None]]]
+    ) -> None:
+        """Tell one finding for each subject, however many pools lack it."""
+        for subject, told in found.items():
             severity = Severity.CRITICAL if any(one[0] is Severity.CRITICAL for one in told) else Severity.WARNING
             moments = [since for _, _, since in told if since is not None]
             sentence = "; ".join(sentence for _, sentence, _ in told)
-            self._tell(severity, FindingCode.ENVIRONMENT_MISSING, env, sentence, min(moments, default=None))
+            self._tell(severity, code, subject, sentence, min(moments, default=None))
 
     def _look_at_nodes(self) -> None:
         silent = [server for server in self._servers if server.is_silent]

@@ -20,7 +20,15 @@ from rota.store.breakers import READ_BREAKER, say_held
 from rota.store.clock import READ_HELD
 from rota.store.database import Database
 from rota.store.events import READ_RUN_EVENTS, read_events, show_event
-from rota.store.pools import Server, read_servers, say_full, say_lacking, say_nobody, say_offered
+from rota.store.pools import (
+    Server,
+    read_servers,
+    say_full,
+    say_lacking,
+    say_nobody,
+    say_offered,
+    say_unsupplied,
+)
 from rota.store.shown import say_moment, say_span
 from rota.store.suspension import read_paused_pools, say_paused
 from rota.store.tables import attempt, job, run, schedule
@@ -38,6 +46,7 @@ _RUN = [
     job.c.state.label("job_state"),
     job.c.id.label("known_job_id"),
     job.c.env.label("env"),
+    job.c.secrets.label("secrets"),
     job.c.deadline_seconds,
     schedule.c.overlap.label("overlap"),
     schedule.c.catch_up_order.label("catch_up_order"),
@@ -327,7 +336,9 @@ def _explain_unclaimed(connection: Connection, row: Row[Any], servers: list[Serv
         because.append(held)
     if (lacking := say_lacking(servers, row.pool, row.env, row.target_node)) is not None:
         because.append(lacking)
-    able = [server for server in servers if server.has(row.env)]
+    if (unsupplied := say_unsupplied(servers, row.pool, row.env, row.secrets, row.target_node)) is not None:
+        because.append(unsupplied)
+    able = [server for server in servers if server.may_run(row.env, row.secrets)]
     full = say_full(able, row.pool, row.target_node)
     if full is not None:
         because.append(full)
@@ -374,7 +385,7 @@ def why_job(database: Database, name: str) -> Answer:
             because.append(f"it is paused: none of its runs start, and slots are skipped; `rota job resume {name}`")
         if (held := say_held(row, row.now)) is not None:
             because.append(held)
-        because += explain_pool(connection, row.pool, row.env)
+        because += explain_pool(connection, row.pool, row.env, row.secrets)
         of_job = {"job_id": row.id}
         opened = connection.execute(FIND_OPEN_OF_JOB, of_job).scalar()
         if opened is not None:
@@ -400,13 +411,19 @@ def why_job(database: Database, name: str) -> Answer:
     return database.read(explain)
 
 
-def explain_pool(connection: Connection, pool: str, env: str | None = None) -> list[str]:
-    """Say that a pool is paused, has no living node or none with environment ``env``, or that their slots are taken."""
+def explain_pool(connection: Connection, pool: str, env: str | None = None, secrets: str | None = None) -> list[str]:
+    """Say that a pool is paused, has no living node, none with environment ``env`` or with the ``secrets`` that a job's
+    row names, or that their slots are taken."""
     servers = read_servers(connection)
-    able = [server for server in servers if server.has(env)]
+    able = [server for server in servers if server.may_run(env, secrets)]
     paused = read_paused_pools(connection).get(pool)
     held = None if paused is None else say_paused(paused)
-    told = say_nobody(servers, pool) or say_lacking(servers, pool, env) or say_full(able, pool)
+    told = (
+        say_nobody(servers, pool)
+        or say_lacking(servers, pool, env)
+        or say_unsupplied(servers, pool, env, secrets)
+        or say_full(able, pool)
+    )
     return [said for said in (held, told) if said is not None]
 
 

@@ -19,6 +19,7 @@ from rota.errors import AlreadyExists, Conflict, Invalid, NotFound
 from rota.model.ending import FOR_EVER
 from rota.model.environment import ENVIRONMENTS_MAX, Environment, Environments
 from rota.model.job import LEASE_SECONDS, JobKind, JobSpec, Startup
+from rota.model.secret import SECRETS_MAX, read_names
 from rota.model.states import Delivery, JobState
 from rota.store.breakers import CLOSED, state_of
 from rota.store.database import Database
@@ -62,6 +63,8 @@ LOCK_JOB = READ_JOB.with_for_update()
 LIST_JOBS = select(*_SHOWN).where(job.c.name > bindparam("after")).order_by(job.c.name).limit(bindparam("limit"))
 
 READ_ENVS = select(job.c.env).where(job.c.env.is_not(None)).distinct().order_by(job.c.env).limit(ENVIRONMENTS_MAX)
+
+READ_SECRETS = select(job.c.secrets).where(job.c.secrets.is_not(None)).distinct().limit(PAGE_MAX)
 
 # Served by rota_schedule_job.
 SCHEDULES_OF = (
@@ -310,6 +313,15 @@ def read_environments(database: Database) -> Environments:
     return Environments(found)
 
 
+def read_secret_names(database: Database) -> tuple[str, ...]:
+    """Return the names of all secrets that jobs name, sorted, up to ``SECRETS_MAX``."""
+    found: set[str] = set()
+    for text in database.read(lambda connection: connection.execute(READ_SECRETS).scalars().all()):
+        with contextlib.suppress(Invalid):  # written by hand
+            found.update(read_names(text))
+    return tuple(sorted(found)[:SECRETS_MAX])
+
+
 def _read(connection: Connection, name: str) -> Row[Any]:
     row = connection.execute(READ_JOB, {"name": name}).one_or_none()
     if row is None:
@@ -337,6 +349,7 @@ def _columns_of(spec: JobSpec) -> dict[str, Any]:
         "run_as_groups": None if spec.run_as_groups is None else json.dumps(spec.run_as_groups, ensure_ascii=False),
         "retry_on": _encode_words(spec.retry_on),
         "no_retry_on": _encode_words(spec.no_retry_on),
+        "secrets": _encode_words(spec.secrets),
         # Else one that is given later would begin where the one before it stood.
         **(CLOSED if spec.breaker_failures is None else {}),
     }
@@ -353,7 +366,7 @@ def spec_of(row: Row[Any]) -> JobSpec:
         Invalid: somebody wrote into the row what no door would have accepted.
     """
     values: dict[str, Any] = {name: getattr(row, name) for name in _SPEC_FIELDS}
-    for name in ("variables", "retry_on", "no_retry_on", "run_as_groups"):
+    for name in ("variables", "retry_on", "no_retry_on", "run_as_groups", "secrets"):
         values[name] = show_document(values[name])
     if row.kind in LIST_KINDS:
         values["target"] = show_document(row.target)
@@ -404,6 +417,7 @@ def show_job(row: Row[Any]) -> dict[str, Any]:
         "ionice": row.ionice,
         "umask": row.umask,
         "variables": show_document(row.variables),
+        "secrets": show_document(row.secrets) or [],
         "startup": row.startup or Startup.WARM.value,
         "revision": row.revision,
         "declared_by": row.declared_by,

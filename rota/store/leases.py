@@ -12,9 +12,14 @@ import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
+    Integer,
+    Select,
     String,
     bindparam,
     case,
@@ -29,12 +34,13 @@ from sqlalchemy import (
     update,
 )
 
-from rota.errors import DatabaseUnavailable
+from rota.errors import DatabaseUnavailable, Invalid
 from rota.model.environment import NO_ENVIRONMENTS, Environments
 from rota.model.job import Startup
 from rota.model.limits import LIMIT_COLUMNS
 from rota.model.reasons import Reason
 from rota.model.run import Claim, NodeIdentity
+from rota.model.secret import read_names
 from rota.model.states import AttemptState, Delivery, NodeState, RunState
 from rota.store.breakers import MAY_BE_CLAIMED
 from rota.store.database import Database
@@ -52,29 +58,63 @@ _next_attempt = (
     select(func.coalesce(func.max(_attempts.c.attempt), 0) + 1).where(_attempts.c.run_id == run.c.id).scalar_subquery()
 )
 
+
 # Jobs whose runs a node leaves alone: those that ask for an environment it does not have. What the job says now counts,
 # so that an edit also frees the runs that wait. The job table is read once for each claim, whatever the number of runs;
 # ``environments`` is ``Environments.wanted``, which is never empty.
-NOT_FOR_NODE = select(job.c.id).where(job.c.env.not_in(bindparam("environments", expanding=True)))
+# Likewise those that name a secret it does not have: their list has more names, so more quotes, than are found there of
+# what the node has. Each of these is a parameter, made by ``secret_parameters``. They are added up, since SQLite reads
+# no fifty calls within each other.
+@cache
+def not_for_node(secret_count: int = 0) -> Select[Any]:
+    """Select the jobs whose runs a node with so many secrets leaves alone."""
+
+    def without(part: ColumnElement[str]) -> ColumnElement[str]:
+        return func.replace(job.c.secrets, part, literal("", String), type_=String)
+
+    found: ColumnElement[int] = literal(0, Integer)
+    for number in range(secret_count):
+        name = bindparam(f"secret_{number}", type_=String)
+        found += case((without(name) != job.c.secrets, 2), else_=0)
+    quotes = func.length(job.c.secrets) - func.length(without(literal('"', String)))
+    return select(job.c.id).where(or_(job.c.env.not_in(bindparam("environments", expanding=True)), quotes != found))
+
+
+def secret_parameters(secrets: Sequence[str]) -> dict[str, str]:
+    """Return what ``not_for_node`` is sent for a node that has these."""
+    return {f"secret_{number}": f'"{name}"' for number, name in enumerate(secrets)}
+
 
 # Runs of one pool that this node may take, best priority first, then oldest; none of a paused pool, and none for a node
 # that is to drain. Served by rota_run_claim in its own order, so that no more rows are locked than are taken.
-FIND_CLAIMABLE = (
-    select(run.c.id)
-    .where(
-        run.c.state == RunState.READY.value,
-        run.c.pool == bindparam("pool"),
-        run.c.target_node.in_(["", bindparam("node")]),
-        or_(run.c.start_by.is_(None), run.c.started_at.is_not(None), run.c.start_by >= db_now()),
-        run.c.job_id.not_in(NOT_FOR_NODE),
-        MAY_BE_CLAIMED,
-        not_(is_pool_paused(bindparam("pool"))),
-        not_(is_node_drained(bindparam("node"))),
+@cache
+def find_claimable(secret_count: int = 0) -> Select[Any]:
+    """Return the statement for a node with so many secrets."""
+    return (
+        select(run.c.id)
+        .where(
+            run.c.state == RunState.READY.value,
+            run.c.pool == bindparam("pool"),
+            run.c.target_node.in_(["", bindparam("node")]),
+            or_(run.c.start_by.is_(None), run.c.started_at.is_not(None), run.c.start_by >= db_now()),
+            run.c.job_id.not_in(not_for_node(secret_count)),
+            MAY_BE_CLAIMED,
+            not_(is_pool_paused(bindparam("pool"))),
+            not_(is_node_drained(bindparam("node"))),
+        )
+        .order_by(run.c.urgency, run.c.run_at, run.c.id)
+        .limit(bindparam("limit"))
     )
-    .order_by(run.c.urgency, run.c.run_at, run.c.id)
-    .limit(bindparam("limit"))
-)
-FIND_CLAIMABLE_LOCKED = FIND_CLAIMABLE.with_for_update(skip_locked=True)
+
+
+@cache
+def find_claimable_locked(secret_count: int = 0) -> Select[Any]:
+    """Return the statement for a database that passes over what others have locked."""
+    return find_claimable(secret_count).with_for_update(skip_locked=True)
+
+
+FIND_CLAIMABLE = find_claimable()
+FIND_CLAIMABLE_LOCKED = find_claimable_locked()
 
 # The claim: a new random id, the fence and the attempt one higher, a lease from now. But for delivery at_most_once it
 # marks at once, since only what is spawned now is claimed. The condition on the state is what makes it a claim;
@@ -177,6 +217,7 @@ READ_CLAIMS = (
         job.c.cwd,
         job.c.run_as,
         job.c.variables,
+        job.c.secrets,
         *(job.c[name] for name in LIMIT_COLUMNS),
         job.c.startup,
         job.c.connection,
@@ -269,13 +310,14 @@ def claim_runs(
     limit: int,
     lease_seconds: float,
     environments: Environments = NO_ENVIRONMENTS,
+    secrets_of_node: Sequence[str] = (),
 ) -> list[Claim]:
     """Take up to ``limit`` ready runs of ``pools`` for this node: best priority first within a pool, then oldest.
 
-    Runs of jobs that ask for an environment are taken if it is among ``environments``, and noted to run in it. All
-    claims commit together; the number of statements depends on the number of pools, not of runs. When the answer to
-    COMMIT is lost, the claims are looked up by the batch's random id; what cannot be looked up either is not started,
-    and its lease ends.
+    Runs of jobs that ask for an environment are taken if it is among ``environments``, and noted to run in it; those of
+    jobs that name secrets, if all are among ``secrets_of_node``. All claims commit together; the number of statements
+    depends on the number of pools, not of runs. When the answer to COMMIT is lost, the claims are looked up by the
+    batch's random id; what cannot be looked up either is not started, and its lease ends.
 
     Raises:
         DatabaseUnavailable: nothing was claimed that this node will start; calling again is safe.
@@ -285,11 +327,13 @@ def claim_runs(
 
     def take(connection: Connection) -> list[Claim]:
         candidates.clear()
-        find = FIND_CLAIMABLE_LOCKED if database.dialect.skip_locked else FIND_CLAIMABLE
+        count = len(secrets_of_node)
+        find = find_claimable_locked(count) if database.dialect.skip_locked else find_claimable(count)
         for pool_name in pools:
             if (free := limit - len(candidates)) <= 0:
                 break
             which = {"pool": pool_name, "node": identity.name, "environments": environments.wanted, "limit": free}
+            which |= secret_parameters(secrets_of_node)
             candidates.extend(connection.execute(find, which).scalars())
         if not candidates:
             return []
@@ -341,10 +385,15 @@ def _note_environments(connection: Connection, claims: Sequence[Claim]) -> None:
 
 
 def _claim_of(row: AnyRow, environments: Environments) -> Claim:
+    named: tuple[str, ...] = ()
     if row.kind is None:  # claimed all the same, so that the run ends and says why
         variables, problem = {}, "it was deleted meanwhile, so there is nothing to start"
     else:
         variables, problem = _read_variables(row.variables)
+        try:
+            named = read_names(row.secrets)
+        except Invalid as error:
+            problem = problem or str(error)
     return Claim(
         run_id=row.id,
         claim_id=row.claim_id,
@@ -376,6 +425,7 @@ def _claim_of(row: AnyRow, environments: Environments) -> Claim:
         env=row.env or None,
         environment=environments.find(row.env) if row.env else None,
         deadline_left_seconds=deadline_left(row, row.deadline_seconds),
+        secrets=named,
     )
 
 

@@ -97,6 +97,7 @@ def register_node(
     version: str,
     lease_seconds: float,
     environments: Sequence[str] = (),
+    secrets: Sequence[str] = (),
     wanted: str | None = None,
     is_dead: IsDead | None = None,
 ) -> str:
@@ -121,6 +122,7 @@ def register_node(
         "pools": json.dumps(list(pools), ensure_ascii=False),
         "slots": slots,
         "environments": json.dumps(list(environments), ensure_ascii=False),
+        "secrets": json.dumps(list(secrets)),
         "lease": lease_seconds,
     }
 
@@ -188,9 +190,10 @@ def describe_node(
     pools: Sequence[str],
     slots: int,
     environments: Sequence[str] = (),
+    secrets: Sequence[str] = (),
 ) -> None:
-    """Tell the others what a node does from now on: whether it drains, which pools it serves, with how many slots and
-    which environments.
+    """Tell the others what a node does from now on: whether it drains, which pools it serves, with how many slots,
+    which environments and which secrets, by their names.
 
     One that somebody asked to drain goes on draining, whatever it says. It is no error if the name belongs to another
     process by now.
@@ -200,6 +203,7 @@ def describe_node(
         "pools": json.dumps(list(pools), ensure_ascii=False),
         "slots": slots,
         "environments": json.dumps(list(environments), ensure_ascii=False),
+        "secrets": json.dumps(list(secrets)),
     }
 
     def describe(connection: Connection) -> None:
@@ -210,6 +214,8 @@ def describe_node(
             what = f"{identity.name} serves {', '.join(pools)} with {slots} slots"
             if environments:
                 what += f" and has {', '.join(environments)}"
+            if secrets:
+                what += f" and can read {', '.join(secrets)}"
             text = f"{identity.name} drains" if state is NodeState.DRAINING else what
             tell_change(connection, "node", state.value, text, node=identity.name)
 
@@ -280,6 +286,7 @@ def _show_node(row: Row[Any], running: list[int]) -> dict[str, Any]:
         "pools": show_document(row.pools),
         "slots": row.slots,
         "environments": show_document(row.environments) or [],
+        "secrets": show_document(row.secrets) or [],
         "running": running,
         "started_at": row.started_at,
         "seen_at": row.seen_at,

@@ -20,7 +20,7 @@ from rota.store.breakers import MAY_BE_CLAIMED, NEXT_HALF_OPEN_AT
 from rota.store.clock import IS_HELD
 from rota.store.database import Database
 from rota.store.findings import IS_LOOK_DUE
-from rota.store.leases import NOT_FOR_NODE
+from rota.store.leases import not_for_node, secret_parameters
 from rota.store.suspension import is_node_drained, is_pool_paused
 from rota.store.tables import run, schedule
 from rota.store.types import db_now
@@ -40,7 +40,7 @@ _next_due_at = select(func.min(run.c.due_at)).where(run.c.due_at.is_not(None)).s
 _next_lease_end_at = select(func.min(run.c.lease_ends_at)).where(run.c.lease_ends_at.is_not(None)).scalar_subquery()
 
 
-def _has_ready(pool: str) -> ColumnElement[bool]:
+def _has_ready(pool: str, secret_count: int) -> ColumnElement[bool]:
     return (
         select(run.c.id)
         .where(
@@ -48,7 +48,7 @@ def _has_ready(pool: str) -> ColumnElement[bool]:
             run.c.pool == bindparam(pool),
             run.c.target_node.in_(["", bindparam("node")]),
             _may_start_in_time,
-            run.c.job_id.not_in(NOT_FOR_NODE),
+            run.c.job_id.not_in(not_for_node(secret_count)),
             MAY_BE_CLAIMED,
             not_(is_pool_paused(bindparam(pool))),
             not_(is_node_drained(bindparam("node"))),
@@ -66,8 +66,8 @@ def _has_ready(pool: str) -> ColumnElement[bool]:
 # query repeats its condition; MariaDB would read every schedule for the least one without a problem; and PostgreSQL,
 # asked whether a ready run exists rather than for the first, would read the whole ledger up to it.
 @cache
-def look_statement(pool_count: int) -> Executable:
-    """Return the look of a node of ``pool_count`` pools: its parameters are those of ``look``."""
+def look_statement(pool_count: int, secret_count: int = 0) -> Executable:
+    """Return the look of a node of so many pools and secrets: its parameters are those of ``look``."""
     return select(
         db_now().label("now"),
         _next_slot_at.label("next_slot_at"),
@@ -78,7 +78,7 @@ def look_statement(pool_count: int) -> Executable:
         (_next_lease_end_at < db_now()).label("lease_has_ended"),
         NEXT_HALF_OPEN_AT.label("next_half_open_at"),
         (db_now() >= NEXT_HALF_OPEN_AT).label("half_open_has_come"),
-        or_(*(_has_ready(f"pool_{number}") for number in range(pool_count))).label("has_ready"),
+        or_(*(_has_ready(f"pool_{number}", secret_count) for number in range(pool_count))).label("has_ready"),
         exists()
         .where(
             run.c.lease_ends_at.is_not(None),
@@ -127,12 +127,17 @@ class Outlook:
 
 
 def look(
-    database: Database, identity: NodeIdentity, pools: Sequence[str], environments: Environments = NO_ENVIRONMENTS
+    database: Database,
+    identity: NodeIdentity,
+    pools: Sequence[str],
+    environments: Environments = NO_ENVIRONMENTS,
+    secrets: Sequence[str] = (),
 ) -> Outlook:
     """Ask, in one statement, what there is to do and when the next thing will be."""
-    statement = look_statement(len(pools))
+    statement = look_statement(len(pools), len(secrets))
     parameters: dict[str, Any] = {"node": identity.name, "holder": identity.holder}
     parameters["environments"] = environments.wanted
+    parameters |= secret_parameters(secrets)
     parameters |= {f"pool_{number}": pool for number, pool in enumerate(pools)}
     row = database.read(lambda connection: connection.execute(statement, parameters).one())
     return Outlook(

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, desc, func, select
 
 from rota.errors import Invalid
 from rota.model.names import check_env
+from rota.model.secret import read_names
 from rota.model.states import NodeState
 from rota.store.shown import say_moment
 from rota.store.tables import node, run
@@ -33,6 +34,7 @@ READ_NODES = (
         node.c.pools,
         node.c.slots,
         node.c.environments,
+        node.c.secrets,
         node.c.seen_at,
         node.c.lease_ends_at,
         node.c.drain_asked_at,
@@ -62,6 +64,7 @@ class Server:
     is_alive: bool  # it claims as well
     is_silent: bool  # it did not say goodbye, and its lease is over
     environments: frozenset[str] = frozenset()  # NAME==VERSION
+    secrets: frozenset[str] = frozenset()  # names of those that it can read
     drain_asked_at: datetime | None = None  # somebody asked it to claim nothing
     drain_asked_by: str | None = None
 
@@ -84,6 +87,13 @@ class Server:
         """Tell whether it may run jobs that ask for ``env``."""
         return not env or (env in self.environments if "==" in env else bool(self.versions(env)))
 
+    def may_run(self, env: str | None, secrets: str | None) -> bool:
+        """Tell whether it may run a job that asks for ``env`` and names ``secrets``, as its row holds them."""
+        try:
+            return self.has(env) and self.secrets.issuperset(read_names(secrets))
+        except Invalid:  # written by hand
+            return False
+
 
 def read_servers(connection: Connection) -> list[Server]:
     """Return the nodes, the one that was seen last first."""
@@ -101,6 +111,7 @@ def read_servers(connection: Connection) -> list[Server]:
             is_alive=row.state == NodeState.ALIVE.value and bool(row.is_held),
             is_silent=row.state != NodeState.GONE.value and not row.is_held,
             environments=_names_of(row.environments or "[]"),
+            secrets=_names_of(row.secrets or "[]"),
             drain_asked_at=row.drain_asked_at,
             drain_asked_by=row.drain_asked_by,
         )
@@ -169,6 +180,23 @@ def say_lacking(servers: Sequence[Server], pool: str, env: str | None, target: s
         seen = f"is not alive, seen {say_moment(one.seen_at)}"
         return f"{said}; {one.name} has it, and {f'serves {_name(sorted(one.pools))}' if one.is_alive else seen}"
     return f"{said}: register it on one, in its configuration or by installing what registers it"
+
+
+def say_unsupplied(
+    servers: Sequence[Server], pool: str, env: str | None, secrets: str | None, target: str = ""
+) -> str | None:
+    """Say that no living node of ``pool`` with environment ``env`` has all the ``secrets`` of a job, as its row names
+    them, and which each lacks; None when one has, and when there is no such node."""
+    alive = [server for server in serving(servers, pool, target) if server.is_alive and server.has(env)]
+    try:
+        wanted = frozenset(read_names(secrets))
+    except Invalid as error:  # written by hand
+        return str(error)
+    if not alive or any(wanted <= server.secrets for server in alive):
+        return None
+    each = _name((f"{server.name} has no {', '.join(sorted(wanted - server.secrets))}" for server in alive), "; ")
+    advice = "say in a node's configuration where it is, or see in its log why it cannot be read"
+    return f"no node alive in pool {pool} can read all secrets of its job: {each}: {advice}"
 
 
 def _say_draining(server: Server) -> str:

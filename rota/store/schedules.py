@@ -81,6 +81,7 @@ READ_SCHEDULE = (
         schedule,
         *_JOB,
         job.c.env.label("job_env"),
+        job.c.secrets.label("job_secrets"),
         job.c.start_within_seconds.label("job_start_within_seconds"),
         db_now().label("now"),
     )

@@ -154,7 +154,7 @@ def _explain_cursor(connection: Connection, row: Row[Any]) -> list[str]:
     if opened is not None:
         where = f"{opened.state} on {opened.node}" if opened.node is not None else opened.state
         because.append(f"run {opened.id} is {where}; overlap is {row.overlap}{_MEANS.get(row.overlap, '')}")
-    return because + explain_pool(connection, row.pool, row.job_env)
+    return because + explain_pool(connection, row.pool, row.job_env, row.job_secrets)
 
 
 _MEANS = {

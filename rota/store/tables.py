@@ -121,6 +121,7 @@ node = Table(
     Column("pools", LongText, nullable=False),  # JSON list of names
     Column("slots", Integer, nullable=False),  # how many runs at once
     Column("environments", LongText),  # JSON list of NAME==VERSION; NULL: it did not say
+    Column("secrets", LongText),  # JSON list of the names of those that it can read; NULL: it did not say
     Column("started_at", Instant, nullable=False),
     Column("seen_at", Instant, nullable=False),  # the last good round
     Column("lease_ends_at", Instant),  # NULL once it has said goodbye
@@ -173,6 +174,7 @@ job = Table(
     Column("ionice", Word),  # idle, best-effort:N, realtime:N; N from 0 (most urgent) to 7
     Column("umask", Word),  # octal text; NULL: 022
     Column("variables", LongText, nullable=False),  # JSON object of environment variables
+    Column("secrets", LongText),  # JSON list of names of variables whose values only nodes have; NULL: none
     Column("startup", Word),  # warm, cold; NULL: warm
     Column("connection", Name),  # of a job of SQL: rota, or one of the node's configuration
     Column("revision", Integer, nullable=False),

@@ -182,3 +182,61 @@ def test_an_environment_that_is_written_wrong_is_refused_with_its_key(file, writ
 
     with pytest.raises(ConfigError, match=said):
         read_config(file, {})
+
+
+def test_secrets_are_places_and_are_shown_as_such(file):
+    file.write_text('[secrets]\nDB_PASSWORD = { file = "/run/secrets/db" }\nTOKEN = { env = "SHOP_TOKEN" }\n')
+
+    config = read_config(file, {"SHOP_TOKEN": "hunter2"})
+
+    assert [(one.name, one.file, one.env) for one in config.secrets] == [
+        ("DB_PASSWORD", "/run/secrets/db", None),
+        ("TOKEN", None, "SHOP_TOKEN"),
+    ]
+    shown = {key: resolved.text for key, resolved in config.resolved.items() if key.startswith("secrets.")}
+    assert shown == {"secrets.DB_PASSWORD": "file /run/secrets/db", "secrets.TOKEN": "variable SHOP_TOKEN"}
+    assert "hunter2" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('secrets = "hunter2"', r"secrets is a section"),
+        ('[secrets]\nDB = "hunter2"', r"secrets\.DB is not a section: write where it is, .* never the secret itself"),
+        ('[secrets]\nDB = { value = "hunter2" }', r"there is no setting secrets\.DB\.value; known are file, env"),
+        ("[secrets]\nDB = {}", r"either file or env"),
+        ('[secrets]\nDB = { file = "/a", env = "B" }', r"either file or env"),
+        ('[secrets]\nDB = { file = "hunter2" }', r"secrets\.DB\.file .* the absolute path"),
+        ('[secrets]\nDB = { file = ["hunter2"] }', r"secrets\.DB\.file .* the absolute path"),
+        ('[secrets]\nDB = { env = "hunter2-" }', r"secrets\.DB\.env .* the name of a variable"),
+        ('[secrets]\n"D B" = { env = "A" }', r"secrets 'D B' is refused"),
+        ('[secrets]\nROTA_DB = { env = "A" }', r"Rota's own"),
+        ("[secrets]\n" + "".join(f'A{n} = {{ env = "A" }}\n' for n in range(51)), r"a node has at most 50"),
+    ],
+)
+def test_secrets_that_cannot_be_read_are_refused_without_being_shown(file, text, message):
+    file.write_text(text)
+
+    with pytest.raises(ConfigError, match=message) as refused:
+        read_config(file, {})
+
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://rota:hunter2@db/rota",
+        "postgresql://rota:hunter2@ter@db/rota",
+        "postgresql://rota:hun:hunter2/x@db/rota?application_name=a@b",
+        "postgresql://db/rota?user=rota&password=hunter2&sslmode=require",
+        "rota:hunter2@db/rota",
+    ],
+)
+def test_a_password_in_a_url_is_in_nothing_that_is_shown(file, url):
+    config = read_config(file=None, environ={"ROTA_DB": url})
+
+    assert config.database == url
+    for shown in (config.resolved["database"].text, repr(config)):
+        assert "hunter2" not in shown
+        assert "ter@" not in shown

@@ -70,6 +70,9 @@ def test_a_schedule_that_breaks_a_rule_is_refused_and_not_stored(rota_with_job, 
         ("job", ["--shell", "true", "--variable", "=x"], "variable"),
         ("job", ["--shell", "true", "--variable", "ROTA_DB=x"], "variables"),
         ("job", ["--shell", "true", "--if-exists", "panic"], "if_exists"),
+        ("job", ["--shell", "true", "--secret", "A-B"], "secrets"),
+        ("job", ["--shell", "true", "--secret", "A", "--secret", "A"], "secrets"),
+        ("job", ["--shell", "true", "--secret", "A", "--variable", "A=1"], "secrets"),
         ("job", ["--shell", "true", "--memory-max", "much"], "memory_max"),
         ("job", ["--shell", "true", "--cpu-max", "0s"], "cpu_max"),
         ("job", ["--shell", "true", "--processes-max", "0"], "processes_max"),
@@ -228,6 +231,20 @@ def test_none_is_a_choice_of_what_to_catch_up_and_takes_other_values_away(rota):
     rota("schedule", "edit", "each", "--catch-up", "none")
     assert shown("catch_up") == "none"
     assert refusal(rota("schedule", "edit", "each", "--overlap", "none", "--json"))["field"] == "overlap"
+
+
+def test_secrets_are_named_changed_and_taken_away_by_a_flag(rota):
+    rota("job", "add", "hello", "--shell", "true", "--secret", "TOKEN", "--secret", "DB_PASSWORD")
+
+    def shown():
+        return read(rota("job", "show", "hello", "--json"))["secrets"]
+
+    assert shown() == ["DB_PASSWORD", "TOKEN"]
+    assert "DB_PASSWORD" in rota("job", "show", "hello").output
+    rota("job", "edit", "hello", "--secret", "OTHER")
+    assert shown() == ["OTHER"]
+    rota("job", "edit", "hello", "--secret", "none")
+    assert shown() == []
 
 
 def test_limits_are_given_changed_and_taken_away_by_flags(rota):

@@ -201,3 +201,14 @@ def test_a_job_of_the_main_module_is_refused_when_declared_and_nothing_is_stored
         rota.declare()
 
     assert rota.jobs.list() == []
+
+
+def test_a_declared_job_names_its_secrets(rota: Rota) -> None:
+    rota.job(secrets=["TOKEN", "DB_PASSWORD"])(sales_report)
+
+    rota.declare()
+
+    assert rota.jobs.show("sales_report")["secrets"] == ["DB_PASSWORD", "TOKEN"]
+    assert outcomes(rota) == [("job", "sales_report", "unchanged")]
+    with pytest.raises(Invalid, match="it is named twice"):
+        rota.job(secrets=["TOKEN", "TOKEN"])(sales_report)

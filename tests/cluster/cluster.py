@@ -43,12 +43,13 @@ class Worker:
         alone = ["unshare", "--pid", "--fork", "--mount-proc"] if self.values.pop("as_process_1", False) else []
         # An installation of its own, to be replaced while jobs run.
         library = self.values.pop("library", None)
+        environ: dict[str, str] = self.values.pop("environ", {})  # beside what every worker is given
         self.write_settings()
         with (folder / "stderr").open("ab") as stderr:
             self.process = subprocess.Popen(
                 [*alone, sys.executable, "-P", "-m", "tests.cluster.worker_process", str(self.settings_path)],
                 cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True,
-                env={"PATH": PATH, "PYTHONPATH": f"{library}:{ROOT}" if library else str(ROOT)},
+                env={"PATH": PATH, "PYTHONPATH": f"{library}:{ROOT}" if library else str(ROOT), **environ},
             )  # fmt: skip
 
     def write_settings(self, **changes: Any) -> None:

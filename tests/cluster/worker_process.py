@@ -1,8 +1,8 @@
 """A worker in a process of its own, to be stopped and killed: ``python -m tests.cluster.worker_process FILE``.
 
-FILE is a JSON object: the values of ``NodeSettings``, and beside them ``until`` (stopped, idle), ``log`` (a path) and
-``statements`` (a path, to which the statements sent to SQLite are appended). HUP reads it again. The name that the
-node goes by is printed once it works.
+FILE is a JSON object: the values of ``NodeSettings``, and beside them ``until`` (stopped, idle), ``log`` (a path),
+``log_level`` and ``statements`` (a path, to which the statements sent to SQLite are appended). HUP reads it again. The
+name that the node goes by is printed once it works.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from typing import Any
 from sqlalchemy import Engine, event
 
 from rota.engine.node import Node, RunUntil
+from rota.engine.secrets import NodeSecrets
 from rota.engine.settings import NodeSettings
 from rota.errors import ConfigError
 from rota.model.environment import Environment, Environments
+from rota.model.secret import SecretSource
 
 
 def read_values(path: Path) -> dict[str, Any]:
@@ -32,11 +34,14 @@ def read_values(path: Path) -> dict[str, Any]:
             values[name] = tuple(values[name])
     if "environments" in values:
         values["environments"] = Environments(Environment.checked(**facts) for facts in values["environments"])
+    if "secrets" in values:
+        values["secrets"] = NodeSecrets(SecretSource.checked(**facts) for facts in values["secrets"])
     return values | {"state_dir": Path(values["state_dir"])}
 
 
 def settings_of(values: dict[str, Any]) -> NodeSettings:
-    return NodeSettings(**{name: value for name, value in values.items() if name not in {"until", "log", "statements"}})
+    ours = {"until", "log", "log_level", "statements"}
+    return NodeSettings(**{name: value for name, value in values.items() if name not in ours})
 
 
 def count_statements(path: str) -> None:
@@ -56,7 +61,7 @@ def main(path: Path) -> int:
         count_statements(values["statements"])
     handler = logging.FileHandler(values["log"])
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.basicConfig(level=values.get("log_level", "INFO"), handlers=[handler])
     node = Node(
         settings_of(values),
         run_until=RunUntil(values.get("until", "stopped")),

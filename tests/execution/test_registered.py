@@ -135,3 +135,16 @@ def test_a_new_version_is_seen_by_a_process_that_has_read_the_old_one(install: I
     (tmp_path / "shop_rota.py").write_text("class Shop: version = 'twenty'")
 
     assert (before, only().facts["version"]) == ("1", "twenty")
+
+
+def test_what_registers_sees_neither_rota_s_settings_nor_variables_that_hold_secrets(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ROTA_DB", "SHOP_TOKEN", "SHOP_LEVEL"):
+        monkeypatch.setenv(name, "hunter2")
+    names = "sorted(name for name in os.environ if name.startswith(('ROTA_', 'SHOP_')))"
+    install("seeing", f"import os\nclass Seen:\n    python_path = {names}\n", "seeing = seeing:Seen")
+
+    (found,) = read_registered(without={"SHOP_TOKEN"})
+
+    assert found.facts["python_path"] == ["SHOP_LEVEL"]

@@ -48,6 +48,7 @@ FULL: dict[str, Any] = {
     "processes_max": 20,
     "nice": "-5",
     "ionice": "best-effort",
+    "secrets": ["TOKEN", "DB_PASSWORD"],
     "umask": "27",
     "variables": {"B": "2", "A": ""},
     "startup": "cold",
@@ -89,6 +90,7 @@ def test_a_job_is_read_from_what_users_type() -> None:
         processes_max=20,
         nice=-5,
         ionice="best-effort:4",
+        secrets=("DB_PASSWORD", "TOKEN"),
         umask="027",
         variables={"A": "", "B": "2"},
         startup=Startup.COLD,
@@ -188,6 +190,17 @@ def test_a_job_comes_back_from_its_definition_by_way_of_json(spec: JobSpec) -> N
         ("umask", {"umask": 27}),
         ("umask", {"umask": "089"}),
         ("umask", {"umask": "1777"}),
+        ("secrets", {"secrets": "DB_PASSWORD"}),
+        ("secrets", {"secrets": ["1A"]}),
+        ("secrets", {"secrets": ["DB PASSWORD"]}),
+        ("secrets", {"secrets": ["PÄSSWORD"]}),
+        ("secrets", {"secrets": ["A" * 101]}),
+        ("secrets", {"secrets": [""]}),
+        ("secrets", {"secrets": [5]}),
+        ("secrets", {"secrets": ["ROTA_DB"]}),
+        ("secrets", {"secrets": ["A", "B", "A"]}),
+        ("secrets", {"secrets": ["A"], "variables": {"A": "x"}}),
+        ("secrets", {"secrets": [f"A{number}" for number in range(51)]}),
         ("variables", {"variables": {"1A": "x"}}),
         ("variables", {"variables": {"A=B": "x"}}),
         ("variables", {"variables": {"ROTA_DB": "x"}}),
@@ -373,3 +386,20 @@ def test_the_start_window_of_a_schedule_goes_before_its_jobs() -> None:
     assert own.rule(NOW, {}, 900).window_seconds(NOW) == 60
     assert silent.rule(NOW, {}, 900).window_seconds(NOW) == 900
     assert silent.rule(NOW).window_seconds(instant("2026-11-20T00:00")) == 86400
+
+
+def test_a_secret_s_value_given_with_its_name_is_not_shown_when_that_is_refused() -> None:
+    with pytest.raises(Invalid, match=r"secrets 'DB_PASSWORD=\.\.\.' is refused") as refused:
+        JobSpec.checked("n", kind="shell", target="true", secrets=["DB_PASSWORD=hunter2"])
+
+    assert "hunter2" not in str(vars(refused.value))
+
+
+def test_the_secrets_of_a_job_are_changed_as_a_whole_and_taken_away() -> None:
+    spec = JobSpec.checked("n", kind="shell", target="true", secrets=["B", "A"])
+
+    assert spec.secrets == ("A", "B")
+    assert spec.edited(secrets=["C"]).secrets == ("C",)
+    assert spec.edited(secrets="none").secrets == spec.edited(secrets=None).secrets == ()
+    with pytest.raises(Invalid, match="the job's variables set it"):
+        spec.edited(variables={"A": "1"})

@@ -15,7 +15,14 @@ from rota.store.advancing import FIND_WAITED
 from rota.store.creation import INSERT_RUNS, TELL_ASKED, TELL_SLOTS
 from rota.store.endings import FIND_ENDING, FIND_EXPIRED, KEEP_ORPHANS
 from rota.store.firing import FIND_DUE, FIND_OPEN, MOVE_CURSORS, TELL_PROBLEMS, TELL_SKIPPING
-from rota.store.leases import FIND_CLAIMABLE, FIND_CLAIMABLE_LOCKED, NOTE_ENVIRONMENT, RENEW_CLAIMS
+from rota.store.leases import (
+    FIND_CLAIMABLE,
+    FIND_CLAIMABLE_LOCKED,
+    NOTE_ENVIRONMENT,
+    RENEW_CLAIMS,
+    find_claimable,
+    secret_parameters,
+)
 from rota.store.moves import APPLY_MOVES, CLOSE_ATTEMPTS, TELL_MOVES
 from rota.store.outlook import look_statement
 from rota.store.tables import job, run, schedule
@@ -41,6 +48,16 @@ HOT: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
         {"rota_run_claim"},
     ),
     "LOOK": (look_statement(1), LOOK | {"pool_0": "default"}, LOOKED_INTO),
+    "LOOK of a node with secrets": (
+        look_statement(1, 2),
+        LOOK | {"pool_0": "default"} | secret_parameters(["A", "B"]),
+        LOOKED_INTO,
+    ),
+    "find_claimable with secrets": (
+        find_claimable(2),
+        {"pool": "default", "node": "a", "environments": WANTED, "limit": 10} | secret_parameters(["A", "B"]),
+        {"rota_run_claim"},
+    ),
     "LOOK at two pools": (
         look_statement(2),
         LOOK | {"pool_0": "empty", "pool_1": "default"},

@@ -38,6 +38,7 @@ LOOKS: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
     "READ_READY_POOLS": (health.READ_READY_POOLS, {}, {"rota_run_claim"}),
     "HAS_READY": (health.HAS_READY, {"pool": "default"}, {"rota_run_claim"}),
     "HAS_READY_IN": (health.HAS_READY_IN, {"pool": "default", "env": "shop"}, {"rota_run_claim"}),
+    "HAS_READY_WITH": (health.HAS_READY_WITH, {"pool": "default", "secrets": '["A"]'}, {"rota_run_claim"}),
     "FIND_LATE": (health.FIND_LATE, LATE | {"pool": "default"}, {"rota_run_claim"}),
     "READ_READY_SINCE": (health.READ_READY_SINCE, {"run_ids": [1, 2, 3]}, {"rota_event_run"}),
     "FIND_LONG": (health.FIND_LONG, {}, {"rota_run_lease"}),

@@ -48,6 +48,7 @@ def test_a_job_is_shown_as_it_was_added_and_reads_back_as_the_same_definition(le
         ionice="best-effort:6",
         umask="077",
         variables={"A": "1"},
+        secrets=["TOKEN", "DB_PASSWORD"],
         startup="cold",
         pool="reports",
         delivery="at_most_once",
@@ -60,6 +61,7 @@ def test_a_job_is_shown_as_it_was_added_and_reads_back_as_the_same_definition(le
     assert (view["timeout"], view["retries"], view["variables"]) == (300, "forever", {"A": "1"})
     assert (view["memory_max"], view["cpu_max"], view["umask"]) == (1 << 40, 3600, "077")
     assert view["run_as_groups"] == ["nogroup", "adm"]
+    assert view["secrets"] == ["DB_PASSWORD", "TOKEN"]
     row = ledger.database.read(lambda connection: connection.execute(jobs.READ_JOB, {"name": "job"}).one())
     assert jobs.spec_of(row) == wanted
 

@@ -18,6 +18,7 @@ depends_on = None
 ADDED: dict[str, tuple[sa.Column[Any], ...]] = {
     "rota_node": (
         sa.Column("environments", LongText, nullable=True),
+        sa.Column("secrets", LongText, nullable=True),
         sa.Column("drain_asked_at", Instant(), nullable=True),
         sa.Column("drain_asked_by", Name, nullable=True),
     ),
@@ -48,6 +49,7 @@ ADDED: dict[str, tuple[sa.Column[Any], ...]] = {
         sa.Column("umask", Word, nullable=True),
         sa.Column("startup", Word, nullable=True),
         sa.Column("connection", Name, nullable=True),
+        sa.Column("secrets", LongText, nullable=True),
     ),
     "rota_run": (
         sa.Column("retries", sa.Integer(), nullable=True),
