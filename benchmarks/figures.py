@@ -27,6 +27,7 @@ from rota.store.migrate import upgrade
 from rota.store.tables import attempt, run
 
 JOB = "no-op"
+INLINE_JOBS = {"thread": "no_op", "async": "no_op_async"}  # executor: function
 PICK_UPS = 50
 ADOPTED = 100
 
@@ -74,6 +75,13 @@ def measure_all(
         say("drain without using guardians again")
         rota.enqueue_many([{"job": JOB}] * (runs // 10))
         figures.append(drain(url, database, runs // 10, slots, reuse=1))
+        for executor, function in INLINE_JOBS.items():
+            say(f"drain no-op Python jobs, executor {executor}")
+            variables = {"PYTHONPATH": str(Path(__file__).parents[1])}
+            call = f"benchmarks.no_op_jobs:{function}"
+            rota.jobs.add(f"no-op-{executor}", call=call, executor=executor, variables=variables)
+            rota.enqueue_many([{"job": f"no-op-{executor}"}] * (runs // 4))
+            figures.append(drain(url, database, runs // 4, slots, reuse=1000, executor=executor))
         say("pick-up")
         figures.extend(pick_up(url, rota, database, slots))
         say("looking on")
@@ -132,7 +140,7 @@ def enqueue_in_bulk(rota: Rota, database: Database, count: int) -> Figure:
     return Figure("enqueue in bulk", count / seconds, "/s", f"{count} runs, 1,000 a transaction")
 
 
-def drain(url: str, database: Database, count: int, slots: int, *, reuse: int) -> Figure:
+def drain(url: str, database: Database, count: int, slots: int, *, reuse: int, executor: str | None = None) -> Figure:
     """Have one worker run all that is ready; every run must be there with its attempt and its end."""
     began = time.perf_counter()
     with worker(url, slots=slots, reuse=reuse, run_until="idle") as process:
@@ -155,6 +163,9 @@ def drain(url: str, database: Database, count: int, slots: int, *, reuse: int) -
     assert ended == _count(database), "an attempt is missing"
     reused = "guardians used again" if reuse > 1 else "a new guardian for each"
     whole = time.perf_counter() - began
+    if executor is not None:
+        how = f"{count} runs by one worker in one executor process; attempt and end recorded ({whole:.1f} s in all)"
+        return Figure(f"no-op Python jobs, executor {executor}", count / seconds, "/s", how)
     how = f"{count} runs of /bin/true by one worker, {reused}; attempt, output and end recorded ({whole:.1f} s in all)"
     return Figure("no-op commands" + ("" if reuse > 1 else ", no reuse"), count / seconds, "/s", how)
 

@@ -230,6 +230,6 @@ def _sample_environment() -> Iterable[str]:
     facts |= {"run_id": 1, "claim_id": "c", "fence": 1, "attempt": 1, "job": "j", "kind": "shell", "target": "true"}
     facts |= {"args": "{}", "schedule": "s", "slot_at": now, "run_at": now, "pool": "default", "variables": {}}
     facts |= {"delivery": states.Delivery.AT_LEAST_ONCE, "lease_seconds": 60.0, "retries": 0, "marked": True}
-    facts |= {"limits": {}, "secrets": ()}
+    facts |= {"limits": {}, "secrets": (), "executor": "process"}
     settings = NodeSettings(database_url="sqlite:///rota.db", state_dir=Path("state"), environment={})
     return [name for name in make_order(Claim(**facts), settings, "n", 0.0).environment if name.startswith("ROTA_")]

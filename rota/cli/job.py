@@ -13,7 +13,7 @@ from rota.cli.run import follow_run
 from rota.cli.screen import Columns, View
 from rota.errors import Invalid
 from rota.model.ending import Backoff
-from rota.model.job import Startup
+from rota.model.job import Executor, Startup
 from rota.model.states import Delivery
 
 COLUMNS: Columns = {"name": "name", "state": "state", "runs": lambda view: brief(describe_target(view)), "pool": "pool"}
@@ -99,6 +99,11 @@ def definition_flags(function: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option(
                 "--startup", type=Words(*Startup), help="A function: forked where it is imported, or not. [warm]"
+            ),
+            click.option(
+                "--executor",
+                type=Words(*Executor),
+                help="A function: in its own process, or with others in one. [process]",
             ),
             click.argument("arguments", metavar="[-- ARG...]", nargs=-1),
         )

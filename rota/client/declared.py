@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from rota.client.options import SCHEDULE_OPTIONS, check_job_options
 from rota.errors import Invalid
-from rota.model.job import JobSpec
+from rota.model.job import Executor, JobSpec
 from rota.model.schedule import TIMINGS, ScheduleSpec
 
 if TYPE_CHECKING:
@@ -130,6 +130,8 @@ def _read_options(
             raise Invalid(kind, of_job[kind], "a decorated job runs the function that it decorates")
     target = f"{function.__module__}:{function.__qualname__}"
     spec = JobSpec.checked(name, **check_job_options({**of_job, "call": target}, new=True))
+    if spec.executor is Executor.ASYNC and not inspect.iscoroutinefunction(inspect.unwrap(function)):
+        raise Invalid("executor", "async", f"{name} is no `async def`: use executor thread, or make it one")
     if not any(kind in of_schedule for kind in TIMINGS):
         if of_schedule:
             lonely = sorted(of_schedule)[0]

@@ -28,7 +28,7 @@ class Jobs:
         ``retry_on`` and ``no_retry_on`` (lists of words), ``deadline``, ``no_op_exit_code``, ``cancel_exit_code``,
         ``breaker_failures``, ``breaker_pause``, ``lease``, ``priority``, ``stdin``, ``cwd``, ``run_as``,
         ``run_as_groups``, ``memory_max``, ``cpu_max``, ``open_files_max``, ``processes_max``, ``nice``, ``ionice``,
-        ``umask``, ``variables``, ``secrets`` (a list of names), ``startup``.
+        ``umask``, ``variables``, ``secrets`` (a list of names), ``startup``, ``executor``.
 
         Raises:
             Invalid: a value breaks its rule; nothing was stored.

@@ -162,6 +162,14 @@ class Bookkeeper(threading.Thread):
             self._stopping = True
             self._woken.notify()
 
+    def deliver_rest(self) -> None:
+        """Deliver the ends that came after the thread had ended: what it had claimed last may not have been started."""
+        if self._books.ends and not self.is_alive():
+            try:
+                self._deliver()
+            except (DatabaseUnavailable, DatabaseRefused) as error:
+                log.warning("%d ends came too late for the database: %s", len(self._books.ends), error)
+
     def apply(self, settings: NodeSettings) -> None:
         """Work by new settings from the next round on."""
         with self._woken:

@@ -37,6 +37,7 @@ from rota.store.nodes import leave_node, register_node
 
 log = logging.getLogger("rota.worker")
 
+INLINE_SECONDS = 3.0  # for executors that are to be killed, and for the ends of their runs to reach the database
 RELEASE_GRACE_SECONDS = 1.0  # after a second signal, another node is to start the runs within two seconds
 GOODBYE_SECONDS = 10.0  # how long the last ends may take to reach the database
 HAND_OVER_SECONDS = 1.0  # the same for a worker that leaves its jobs to the next one
@@ -72,6 +73,8 @@ class Node:
         self._leaves_jobs = False  # to the next worker of this machine: goes at once
         self._is_leaving = False  # claims nothing any more, and goes when it holds nothing
         self._drain_ends_at: float | None = None
+        self._inline_ends_at: float | None = None  # what runs in executor processes may go on so long after TERM
+        self._inline_gone_at: float | None = None  # and is waited for so long
         self._leaves_at: float | None = None  # whatever it holds then: a database that is away must not keep it here
         self._signals: list[int] = []
         self._reading = threading.Lock()
@@ -144,7 +147,7 @@ class Node:
             if self._on_ready is not None:
                 self._on_ready(identity.name)
             while not self._is_done(watch, bookkeeper):
-                watch.round(bookkeeper, renewer, self._wake_fd, until=self._drain_ends_at)
+                watch.round(bookkeeper, renewer, self._wake_fd, until=self._wakes_at)
                 self._hear_signals(watch, bookkeeper)
                 if self._name_lost:
                     self._name_lost = False
@@ -160,6 +163,10 @@ class Node:
         return TICK_BESIDE_ANOTHER if beside_another else 0
 
     @property
+    def _wakes_at(self) -> float | None:
+        return min((at for at in (self._drain_ends_at, self._inline_ends_at, self._inline_gone_at) if at), default=None)
+
+    @property
     def _goodbye_seconds(self) -> float:
         return HAND_OVER_SECONDS if self._leaves_jobs else GOODBYE_SECONDS
 
@@ -170,6 +177,7 @@ class Node:
         bookkeeper.stop()
         bookkeeper.join(HAND_OVER_SECONDS)
         is_told = watch.hand_over(bookkeeper, renewer, self._wake_fd, seconds_max=HAND_OVER_SECONDS)
+        bookkeeper.deliver_rest()
         log.info("leaving at once: %d runs go on, and the next worker takes them over", watch.count)
         return is_told
 
@@ -222,7 +230,11 @@ class Node:
                 self.settings.state_dir,
             )
             return True
-        return self._is_leaving and (holds_nothing or self._leaves_jobs)
+        return self._is_leaving and (holds_nothing or (self._leaves_jobs and self._is_done_inline(watch)))
+
+    def _is_done_inline(self, watch: Watch) -> bool:
+        """Tell whether nothing is left that would be cut off by leaving, or it has had its time."""
+        return not watch.inline_count or (self._inline_gone_at is not None and boottime() >= self._inline_gone_at)
 
     def _hear_signals(self, watch: Watch, bookkeeper: Bookkeeper) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -240,6 +252,11 @@ class Node:
                 self._hear_stop(number, watch, bookkeeper)
         while self._settings_read:
             self._take_over_settings(self._settings_read.popleft(), watch, bookkeeper)
+        if self._inline_ends_at is not None and boottime() >= self._inline_ends_at:
+            self._inline_ends_at = None
+            self._inline_gone_at = boottime() + RELEASE_GRACE_SECONDS + INLINE_SECONDS
+            log.warning("%d runs in executor processes have not ended in time: giving them back", watch.inline_count)
+            watch.stop_inline("released", min(RELEASE_GRACE_SECONDS, self.settings.grace_seconds))
         if self._drain_ends_at is not None and boottime() >= self._drain_ends_at:
             self._drain_ends_at = None
             log.warning("%d runs have not ended in time: giving them back", watch.count)
@@ -254,6 +271,11 @@ class Node:
         bookkeeper.stop_claiming(tell=not self._leaves_jobs)
         if self._leaves_jobs:
             log.info("leaving")
+            watch.close_inline()
+            if watch.inline_count:
+                seconds = self.settings.grace_seconds
+                log.info("%d runs in executor processes may take %g s to end", watch.inline_count, seconds)
+                self._inline_ends_at = boottime() + seconds
         elif self._stops_asked == 1:
             seconds = self.settings.drain_timeout_seconds
             log.info(

@@ -24,7 +24,7 @@ from rota.execution.command import (
 )
 from rota.execution.order import Order, limits_message
 from rota.model.instants import format_instant
-from rota.model.job import OWN_CONNECTION, Startup, check_delivery
+from rota.model.job import OWN_CONNECTION, Executor, Startup, check_delivery, check_executor
 from rota.model.limits import Limits
 from rota.model.run import Claim
 from rota.model.states import Delivery
@@ -44,6 +44,7 @@ def make_order(claim: Claim, settings: NodeSettings, node: str, deadline: float)
         raise Invalid("job", claim.job, claim.problem)
     if claim.timeout_seconds is not None and not claim.timeout_seconds > 0:
         raise Invalid("timeout", claim.timeout_seconds, "it is more than 0 s: correct it with `rota job edit`")
+    executor = _executor(claim)
     limits = _limits(claim)
     environment = job_environment(
         _inherited(claim, settings), _declared(claim, settings), _facts(claim, node), account=_account(claim.run_as)
@@ -70,9 +71,24 @@ def make_order(claim: Claim, settings: NodeSettings, node: str, deadline: float)
         database=_database(claim, settings),
         **({} if limits.umask is None else {"umask": int(limits.umask, 8)}),
         limits=limits_message(limits),
-        call=claim.target if _may_be_warm(claim, settings) else None,
+        call=claim.target if executor is not Executor.PROCESS or _may_be_warm(claim, settings) else None,
         secrets=settings.secrets.read(claim.secrets),
+        executor=executor.value,
     )
+
+
+def _executor(claim: Claim) -> Executor:
+    if claim.executor not in tuple(Executor):
+        rule = f"it is one of {', '.join(Executor)}: correct it with `rota job edit`"
+        raise Invalid("executor", claim.executor, rule)
+    executor = Executor(claim.executor)
+    others = {**claim.limits, "env": claim.env, "stdin": claim.stdin, "run_as": claim.run_as}
+    others["secrets"] = claim.secrets or None
+    try:
+        check_executor(executor, claim.kind, str(claim.delivery), others)
+    except Invalid as error:
+        raise Invalid(error.field, error.value, f"{error.rule}, with `rota job edit`") from None
+    return executor
 
 
 def _limits(claim: Claim) -> Limits:

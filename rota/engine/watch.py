@@ -27,6 +27,8 @@ from rota.execution.order import Captured, Outcome, StopWhy, Told
 from rota.execution.report import read_wish
 from rota.model.documents import check_document_text
 from rota.model.durations import DURATION_SECONDS_MAX
+from rota.model.ending import NO_GUARDIAN_ERROR
+from rota.model.job import Executor
 from rota.model.run import Claim, End, Piece, Report, Written
 from rota.model.states import Delivery, NodeState
 
@@ -100,6 +102,7 @@ class Watch:
         self._renew_at = 0.0
         self._is_renewed = False  # since it was asked for last, on leaving
         self._is_closed = False  # what was claimed and comes only now is given back unstarted
+        self._is_closed_inline = False  # the same for what would end with this worker
         self.node_state: NodeState | None = NodeState.ALIVE
         self.on_name_lost: Callable[[], None] = lambda: None
 
@@ -137,6 +140,20 @@ class Watch:
         """Stop every job, and start no more; each tells its end as usual."""
         self._is_closed = True
         for claim_id in self._claims:
+            self._crew.stop(claim_id, why, grace_seconds)
+
+    @property
+    def inline_count(self) -> int:
+        """How many attempts end with this worker: those in executor processes, acknowledged ones apart."""
+        return len(self._crew.inline_claim_ids)
+
+    def close_inline(self) -> None:
+        """Start nothing more in executor processes."""
+        self._is_closed_inline = True
+
+    def stop_inline(self, why: StopWhy, grace_seconds: float) -> None:
+        """Stop what runs in executor processes; each tells its end as usual."""
+        for claim_id in self._crew.inline_claim_ids:
             self._crew.stop(claim_id, why, grace_seconds)
 
     def hand_over(self, bookkeeper: Bookkeeping, renewer: Renewing, wake_fd: int, *, seconds_max: float) -> bool:
@@ -205,7 +222,7 @@ class Watch:
                 self._hear_renewed(message)
 
     def _start(self, claim: Claim, deadline: float, bookkeeper: Bookkeeping) -> None:
-        if self._is_closed:
+        if self._is_closed or (self._is_closed_inline and claim.executor != Executor.PROCESS):
             bookkeeper.hear_end(End(claim.claim_id, claim.run_id, "released", error_message="the worker is leaving"))
             return
         if claim.env is not None and claim.environment is None:  # its job was edited while it was claimed
@@ -228,8 +245,11 @@ class Watch:
             return
         try:
             self._crew.start(order)
-        except (OSError, RotaError) as error:  # no descriptor or process left for another one, or it is too large
+        except RotaError as error:
             self._refuse(claim, error, bookkeeper)
+            return
+        except OSError as error:  # no descriptor or process left for another one
+            self._refuse(claim, error, bookkeeper, kind=NO_GUARDIAN_ERROR)
             return
         self._claims[claim.claim_id] = claim
         self._deadlines[claim.claim_id] = deadline
@@ -269,9 +289,9 @@ class Watch:
         what = f": {end.error_message}" if end.error_message else ""
         log.info("run %d of job %s, attempt %d: %s%s", claim.run_id, claim.job, claim.attempt, how, what)
 
-    def _refuse(self, claim: Claim, error: Exception, bookkeeper: Bookkeeping) -> None:
+    def _refuse(self, claim: Claim, error: Exception, bookkeeper: Bookkeeping, kind: str | None = None) -> None:
         log.warning("run %d could not be started: %s", claim.run_id, error)
-        kind, message = type(error).__name__, _storable(str(error))
+        kind, message = kind or type(error).__name__, _storable(str(error))
         bookkeeper.hear_end(End(claim.claim_id, claim.run_id, "not_started", error_type=kind, error_message=message))
 
     def _forget(self, claim_id: str) -> None:
@@ -394,11 +414,12 @@ def end_of(outcome: Outcome, pid: int | None = None) -> End:
         retry_after_seconds=retry_after_seconds,
         seconds=outcome.seconds,
         cpu_seconds=outcome.cpu_seconds,
-        memory_bytes_max=outcome.memory_bytes_max,
+        memory_bytes_max=None if outcome.executor else outcome.memory_bytes_max,
         read_bytes=outcome.read_bytes,
         written_bytes=outcome.written_bytes,
         pid=pid,
         cold_because=_storable(outcome.cold_because),
+        executor=outcome.executor,
         stdout=_written(outcome.stdout),
         stderr=_written(outcome.stderr),
     )

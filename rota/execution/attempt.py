@@ -35,6 +35,7 @@ from rota.execution.linux import boottime, kill_tree, signal_descendants, start_
 from rota.execution.masking import Mask, MaskedCapture
 from rota.execution.output import Capture
 from rota.execution.spawn import Birth, fork_job, read_report
+from rota.execution.sweep import sweep_marked  # seldom needed, but then the installation may be gone
 from rota.execution.warm_birth import ANSWER_SECONDS_MAX, OPEN, STATUS_SECONDS_MAX, WarmBirth
 
 TYPE_CHECKING = False
@@ -651,7 +652,7 @@ class Attempt:
             leftovers, is_clear = end.leftovers, end.is_clear
             read_bytes, written_bytes = end.read_bytes, end.written_bytes
         elif self._warm is not None and self.pid:
-            leftovers = _sweep_in_place_of_parent(self.control_path)
+            leftovers = sweep_marked(self.control_path)  # what it has left, since its parent can do it no more
         elif self.pid:
             # While the leader is a zombie: once it is reaped, the number may be a stranger's.
             self._signal_group(signal.SIGKILL)
@@ -800,13 +801,6 @@ def _is_over(pidfd: int) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _sweep_in_place_of_parent(control_path: str) -> int:
-    """Kill what a job has left whose parent can do it no more. Tell how many processes it were."""
-    from rota.execution.sweep import sweep_marked  # seldom needed
-
-    return sweep_marked(control_path)
 
 
 def open_stdin(data: bytes) -> int:

@@ -7,7 +7,6 @@ in any environment, without a database. Called by users' code as ``rota.current_
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 import time
@@ -18,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rota.errors import Invalid, StateError
+from rota.execution.inline import LastTold, current, fact
 from rota.execution.report import (
     control_path,
     read_arguments,
@@ -78,11 +78,12 @@ class CurrentRun:
         if fraction is not None and not 0 <= fraction <= 1:
             raise Invalid("progress", fraction, "it is a fraction from 0 to 1")
         now = time.monotonic()
-        is_same = message == _last_progress.message and fraction is not None and fraction < 1
-        if is_same and now - _last_progress.at < PROGRESS_SECONDS:
+        last = _last_told()
+        is_same = message == last.message and fraction is not None and fraction < 1
+        if is_same and now - last.at < PROGRESS_SECONDS:
             return
         report_progress(fraction, message)
-        _last_progress.at, _last_progress.message = now, message
+        last.at, last.message = now, message
 
     def track(self, items: Iterable[T], total: int | None = None, message: str | None = None) -> Iterator[T]:
         """Go through ``items`` and report the progress: after each, how many of ``total`` are done.
@@ -94,7 +95,7 @@ class CurrentRun:
         for done, item in enumerate(items):
             if total:
                 self.progress(min(1.0, done / total), message)
-            elif time.monotonic() - _last_progress.at >= PROGRESS_SECONDS:
+            elif time.monotonic() - _last_told().at >= PROGRESS_SECONDS:
                 self.progress(None, f"{message or 'done'}: {done}")
             yield item
         if total:
@@ -137,23 +138,24 @@ class CurrentRun:
         """Whether this attempt is being stopped: it was cancelled, is out of time, or its lease goes.
 
         Whoever asks wants to end by itself: from the first time on, the TERM that comes with a stop does not end a
-        Python process whose main thread has asked, and KILL follows after the grace.
+        Python process whose main thread has asked, and KILL follows after the grace. In an executor process it is told
+        here only, to a thread; a task is cancelled besides.
         """
+        if current.get() is not None:
+            return why_stopping() is not None
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, _note_term)
         return _has_term or why_stopping() is not None
 
 
-class _Progress:
-    """What was told last."""
-
-    at = 0.0
-    message: str | None = None
-
-
-_last_progress = _Progress()
+_last_progress = LastTold()
 _connections: list[Callable[[], Connection]] = []
 _has_term = False
+
+
+def _last_told() -> LastTold:
+    run = current.get()
+    return _last_progress if run is None else run.told
 
 
 def _note_term(number: int, frame: FrameType | None) -> None:
@@ -172,28 +174,29 @@ def current_run() -> CurrentRun:
     Raises:
         StateError: this process is no job.
     """
-    control_path()
+    if current.get() is None:
+        control_path()
     return CurrentRun(
         run_id=int(_fact("ROTA_RUN_ID")),
         job=_fact("ROTA_JOB"),
-        schedule=os.environ.get("ROTA_SCHEDULE"),
+        schedule=fact("ROTA_SCHEDULE"),
         attempt=int(_fact("ROTA_ATTEMPT")),
         slot=_instant("ROTA_SLOT"),
         run_at=_instant("ROTA_RUN_AT"),
         node=_fact("ROTA_NODE"),
         fence=int(_fact("ROTA_FENCE")),
-        key=os.environ.get("ROTA_KEY"),
+        key=fact("ROTA_KEY"),
     )
 
 
 def _fact(name: str) -> str:
-    value = os.environ.get(name)
+    value = fact(name)
     if value is None:
         raise StateError(f"{name} is not set, although ROTA_CONTROL is: keep the ROTA_* variables together")
     return value
 
 
 def _instant(name: str) -> datetime | None:
-    value = os.environ.get(name)
+    value = fact(name)
     # Python 3.9 reads no Z.
     return datetime.fromisoformat(value.replace("Z", "+00:00")) if value else None

@@ -36,14 +36,12 @@ PROGRESS_TEXT_MAX = 1000
 ERROR_BASES_MAX = 100
 
 
-class Control:
-    """Listens to one job, and keeps what it said."""
+class Ear:
+    """Answers what a job says and asks, and keeps what it said."""
 
     def __init__(
         self,
-        path: str,
         arguments: bytes,
-        owner: int | None,
         *,
         checkpoint: bytes = b"null",
         database: bytes = b"",
@@ -51,66 +49,21 @@ class Control:
         why_stopping: Callable[[], str | None] = lambda: None,
         mask: Mask | None = None,  # what nothing that is kept may hold
     ) -> None:
-        self.path = path
         self.result: bytes | None = None
         self.error: tuple[str, str, str] | None = None
         self.progress: tuple[float | None, str | None] | None = None  # as told last
         self.checkpoint: bytes | None = None  # of this attempt
         self.has_news = False  # about the two
+        self.error_bases: list[str] = []
         self._saved = checkpoint
         self._database = database
-        self.error_bases: list[str] = []
         self._arguments = arguments
         self._is_preempted = is_preempted
         self._why_stopping = why_stopping
         self._mask = mask
-        self._clients: dict[int, Channel] = {}
-        self._listener = listen_at(path, CLIENTS_MAX, owner)
 
-    def interests(self) -> list[tuple[int, int]]:
-        """List the descriptors to wait for, with the events of ``poll``."""
-        both = select.POLLIN | select.POLLOUT
-        clients = [(number, both if c.wants_write else select.POLLIN) for number, c in self._clients.items()]
-        # With every place taken, those who knock wait in the backlog.
-        return clients if len(clients) == CLIENTS_MAX else [(self._listener.fileno(), select.POLLIN), *clients]
-
-    def handle(self, fileno: int) -> None:
-        """Take what has come on one of ``interests()``."""
-        if fileno == self._listener.fileno():
-            self._accept()
-        elif fileno in self._clients:
-            self._serve(self._clients[fileno])
-
-    def drain(self) -> None:
-        """Take what has come and was not looked at yet; for the end, when no writer is left."""
-        self._accept()
-        for client in list(self._clients.values()):
-            self._serve(client)
-
-    def _accept(self) -> None:
-        while len(self._clients) < CLIENTS_MAX:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            self._clients[connection.fileno()] = Channel(connection, CONTROL_BYTES_MAX, lines_ok=True)
-
-    def _serve(self, client: Channel) -> None:
-        for frame in client.receive():
-            answer, blob = self._answer(frame)
-            try:
-                client.send(answer, blob)
-            except (ValueError, RecursionError):  # a line holds JSON only, and a row may have been written by hand
-                client.send(_refusal("what is kept of that is no JSON"))
-            if client.unsent_bytes > UNREAD_BYTES_MAX:
-                client.lost = True
-                break
-        client.flush()
-        if client.lost:
-            self._clients = {number: other for number, other in self._clients.items() if other is not client}
-            client.close()
-
-    def _answer(self, frame: Frame) -> tuple[Message, bytes]:
+    def answer(self, frame: Frame) -> tuple[Message, bytes]:
+        """Take one frame and answer it."""
         message, blob = frame
         if message.get("op") in ("progress", "checkpoint") and self._is_preempted():
             sentence = "the lease of this attempt goes, and another one may follow: stop, and report nothing"
@@ -175,6 +128,77 @@ class Control:
 
     def _clean(self, text: str) -> str:
         return text if self._mask is None else self._mask.clean_sentence(text)
+
+
+class Control(Ear):
+    """An ear at a socket."""
+
+    def __init__(
+        self,
+        path: str,
+        arguments: bytes,
+        owner: int | None,
+        *,
+        checkpoint: bytes = b"null",
+        database: bytes = b"",
+        is_preempted: Callable[[], bool] = lambda: False,
+        why_stopping: Callable[[], str | None] = lambda: None,
+        mask: Mask | None = None,
+    ) -> None:
+        super().__init__(
+            arguments,
+            checkpoint=checkpoint,
+            database=database,
+            is_preempted=is_preempted,
+            why_stopping=why_stopping,
+            mask=mask,
+        )
+        self.path = path
+        self._clients: dict[int, Channel] = {}
+        self._listener = listen_at(path, CLIENTS_MAX, owner)
+
+    def interests(self) -> list[tuple[int, int]]:
+        """List the descriptors to wait for, with the events of ``poll``."""
+        both = select.POLLIN | select.POLLOUT
+        clients = [(number, both if c.wants_write else select.POLLIN) for number, c in self._clients.items()]
+        # With every place taken, those who knock wait in the backlog.
+        return clients if len(clients) == CLIENTS_MAX else [(self._listener.fileno(), select.POLLIN), *clients]
+
+    def handle(self, fileno: int) -> None:
+        """Take what has come on one of ``interests()``."""
+        if fileno == self._listener.fileno():
+            self._accept()
+        elif fileno in self._clients:
+            self._serve(self._clients[fileno])
+
+    def drain(self) -> None:
+        """Take what has come and was not looked at yet; for the end, when no writer is left."""
+        self._accept()
+        for client in list(self._clients.values()):
+            self._serve(client)
+
+    def _accept(self) -> None:
+        while len(self._clients) < CLIENTS_MAX:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._clients[connection.fileno()] = Channel(connection, CONTROL_BYTES_MAX, lines_ok=True)
+
+    def _serve(self, client: Channel) -> None:
+        for frame in client.receive():
+            answer, blob = self.answer(frame)
+            try:
+                client.send(answer, blob)
+            except (ValueError, RecursionError):  # a line holds JSON only, and a row may have been written by hand
+                client.send(_refusal("what is kept of that is no JSON"))
+            if client.unsent_bytes > UNREAD_BYTES_MAX:
+                client.lost = True
+                break
+        client.flush()
+        if client.lost:
+            self._clients = {number: other for number, other in self._clients.items() if other is not client}
+            client.close()
 
     def close(self) -> None:
         """Stop listening and remove the socket."""

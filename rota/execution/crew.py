@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from rota.errors import Conflict, Invalid, NotSupported
 from rota.execution.door import knock
+from rota.execution.executors import Executors
 from rota.execution.hearth import Hearth
 from rota.execution.home import prepare_folder, start_nursery
 from rota.execution.journal import forget_end, list_ends, read_end, set_aside_end
@@ -47,6 +48,7 @@ from rota.execution.order import (
 from rota.execution.stand_in import Program, ask_to_leave
 from rota.execution.sweep import sweep_dead, sweep_marked
 from rota.execution.wire import FRAME_BYTES_MAX, Channel, Decoder, WireError, pack_frame
+from rota.model.ending import NO_GUARDIAN_ERROR
 
 if TYPE_CHECKING:
     from rota.execution.wire import Message
@@ -108,6 +110,12 @@ class Crew:
         self._epoll: select.epoll | None = None
         self._hearth = Hearth(self._folder, runs_max=warm_reuse, watch=self._watch, unwatch=self._unwatch)
         self._writing: set[int] = set()  # descriptors that wait for room
+        self._executors = Executors(
+            fork=lambda: self._ask_nursery("keeper"),
+            send=self._send_on,
+            drop=self._part,
+            sweep=lambda control: self._see_to_remains(control, is_warm=False),
+        )
 
     # -- opening and closing
 
@@ -142,8 +150,10 @@ class Crew:
     def close(self) -> None:
         """Leave the guardians. Idle ones end; those with an attempt go on, and keep its end for ``recover``."""
         self._send_the_rest()
+        is_idle = not self._busy and not self._executors.claim_ids
         for guardian in list(self._guardians.values()):
             self._drop(guardian)
+        self._executors.close()
         if self._nursery is not None:
             self._forget_nursery()
         if self._stand_in is not None:
@@ -153,7 +163,7 @@ class Crew:
         if self._epoll is not None:
             self._epoll.close()
             self._epoll = None
-        if not self._busy:
+        if is_idle:
             for process in (*self._processes, *parents):
                 try:
                     process.wait(CLOSE_SECONDS)
@@ -169,7 +179,8 @@ class Crew:
             for fileno in self._writing:
                 poll.register(fileno, select.POLLOUT)
             poll.poll(left * 1000)
-            for channel in (self._nursery, *(guardian.channel for guardian in self._guardians.values())):
+            guardians = (guardian.channel for guardian in self._guardians.values())
+            for channel in (self._nursery, *guardians, *self._executors.channels):
                 if channel is not None:
                     channel.flush()
                     self._watch_write(channel)
@@ -190,12 +201,17 @@ class Crew:
     @property
     def claim_ids(self) -> frozenset[str]:
         """The claims given out and not yet acknowledged, or lost."""
-        return frozenset(self._busy)
+        return self._executors.claim_ids.union(self._busy)
+
+    @property
+    def inline_claim_ids(self) -> frozenset[str]:
+        """Those of them whose runs are in executor processes, which end with this worker."""
+        return self._executors.claim_ids
 
     @property
     def is_alone(self) -> bool:
         """Whether there is no guardian, not even one that has been knocked at and has not answered."""
-        return not self._guardians and not self._busy
+        return not self._guardians and not self.claim_ids
 
     # -- asking things of guardians
 
@@ -206,8 +222,11 @@ class Crew:
             Conflict: this claim has been given out already.
             Invalid: there is more of it than a guardian takes.
         """
-        if order.claim_id in self._busy:
+        if order.claim_id in self.claim_ids:
             raise Conflict(f"claim {order.claim_id!r} of run {order.run_id} has been started already")
+        if order.executor != "process":
+            self._executors.start(order)
+            return
         # What is kept here, and what a warm parent may know: secrets by name only.
         bare = replace(order, secrets=dict.fromkeys(order.secrets, ""), database="")
         warm, cold_because = self._hearth.choose(bare)
@@ -233,10 +252,12 @@ class Crew:
         """Ask every busy guardian for a sign of life; ``answered`` knows who gave one."""
         for claim_id in self._busy:
             self._tell(claim_id, {"op": "ask", "claim_id": claim_id})
+        self._executors.ask()
 
     def answered(self, since: float) -> frozenset[str]:
         """Tell for which claims a guardian has spoken at or after ``since``, by its own look at CLOCK_BOOTTIME."""
-        return frozenset(claim_id for claim_id, heard in self._busy.items() if heard and heard.heard_at >= since)
+        found = frozenset(claim_id for claim_id, heard in self._busy.items() if heard and heard.heard_at >= since)
+        return found | self._executors.answered(since)
 
     def stop(self, claim_id: str, why: StopWhy, grace_seconds: float) -> None:
         """Stop a job: TERM to its group, KILL after the grace. Its end comes as ``Ended``, with this ``why`` unless it
@@ -252,6 +273,8 @@ class Crew:
         for claim_id in claim_ids:
             guardian = self._busy.get(claim_id)
             if guardian is None:
+                if self._executors.acknowledge(claim_id):
+                    continue
                 if claim_id in self._busy:
                     forget_end(self._folder, claim_id)
                     del self._busy[claim_id]
@@ -286,7 +309,7 @@ class Crew:
         for claim_id in list_ends(self._folder):
             if len(outcomes) == RECOVERED_PER_CALL:
                 break
-            if claim_id in self._busy or claim_id in known:
+            if claim_id in self.claim_ids or claim_id in known:
                 continue
             data = read_end(self._folder, claim_id)
             if data is None:
@@ -303,8 +326,9 @@ class Crew:
         forget_end(self._folder, claim_id)
 
     def take_notes(self) -> list[str]:
-        """Give what the worker's log should say about warm parents since it was asked last."""
-        notes, self._hearth.notes = self._hearth.notes, []
+        """Give what the worker's log should say about warm parents and executors since it was asked last."""
+        notes = self._hearth.notes + self._executors.notes
+        self._hearth.notes, self._executors.notes = [], []
         return notes
 
     def sweep(self) -> int:
@@ -322,6 +346,8 @@ class Crew:
                 self._hear_nursery(self._nursery)
             elif self._hearth.knows(fileno):
                 self._hearth.hear(fileno)
+            elif self._executors.knows(fileno):
+                self._hear_keeper(fileno)
             elif fileno in self._guardians:
                 self._hear_guardian(self._guardians[fileno])
             elif self._stand_in is not None and fileno == self._stand_in.fileno():
@@ -346,6 +372,12 @@ class Crew:
                 self._drop(guardian)
         else:
             self._watch_write(nursery)
+
+    def _hear_keeper(self, fileno: int) -> None:
+        self._events += self._executors.hear(fileno)
+        for channel in self._executors.channels:
+            if channel.fileno() == fileno:
+                self._watch_write(channel)
 
     def _hear_guardian(self, guardian: _Guardian) -> None:
         channel = guardian.channel
@@ -404,7 +436,7 @@ class Crew:
             assert isinstance(order, Order)
             message = "the nursery made no guardian for it; see nursery.log in the worker's folder"
             self._busy[order.claim_id] = None
-            self._events.append(Ended(not_started(order, "GuardianNotStarted", message)))
+            self._events.append(Ended(not_started(order, NO_GUARDIAN_ERROR, message)))
             return
         if pidfd >= 0:
             try:
@@ -434,18 +466,23 @@ class Crew:
     # -- guardians coming and going
 
     def _new_guardian(self) -> _Guardian:
+        guardian = _Guardian(self._ask_nursery("guardian"))
+        self._guardians[guardian.channel.fileno()] = guardian
+        return guardian
+
+    def _ask_nursery(self, op: str) -> Channel:
+        """Have a process forked by the nursery, and give the connection to it."""
         if self._nursery is None or self._nursery.lost:
             if self._nursery is not None:
                 self._forget_nursery()
             self._open_nursery()
         assert self._nursery is not None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        guardian = _Guardian(Channel(ours))
-        self._guardians[ours.fileno()] = guardian
-        self._watch(guardian.channel)
-        self._nursery.send({"op": "guardian"}, descriptor=theirs.detach())
+        channel = Channel(ours)
+        self._watch(channel)
+        self._nursery.send({"op": op}, descriptor=theirs.detach())
         self._watch_write(self._nursery)
-        return guardian
+        return channel
 
     def _take_idle(self) -> _Guardian | None:
         while self._idle:
@@ -470,6 +507,7 @@ class Crew:
         while self._idle and boottime() - self._idle[0].idle_since > IDLE_SECONDS:
             self._drop(self._idle[0])
         self._hearth.look_after()
+        self._executors.look_after()
         if len(self._processes) > 1:  # the nursery of now is reaped when the crew is closed
             self._processes = [process for process in self._processes if process.poll() is None]
 
@@ -478,9 +516,12 @@ class Crew:
         if guardian in self._idle:
             self._idle.remove(guardian)
         self._guardians.pop(guardian.channel.fileno(), None)
-        self._unwatch(guardian.channel)
         self._close_pidfd(guardian)
-        guardian.channel.close()
+        self._part(guardian.channel)
+
+    def _part(self, channel: Channel) -> None:
+        self._unwatch(channel)
+        channel.close()
 
     def _forget_nursery(self) -> None:
         assert self._nursery is not None
@@ -499,10 +540,15 @@ class Crew:
         guardian = self._busy.get(claim_id)
         if guardian is not None:
             self._send(guardian, message)
+        else:
+            self._executors.tell(claim_id, message)
 
     def _send(self, guardian: _Guardian, message: Message, blob: bytes = b"") -> None:
-        guardian.channel.send(message, blob)
-        self._watch_write(guardian.channel)
+        self._send_on(guardian.channel, message, blob)
+
+    def _send_on(self, channel: Channel, message: Message, blob: bytes) -> None:
+        channel.send(message, blob)
+        self._watch_write(channel)
 
     def _watch(self, channel: Channel) -> None:
         self._opened_epoll().register(channel.fileno(), select.EPOLLIN)

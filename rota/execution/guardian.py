@@ -55,13 +55,13 @@ def guard(
 
 def traceback_to_log() -> None:
     """Write the current exception to standard error, which is the nursery's log."""
-    import traceback  # only when needed: it brings a tokenizer along
-
     try:
+        import traceback  # only when needed: it brings a tokenizer along
+
         sys.stderr.write(f"process {os.getpid()}:\n{traceback.format_exc()}")
         sys.stderr.flush()
-    except OSError:
-        pass  # the disk that is full may be the log's too, and what cannot be told must cost nobody the outcome
+    except (OSError, ImportError):
+        pass  # the disk that is full may be the log's too; what cannot be told must cost nobody the outcome
 
 
 class Guardian:

@@ -18,11 +18,14 @@ class ImportedFiles:
         self._look_at = 0.0
 
     def remember(self, began_ns: int) -> None:
-        """Note how the files look. One that was written since then may have been read before: it counts as changed."""
+        """Note how the files of new modules look, what was noted before stays. One that was written since then may have
+        been read before: it counts as changed."""
         library = os.path.dirname(os.__file__) + "/"
         for module in list(sys.modules.values()):
             path = getattr(module, "__dict__", {}).get("__file__")
-            if isinstance(path, str) and (not path.startswith(library) or "-packages/" in path):
+            if not isinstance(path, str) or path in self._seen:
+                continue
+            if not path.startswith(library) or "-packages/" in path:
                 seen = _look_at(path)
                 is_doubtful = seen is not None and began_ns <= seen[0] <= time.time_ns()
                 self._seen[path] = () if is_doubtful else seen

@@ -18,6 +18,7 @@ from mmap import mmap
 
 from rota.execution.attempt import CALL, SLOT
 from rota.execution.guardian import guard, traceback_to_log
+from rota.execution.keeper import keep
 from rota.execution.linux import (
     become_subreaper,
     boottime,
@@ -33,7 +34,9 @@ from rota.execution.wire import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
+    from typing import NoReturn
 
 LOOK_SECONDS = 1.0  # how often leases are looked at; guardians wake the nursery when that would be too late
 LOOK_AGAIN_SECONDS = 0.02
@@ -97,8 +100,8 @@ class Nursery:
         if not self._worker.lost and self._worker.fileno() in ready:
             self._worker.flush()
             for message, blob in self._worker.receive():
-                if message["op"] == "guardian":
-                    self._fork_guardian(self._worker.descriptors.pop(0))
+                if message["op"] in ("guardian", "keeper"):
+                    self._fork_guardian(self._worker.descriptors.pop(0), keep if message["op"] == "keeper" else guard)
                 elif message["op"] == "stand_in":
                     self._stand_in.program = Program(message["argv"], message["environment"], blob)
             if self._worker.lost:
@@ -118,8 +121,8 @@ class Nursery:
         seconds = min([LOOK_SECONDS, *(instant - boottime() for instant in instants)])
         return max(LOOK_AGAIN_SECONDS, seconds if start is None else min(seconds, start))
 
-    def _fork_guardian(self, descriptor: int) -> None:
-        """Make a guardian for the connection ``descriptor``. When that fails its closing tells the worker."""
+    def _fork_guardian(self, descriptor: int, serve: Callable[..., NoReturn]) -> None:
+        """Make a guardian, or a keeper, for the connection ``descriptor``. If it fails the closing tells the worker."""
         slot = mmap(-1, SLOT.size)
         try:
             pid = os.fork()
@@ -136,7 +139,7 @@ class Nursery:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._worker.close()
         os.close(self._wake_read)
-        guard(
+        serve(
             socket.socket(fileno=descriptor),
             self._folder,
             nofile=self._nofile,

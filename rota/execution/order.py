@@ -44,11 +44,11 @@ class Order:
     expects_result: bool = False  # a callable: ending well without a result is a failure
     umask: int = 0o022
     limits: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what ``limits_message`` makes
-    database: str = field(
-        default="", repr=False
-    )  # JSON text, for jobs that hold a connection: URL and what goes with it
+    # JSON text, for jobs that hold a connection: URL and what goes with it.
+    database: str = field(default="", repr=False)
     call: str | None = None  # package.module:function, where a warm parent may fork the job; argv starts it cold
     secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)  # variables for its process alone
+    executor: str = "process"  # or thread, async: ``call`` is called in an executor process, made by argv[0]
 
     def __post_init__(self) -> None:
         if not _CLAIM_ID.fullmatch(self.claim_id):
@@ -96,7 +96,7 @@ class Outcome:
     error_bases: tuple[str, ...] = ()  # the types above error_type
     result: str | None = None
     seconds: float = 0.0
-    cpu_seconds: float = 0.0
+    cpu_seconds: float | None = 0.0  # None: nobody knows
     memory_bytes_max: int = 0
     read_bytes: int | None = None  # from disks; None: nobody knows, and so below
     written_bytes: int | None = None
@@ -105,6 +105,7 @@ class Outcome:
     checkpoint: str | None = None  # JSON text, the last that this attempt has kept
     leftovers: int = 0  # descendants that had to be killed
     cold_because: str | None = None  # why a callable was not forked by a warm parent, if there is a reason to tell
+    executor: str | None = None  # thread, async: it shared its process, so nobody knows how much memory was its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +205,28 @@ def order_message(
     }
 
 
+def inline_message(order: Order, deadline: float) -> tuple[dict[str, Any], bytes]:
+    """Put an order for an executor process into a frame; ``deadline`` may have been renewed since it was made."""
+    facts = {name: text for name, text in order.environment.items() if name.startswith("ROTA_") and name != "ROTA_ARGS"}
+    message = {
+        "op": "order",
+        "claim_id": order.claim_id,
+        "run_id": order.run_id,
+        "job": order.job,
+        "attempt": order.attempt,
+        "fence": order.fence,
+        "target": order.call,
+        "facts": facts,
+        "deadline": deadline,
+        "lease_seconds": order.lease_seconds,
+        "grace_seconds": order.grace_seconds,
+        "timeout_seconds": order.timeout_seconds,
+        "limited_by": order.limited_by,
+        "checkpoint": order.checkpoint,
+    }
+    return message, order.arguments.encode()
+
+
 def limits_message(limits: Limits) -> dict[str, Any]:
     """Put what was limited into the words of guardians; what is as usual is left out."""
     found = {
@@ -255,6 +278,7 @@ def read_outcome(message: Mapping[str, Any], blob: bytes) -> Outcome:
         checkpoint=message.get("checkpoint"),
         leftovers=message["leftovers"],
         cold_because=message.get("cold_because"),  # guardians of the version before do not say
+        executor=message.get("executor"),
     )
 
 

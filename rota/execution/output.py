@@ -47,9 +47,13 @@ class Capture:
                 return True
             if not data:
                 return False
-            self._mark(is_other=is_other)
-            self._keep(data)
+            self.take(data, is_other=is_other)
         return True
+
+    def take(self, data: bytes, *, is_other: bool = False) -> None:
+        """Keep what has come."""
+        self._mark(is_other=is_other)
+        self._keep(data)
 
     def _mark(self, *, is_other: bool) -> None:
         at = int((boottime() - self._born_at) * 1e6)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 BAD_RESULT = "BadResult"
+OURS = {__file__, importlib.__file__}  # whose frames at the top of a traceback tell the job's author nothing
 
 
 class BadResult(Exception):
@@ -43,31 +44,47 @@ def carry_out(target: str, work: Callable[[], str]) -> int:
         stdout.reconfigure(line_buffering=True)  # what was printed shall not be lost when the process is killed
     try:
         try:
+            # For the result, now: a deploy may have taken the installation away when the job has run.
+            importlib.import_module("rota.model.documents")
             text = work()
-        except BadResult as error:
-            report_error(BAD_RESULT, f"{target} returned something that cannot be kept: {error}", "")
-            return 1
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever the job raises is its end, to be told
-            wish = getattr(error, "__rota_outcome__", None)
-            if wish is None:
-                report_error(name_type(type(error)), str(error), _format_traceback(error), name_bases(error))
-            else:
-                report_outcome(wish, str(error), getattr(error, "after_seconds", None))
-            return 1
+            return tell_raised(error)
         report_result(text)
+        return 0
     except StateError as error:
         print(f"rota: {error}", file=sys.stderr)
         return 1
+
+
+def tell_raised(error: BaseException) -> int:
+    """Tell what the callable raised, and give the exit status."""
+    wish = getattr(error, "__rota_outcome__", None)
+    if isinstance(error, BadResult):
+        report_error(BAD_RESULT, str(error), "")
+    elif wish is None:
+        report_error(name_type(type(error)), str(error), _format_traceback(error), name_bases(error))
+    else:
+        report_outcome(wish, str(error), getattr(error, "after_seconds", None))
+    return 1
+
+
+def tell_returned(target: str, value: object) -> int:
+    """Tell what the callable returned, and give the exit status."""
+    try:
+        text = encode_result(target, value)
+    except BadResult as error:
+        return tell_raised(error)
+    report_result(text)
     return 0
 
 
 def read_values() -> Any:
     """Give the arguments of the run: an object for keyword arguments, a list for positional ones."""
-    _name_levels()
+    name_levels()
     return json.loads(read_arguments())
 
 
-def _name_levels() -> None:
+def name_levels() -> None:
     """Have what an application logs without having set up logging written with its level, from INFO on.
 
     Without this Python writes warnings bare, and nothing below. What the application sets up replaces it.
@@ -117,17 +134,17 @@ def call(function: Callable[..., Any], arguments: Any) -> object:
 
 
 def encode_result(target: str, value: object) -> str:
-    """Write what ``target`` returned as JSON.
+    """Write what ``target`` returned as JSON text.
 
     Raises:
         BadResult: it cannot be kept.
     """
-    from rota.model.documents import encode_document  # not before the job has run: it may not need it at all
+    from rota.model.documents import encode_document  # seldom needed before a job has begun
 
     try:
         return encode_document("result", value)
     except Invalid as error:
-        raise BadResult(str(error)) from None
+        raise BadResult(f"{target} returned something that cannot be kept: {error}") from None
 
 
 def name_type(kind: type) -> str:
@@ -146,7 +163,7 @@ def _format_traceback(error: BaseException) -> str:
 
     def is_ours(step: TracebackType) -> bool:
         name = step.tb_frame.f_code.co_filename
-        return name == __file__ or name.startswith("<frozen importlib") or name == importlib.__file__
+        return name in OURS or name.startswith("<frozen importlib")
 
     start = error.__traceback__
     while start is not None and is_ours(start):

@@ -9,6 +9,7 @@ import os
 import socket
 
 from rota.errors import Conflict, Invalid, Preempted, StateError
+from rota.execution.inline import EXECUTOR_VARIABLE, current, fact
 from rota.execution.wire import RESULT_BYTES_MAX, Decoder, WireError, pack_frame
 
 TYPE_CHECKING = False
@@ -128,7 +129,7 @@ def read_arguments() -> str:
     Raises:
         StateError: this process is no job, or its guardian is gone.
     """
-    text = os.environ.get("ROTA_ARGS")
+    text = fact("ROTA_ARGS")
     return text if text is not None else _ask_guardian({"op": "args"})[1].decode("utf-8")
 
 
@@ -139,26 +140,36 @@ def control_path() -> str:
         StateError: this process is no job.
     """
     path = os.environ.get(CONTROL_VARIABLE)
+    if EXECUTOR_VARIABLE in os.environ:
+        sentence = (
+            "this is no run: threads and processes that a run of an executor process starts have none of their own"
+        )
+        raise StateError(f"{sentence}; call this in the function itself, or hand on contextvars.copy_context()")
     if not path:
         raise StateError("this process is not a job of Rota: ROTA_CONTROL is not set; call this inside a job only")
     return path
 
 
 def _ask_guardian(message: Message, blob: bytes = b"") -> Frame:
+    inline = current.get()
+    answer, answer_blob = _ask_socket(message, blob) if inline is None else inline.ask(message, blob)
+    if answer.get("preempted"):
+        raise Preempted(int(fact("ROTA_RUN_ID") or 0), int(fact("ROTA_FENCE") or 0))
+    if not answer.get("ok"):
+        raise Conflict(f"the guardian of this job refuses: {answer.get('error')}")
+    return answer, answer_blob
+
+
+def _ask_socket(message: Message, blob: bytes) -> Frame:
     path = control_path()
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(ANSWER_SECONDS_MAX)
             connection.connect(path)
             connection.sendall(pack_frame(message, blob))
-            answer, answer_blob = _read_frame(connection)
+            return _read_frame(connection)
     except (OSError, WireError) as error:
         raise StateError(f"the guardian of this job does not answer on {path}: {error}") from None
-    if answer.get("preempted"):
-        raise Preempted(int(os.environ.get("ROTA_RUN_ID", "0")), int(os.environ.get("ROTA_FENCE", "0")))
-    if not answer.get("ok"):
-        raise Conflict(f"the guardian of this job refuses: {answer.get('error')}")
-    return answer, answer_blob
 
 
 def _read_frame(connection: socket.socket) -> Frame:

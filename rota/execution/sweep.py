@@ -12,10 +12,13 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
 
 from rota.execution.control import CONTROL_FOLDER
 from rota.execution.linux import SWEEP_PAUSE_SECONDS, kill_if
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 VARIABLE = b"ROTA_CONTROL="
 ROUNDS_MAX = 20  # each finds what was forked while the round before was looking

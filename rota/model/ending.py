@@ -25,6 +25,8 @@ LOST_DELAY_SECONDS = 5.0
 FOR_EVER = -1
 RETRY_ASKED = "Retry"  # the error type of an attempt that ended by ``raise Retry``
 LEASE_OVER_ERROR = "LeaseOver"  # what a guardian says that did not start a job, since its lease was ending
+NO_GUARDIAN_ERROR = "GuardianNotStarted"  # what a worker says that got no guardian for it: no process, no descriptor
+EXECUTOR_LOST_ERROR = "ExecutorLost"  # what a keeper says of a run that was cut off in its executor process
 # What a guardian says of a job that a limit has ended; and what a callable raises that got no memory.
 CPU_LIMIT_ERROR = "CpuLimit"
 OUT_OF_MEMORY_ERRORS = frozenset({"OutOfMemory", "MemoryError"})
@@ -138,6 +140,10 @@ def decide_end(end: End, facts: RunFacts, rule: RetryRule, chance: float = 1.0) 
     For a run that is held ``lost``, the same claim brings the truth late: it becomes succeeded or failed, and is not
     retried, since a person may have seen it lost.
     """
+    # A worker that leaves cuts off what runs in its executors: given back, unless it must not be started twice.
+    is_lost = end.kind == "lease_over" or facts.delivery is Delivery.AT_MOST_ONCE
+    if end.error_type == EXECUTOR_LOST_ERROR and is_lost and facts.state is RunState.RUNNING:
+        return decide_rescue(facts, rule, f"attempt {facts.attempt} on {facts.node}: {end.error_message}")
     if end.kind == "lease_over" and facts.state is RunState.RUNNING:
         how = f"the lease of attempt {facts.attempt} on {facts.node} was not renewed in time, so its job was stopped"
         return decide_rescue(facts, rule, how)
@@ -149,6 +155,10 @@ def decide_end(end: End, facts: RunFacts, rule: RetryRule, chance: float = 1.0) 
     if end.kind == "not_started" and end.error_type == LEASE_OVER_ERROR and facts.state is RunState.RUNNING:
         # Its guardian looked at the clock once more. The attempt is lost, but it has certainly done nothing.
         how = f"attempt {facts.attempt} came too late on {facts.node}: {end.error_message or 'its lease was ending'}"
+        return decide_rescue(replace(facts, marked=False), rule, how)
+    if end.kind == "not_started" and end.error_type == NO_GUARDIAN_ERROR and facts.state is RunState.RUNNING:
+        # What its machine lacks is no fault of the job's: it costs none of its retries, and counts for no breaker.
+        how = f"attempt {facts.attempt} got no guardian on {facts.node}: {end.error_message or 'it was not started'}"
         return decide_rescue(replace(facts, marked=False), rule, how)
     late = facts.state is RunState.LOST
     if end.kind == "succeeded" or (end.kind == "exited" and end.exit_code == 0):

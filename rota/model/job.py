@@ -61,6 +61,14 @@ class Startup(StrEnum):
     COLD = "cold"  # a fresh interpreter each time
 
 
+class Executor(StrEnum):
+    """Where a callable is called."""
+
+    PROCESS = "process"  # in a process of its own
+    THREAD = "thread"  # in a thread of a process that it shares with others
+    ASYNC = "async"  # as a task of an event loop that it shares with others
+
+
 @dataclass(frozen=True, slots=True)
 class JobSpec:
     """A job's definition. Made by ``checked`` or ``from_definition``; a value made directly is not checked."""
@@ -103,6 +111,7 @@ class JobSpec:
     secrets: tuple[str, ...] = ()  # names of variables whose values its node has
     startup: Startup = Startup.WARM
     connection: str | None = None  # of statements: OWN_CONNECTION, or one of the node's configuration
+    executor: Executor = Executor.PROCESS
 
     @classmethod
     def checked(
@@ -145,6 +154,7 @@ class JobSpec:
         secrets: object = None,
         startup: object = None,
         connection: object = None,
+        executor: object = None,
     ) -> JobSpec:
         """Make a definition from what a user gave.
 
@@ -168,6 +178,12 @@ class JobSpec:
         known_variables = check_variables("variables", variables)
         if cancel is not None and cancel == no_op:
             raise Invalid("cancel_exit_code", cancel_exit_code, "it is another one than no_op_exit_code")
+        known_executor = Executor.PROCESS if executor is None else check_word("executor", executor, Executor)
+        found = {name: getattr(limits, name) for name in LIMIT_COLUMNS} | {"env": env, "stdin": stdin, "run_as": run_as}
+        found["secrets"] = secrets or None
+        check_executor(
+            known_executor, known_kind, delivery, found | {"startup": None if startup == Startup.WARM else startup}
+        )
         return cls(
             name=check_name("name", name),
             kind=known_kind,
@@ -199,6 +215,7 @@ class JobSpec:
             **{name: getattr(limits, name) for name in LIMIT_COLUMNS},
             startup=Startup.WARM if startup is None else check_word("startup", startup, Startup),
             connection=known_connection,
+            executor=known_executor,
         )
 
     @classmethod
@@ -244,7 +261,7 @@ _PARAMETERS = (
     "retry_delay", "backoff", "retry_delay_max", "retry_on", "no_retry_on", "deadline", "no_op_exit_code",
     "cancel_exit_code", "breaker_failures", "breaker_pause", "lease", "priority", "stdin", "cwd", "run_as",
     "run_as_groups", "memory_max", "cpu_max", "open_files_max", "processes_max", "nice", "ionice", "umask", "variables",
-    "secrets", "startup", "connection",
+    "secrets", "startup", "connection", "executor",
 )  # fmt: skip
 
 
@@ -281,6 +298,27 @@ def check_word(name: str, value: object, words: type[_Word]) -> _Word:
         return words(value)
     except ValueError:
         raise Invalid(name, value, f"it is one of {', '.join(words)}") from None
+
+
+def check_executor(executor: Executor, kind: str, delivery: object, others: Mapping[str, object]) -> None:
+    """Refuse what an executor process, which many runs share, cannot do for one of them.
+
+    ``others`` are the values that a process of its own can have; None: it is not given.
+
+    Raises:
+        Invalid: there is such a value.
+    """
+    if executor is Executor.PROCESS:
+        return
+    if kind != JobKind.CALL:
+        raise Invalid("executor", str(executor), f"only a Python function can have it, and this job is a {kind}")
+    if delivery == "transactional":
+        rule = f"a job with executor {executor} is at_least_once or at_most_once: leave the executor out for this"
+        raise Invalid("delivery", delivery, rule)
+    for name, value in others.items():
+        if value is not None:
+            rule = f"a job with executor {executor} shares its process with others, so it cannot have this of its own"
+            raise Invalid(name.removesuffix("_bytes").removesuffix("_seconds"), value, f"{rule}: take one away")
 
 
 def check_whole(name: str, value: object, minimum: int, maximum: int) -> int:

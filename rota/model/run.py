@@ -57,6 +57,7 @@ class Claim:
     marked: bool  # whether the start mark was committed with the claim
     startup: str = "warm"  # or cold
     connection: str | None = None  # of a job of SQL
+    executor: str = "process"  # or thread, async
     problem: str | None = None  # why its job's row cannot be carried out as it stands
     checkpoint: str | None = None  # JSON text: what an earlier attempt has kept
     limits: Mapping[str, Any] = field(default_factory=dict[str, Any])  # those of its job's row, by their columns
@@ -161,6 +162,7 @@ class End:
     written_bytes: int | None = None
     pid: int | None = None
     cold_because: str | None = None  # why a callable was started in a fresh interpreter although it might be warm
+    executor: str | None = None  # thread, async: its pid is that of a process that it shared
     stdout: Written = field(default_factory=Written)
     stderr: Written = field(default_factory=Written)
 

@@ -235,6 +235,8 @@ def _tell_attempt(found: Row[Any]) -> str:
         said = f"attempt {found.attempt} on {found.node} has not ended"
     if found.cold_because is not None:
         said += f"; it was started cold: {found.cold_because}"
+    if found.executor is not None:
+        said += f"; it shared an executor process ({found.executor}, pid {found.pid})"
     if found.orphan_at is not None:
         said += f"; its node brought an end {say_moment(found.orphan_at)}, too late to count; it is kept beside it"
     return said

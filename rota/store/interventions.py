@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, insert, null, select, update
 
 from rota.errors import AlreadyFinished, Conflict, NotFound
+from rota.model.job import Executor
 from rota.model.reasons import Reason
 from rota.model.states import FINISHED, Because, RunState, sources_of
 from rota.store.database import Database
@@ -65,6 +66,7 @@ ASK_THAW = (
     .values(freeze_asked_at=null(), freeze_asked_by=null())
 )
 TELL_ASKED = insert(event).values(at=db_now(), kind="run")
+EXECUTOR_OF = select(job.c.executor).join(run, run.c.job_id == job.c.id).where(run.c.id == bindparam("id"))
 JOB_OF = select(job.c.id).where(job.c.id == bindparam("job_id"))
 
 
@@ -104,7 +106,7 @@ def freeze_run(database: Database, run_id: int, *, actor: str) -> None:
 
     Raises:
         NotFound: there is no such run.
-        Conflict: it is not running, or about to be stopped.
+        Conflict: it is not running, about to be stopped, or has no process of its own.
     """
     _ask_freeze(database, run_id, actor, is_frozen=True)
 
@@ -130,6 +132,12 @@ def _ask_freeze(database: Database, run_id: int, actor: str, *, is_frozen: bool)
             raise Conflict(f"run {run_id} is being cancelled: it is stopped, not frozen")
         if (row.freeze_asked_at is not None) == is_frozen:
             return
+        executor = connection.execute(EXECUTOR_OF, {"id": run_id}).scalar()
+        if is_frozen and executor in (Executor.THREAD, Executor.ASYNC):
+            raise Conflict(
+                f"run {run_id} shares its process with others (executor {executor}), so it cannot be frozen: "
+                f"cancel it with `rota run cancel {run_id}`, or give its job executor process"
+            )
         asked = {"of_id": run_id, "of_fence": row.fence}
         statement = ASK_FREEZE if is_frozen else ASK_THAW
         if connection.execute(statement, asked | ({"actor": actor[:200]} if is_frozen else {})).rowcount != 1:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from rota.errors import AlreadyExists, Conflict, Invalid, NotFound
 from rota.model.ending import FOR_EVER
 from rota.model.environment import ENVIRONMENTS_MAX, Environment, Environments
-from rota.model.job import LEASE_SECONDS, JobKind, JobSpec, Startup
+from rota.model.job import LEASE_SECONDS, Executor, JobKind, JobSpec, Startup
 from rota.model.secret import SECRETS_MAX, read_names
 from rota.model.states import Delivery, JobState
 from rota.store.breakers import CLOSED, state_of
@@ -419,6 +419,7 @@ def show_job(row: Row[Any]) -> dict[str, Any]:
         "variables": show_document(row.variables),
         "secrets": show_document(row.secrets) or [],
         "startup": row.startup or Startup.WARM.value,
+        "executor": row.executor or Executor.PROCESS.value,
         "revision": row.revision,
         "declared_by": row.declared_by,
         "created_at": row.created_at,

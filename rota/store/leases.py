@@ -36,7 +36,7 @@ from sqlalchemy import (
 
 from rota.errors import DatabaseUnavailable, Invalid
 from rota.model.environment import NO_ENVIRONMENTS, Environments
-from rota.model.job import Startup
+from rota.model.job import Executor, Startup
 from rota.model.limits import LIMIT_COLUMNS
 from rota.model.reasons import Reason
 from rota.model.run import Claim, NodeIdentity
@@ -221,6 +221,7 @@ READ_CLAIMS = (
         *(job.c[name] for name in LIMIT_COLUMNS),
         job.c.startup,
         job.c.connection,
+        job.c.executor,
     )
     .outerjoin(job, job.c.id == run.c.job_id)
     .where(_of_claims, run.c.state == RunState.RUNNING.value)
@@ -419,6 +420,7 @@ def _claim_of(row: AnyRow, environments: Environments) -> Claim:
         checkpoint=row.checkpoint,
         startup=row.startup or Startup.WARM.value,
         connection=row.connection,
+        executor=row.executor or Executor.PROCESS.value,
         marked=row.marked_at is not None,
         problem=problem,
         limits={name: value for name in LIMIT_COLUMNS if (value := getattr(row, name)) is not None},

@@ -169,12 +169,13 @@ _ends = given_rows(
     written_bytes="id",
     pid="id",
     cold_because="text",
+    executor="word",
     stdout_bytes="id",
     stderr_bytes="id",
 )
 _ATTEMPT_FACTS = (
     "state reason reason_text exit_code exit_signal error_type error_message traceback result seconds cpu_seconds "
-    "memory_bytes_max read_bytes written_bytes pid cold_because stdout_bytes stderr_bytes"
+    "memory_bytes_max read_bytes written_bytes pid cold_because executor stdout_bytes stderr_bytes"
 ).split()
 
 # Close the attempts that ended. Served by the unique claim.
@@ -281,6 +282,7 @@ def _process_facts(end: End) -> dict[str, Any]:
         "written_bytes": end.written_bytes,
         "pid": end.pid,
         "cold_because": end.cold_because,
+        "executor": end.executor,
         "stdout_bytes": end.stdout.bytes_total,
         "stderr_bytes": end.stderr.bytes_total,
     }

@@ -236,6 +236,7 @@ def _show_attempt(row: Row[Any]) -> dict[str, Any]:
         "environment": _spell_environment(row),
         "boot_id": row.boot_id,
         "pid": row.pid,
+        "executor": row.executor,
         "claim_id": row.claim_id,
         "fence": row.fence,
         "claimed_at": row.claimed_at,

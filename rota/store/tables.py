@@ -177,6 +177,7 @@ job = Table(
     Column("secrets", LongText),  # JSON list of names of variables whose values only nodes have; NULL: none
     Column("startup", Word),  # warm, cold; NULL: warm
     Column("connection", Name),  # of a job of SQL: rota, or one of the node's configuration
+    Column("executor", Word),  # process, thread, async; NULL: process
     Column("revision", Integer, nullable=False),
     Column("declared", LongText),  # the definition as code last declared it; differs from the row once it was edited
     Column("declared_by", Name),  # the module that did
@@ -400,6 +401,7 @@ attempt = Table(
     Column("orphan_at", Instant),  # when an end came that no longer counted
     Column("orphan", LongText),  # that end, as JSON
     Column("cold_because", LongText),  # why a callable was started in a fresh interpreter although it might be warm
+    Column("executor", Word),  # thread, async: pid is the executor process that it shared with others
     UniqueConstraint("run_id", "attempt", name="rota_attempt_number"),
     _one_of("state", AttemptState),
     *_within(0, COUNT_MAX, "attempt"),

@@ -18,7 +18,7 @@ JOB_FLAGS = (
     "--retries --retry-delay --backoff --retry-delay-max --retry-on --no-retry-on --deadline "
     "--no-op-exit-code --cancel-exit-code --breaker-failures --breaker-pause --lease --priority --stdin --cwd "
     "--run-as --run-as-group --memory-max --cpu-max --open-files-max --processes-max --nice --ionice "
-    "--umask --variable --secret --startup"
+    "--umask --variable --secret --startup --executor"
 )
 FLAGS = {
     "up": "--demo --seconds --name --pool --slots -I -m --lease --poll --drain-timeout --on-term --state-dir "

@@ -55,6 +55,21 @@ def test_a_declared_job_is_still_its_function(rota: Rota) -> None:
     assert job.__rota_function__ is sales_report
 
 
+def test_a_job_says_in_its_declaration_where_it_runs(rota: Rota) -> None:
+    rota.job(executor="async")(fetch)
+    rota.job(executor="thread")(sales_report)
+
+    rota.declare()
+
+    assert rota.jobs.show("fetch")["executor"] == "async"
+    assert rota.jobs.show("sales_report")["executor"] == "thread"
+
+
+def test_a_function_that_is_not_asynchronous_cannot_be_declared_so(rota: Rota) -> None:
+    with pytest.raises(Invalid, match="executor thread"):
+        rota.job(executor="async")(sales_report)
+
+
 def test_declaring_adds_the_job_and_its_schedule_once(rota: Rota) -> None:
     rota.job(**OPTIONS)(sales_report)
 

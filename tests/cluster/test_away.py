@@ -120,3 +120,21 @@ def test_longer_than_its_lease_a_job_is_stopped_before_another_node_may_start_it
     (cluster.folder / "go").touch()
     assert cluster.wait_for_end(run_id) == {"succeeded"}
     assert [a.state for a in cluster.attempts(run_id)][-1] == "succeeded"
+
+
+def test_longer_than_the_lease_an_executor_process_is_killed_before_another_node_may_start_its_runs(
+    outage: tuple[Cluster, Away],
+) -> None:
+    cluster, away = outage
+    cluster.add_job("stays", "call", "tests.cluster.inline_jobs:stay", executor="thread")
+    cluster.start("a", lease_seconds=6.0)
+    run_ids = cluster.enqueue("stays", 3)
+    started = [cluster.wait_for_note("start", run_id) for run_id in run_ids]
+
+    with away():
+        died_at = cluster.wait_for_death(started[0].pid, seconds=60)
+    cluster.start("b", lease_seconds=6.0)
+
+    again = [cluster.wait_for_note("start", run_id, attempt=2, seconds=60) for run_id in run_ids]
+    assert died_at < min(entry.at for entry in again)
+    assert cluster.wait_for_end(*run_ids) == {"succeeded"}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 from pathlib import Path
 
 from rota.execution.linux import children_of
 from rota.store.history import why_run
 from tests.cluster.cluster import PATH, ROOT, Cluster, Worker, parent_of
+from tests.cluster.test_upgrade import install
 from tests.execution.harness import is_alive
 
 JOBS = """
@@ -26,14 +29,15 @@ def wait(folder):
 """
 
 
-def start(cluster: Cluster, name: str = "a") -> Worker:
+def start(cluster: Cluster, name: str = "a", **values: str) -> Worker:
     folder = cluster.folder / "modules"
     folder.mkdir(exist_ok=True)
     (folder / "warm_jobs.py").write_text(JOBS)
     (folder / "threaded.py").write_text(
         "import threading, time\nthreading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n" + JOBS
     )
-    return cluster.start(name, import_dirs=[str(folder), str(ROOT)], environment={"PATH": PATH}, lease_seconds=6.0)
+    values = {"import_dirs": [str(folder), str(ROOT)], "environment": {"PATH": PATH}, "lease_seconds": 6.0} | values
+    return cluster.start(name, **values)
 
 
 def add_callable(cluster: Cluster, name: str, target: str, **columns: object) -> None:
@@ -128,3 +132,27 @@ def test_no_parent_holds_the_database_s_address_and_all_leave_with_the_worker(cl
 
     assert worker.stop() == 0
     cluster.wait(lambda: not is_alive(parent), "it leaves")
+
+
+def test_a_job_whose_parent_is_dead_and_whose_installation_is_gone_still_has_its_end_told(cluster: Cluster) -> None:
+    library = cluster.folder / "lib"
+    install(library)
+    worker = start(cluster, library=str(library))
+    add_callable(cluster, "who", "warm_jobs:by_whom")
+    add_callable(cluster, "long", "warm_jobs:wait")
+    parent = await_parent(cluster)
+    (run_id,) = cluster.enqueue("long", args={"folder": str(cluster.folder)})
+    cluster.wait((cluster.folder / "pid").exists, "it runs")
+    job_pid = int((cluster.folder / "pid").read_text())
+    worker.kill()
+    shutil.rmtree(library)  # as a deploy does that puts each version into a folder of its own
+
+    os.kill(parent, signal.SIGKILL)
+    os.kill(job_pid, signal.SIGKILL)
+    cluster.wait_for_death(parent, job_pid)
+    again = start(cluster)
+
+    assert cluster.wait_for_end(run_id) == {"failed"}
+    (attempt,) = cluster.attempts(run_id)
+    assert (attempt.state, attempt.error_type) == ("failed", "StatusLost")
+    assert again.trouble() == []

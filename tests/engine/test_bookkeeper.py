@@ -157,6 +157,18 @@ def test_a_run_whose_guardian_died_is_ready_again_at_once(node: Node, job: int) 
     assert node.bookkeeper.held_count == 1
 
 
+def test_what_is_given_back_after_the_last_round_is_delivered_too(node: Node, job: int) -> None:
+    run_id = node.ledger.enqueue()
+    claim = node.start_one()
+    node.bookkeeper.stop()
+
+    node.bookkeeper.hear_end(End(claim.claim_id, run_id, "released", error_message="the worker is leaving"))
+    node.bookkeeper.deliver_rest()
+
+    assert node.ledger.states() == [RunState.READY]
+    assert node.acknowledged == [claim.claim_id]
+
+
 def test_a_node_that_leaves_claims_nothing_but_still_fires_and_ends(node: Node, job: int) -> None:
     node.ledger.enqueue()
     claim = node.start_one()

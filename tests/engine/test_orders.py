@@ -57,6 +57,33 @@ def test_these_start_cold(facts: dict[str, Any]) -> None:
     assert order_of(**facts).call is None
 
 
+@pytest.mark.parametrize("executor", ["thread", "async"])
+def test_an_executor_process_calls_what_the_job_names(executor: str) -> None:
+    order = order_of(executor=executor, startup="cold", variables={"PYTHONHASHSEED": "0"})
+
+    assert (order.executor, order.call) == (executor, "app:work")
+    assert order_of().executor == "process"
+
+
+@pytest.mark.parametrize(
+    ("facts", "field"),
+    [
+        ({"executor": "fibre"}, "executor"),
+        ({"kind": "shell"}, "executor"),
+        ({"stdin": "x"}, "stdin"),
+        ({"run_as": "nobody"}, "run_as"),
+        ({"limits": {"memory_max_bytes": 1 << 30}}, "memory_max"),
+        ({"env": "shop"}, "env"),
+        ({"secrets": ("TOKEN",)}, "secrets"),
+    ],
+)
+def test_what_an_executor_process_cannot_do_is_refused_with_the_next_step(facts: dict[str, Any], field: str) -> None:
+    with pytest.raises(Invalid, match="with `rota job edit`") as refused:
+        order_of(**{"executor": "thread", **facts})
+
+    assert refused.value.field == field
+
+
 def test_a_way_to_start_that_nobody_knows_is_refused_with_the_next_step() -> None:
     with pytest.raises(Invalid, match="one of warm, cold: correct it with `rota job edit`"):
         order_of(startup="hot")

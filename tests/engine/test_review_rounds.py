@@ -38,6 +38,23 @@ def test_a_run_whose_lease_was_ending_before_its_job_could_start_is_started_agai
     assert node.start_one().attempt == 2
 
 
+@pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
+def test_a_run_that_got_no_guardian_on_its_machine_is_started_again_and_spends_no_retry(
+    node: Node, ledger: Ledger, delivery: str
+) -> None:
+    ledger.add_job(delivery=delivery, retries=0, breaker_failures=1)
+    run_id = ledger.enqueue()
+    claim = node.start_one()
+
+    node.end(claim, "not_started", error_type="GuardianNotStarted", error_message="the nursery made none")
+
+    first = ledger.attempts(run_id)[0]
+    assert (first.state, first.reason) == ("lost", "lease_over")
+    assert first.reason_text.startswith("attempt 1 got no guardian on a: the nursery made none")
+    assert (ledger.run(run_id).losses, ledger.run(run_id).retries_used) == (1, 0)
+    assert node.start_one().attempt == 2
+
+
 def test_a_due_run_that_somebody_has_locked_does_not_make_the_node_spin(node: Node, ledger: Ledger) -> None:
     if ledger.database.dialect.name == "sqlite":
         pytest.skip("one row cannot be locked there")

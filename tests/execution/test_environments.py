@@ -23,8 +23,9 @@ from tests.execution.test_python_job import FACTS
 
 # What a job's process may import of Rota under another Python, and what these bring along.
 LENT = [
-    "rota", "rota.errors", "rota.execution.context", "rota.execution.python_job", "rota.execution.report",
-    "rota.execution.wire", "rota.model.documents", "rota.model.durations", "rota.model.outcomes",
+    "rota", "rota.errors", "rota.execution.context", "rota.execution.inline", "rota.execution.python_job",
+    "rota.execution.report", "rota.execution.wire", "rota.model.documents", "rota.model.durations",
+    "rota.model.outcomes",
 ]  # fmt: skip
 
 APPLICATION = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -340,6 +341,20 @@ def test_a_result_counts_although_the_job_was_gone_when_its_guardian_looked(harn
     os.kill(started.guardian_pid, signal.SIGCONT)
 
     assert harness.ended(order).result == "5"
+
+
+def test_a_callable_whose_installation_is_gone_when_it_has_run_still_tells_its_result(
+    harness: Harness, folder: Path
+) -> None:
+    library = folder / "lib"
+    shutil.copytree(ROOT / "rota", library / "rota", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "long.py").write_text(f"import shutil\ndef work(): shutil.rmtree({str(library)!r}); return 5\n")
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{library}:{folder}"}
+
+    outcome = harness.run(*argv_for_call("long:work"), environment=environment, expects_result=True)
+
+    assert not library.exists()
+    assert (outcome.result, outcome.exit_code) == ("5", 0), outcome.stderr
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,7 @@ def test_a_job_is_read_from_what_users_type() -> None:
         JobSpec.checked("call", kind="call", target="app.jobs:Reports.sales"),
         JobSpec.checked("call", kind="call", target="app.jobs:Reports.sales", delivery="transactional"),
         JobSpec.checked("tidy", kind="sql", target=["select 1", "select 2"], connection="warehouse"),
+        JobSpec.checked("small", kind="call", target="app.jobs:ping", executor="async", cwd="/srv", lease="5s"),
     ],
 )
 def test_a_job_comes_back_from_its_definition_by_way_of_json(spec: JobSpec) -> None:
@@ -162,6 +163,28 @@ def test_a_job_comes_back_from_its_definition_by_way_of_json(spec: JobSpec) -> N
         ("cwd", {"cwd": "srv"}),
         ("run_as", {"run_as": "root:root"}),
         ("startup", {"startup": "hot"}),
+        ("executor", {"executor": "fibre"}),
+        ("executor", {"executor": "thread"}),
+        ("executor", {"kind": "command", "target": ["ls"], "executor": "async"}),
+        *(
+            (name, {"kind": "call", "target": "app:work", "executor": "thread", name: value})
+            for name, value in {
+                "env": "shop",
+                "run_as": "www-data",
+                "run_as_groups": ["adm"],
+                "stdin": "x",
+                "memory_max": "1G",
+                "cpu_max": "5s",
+                "open_files_max": 64,
+                "processes_max": 9,
+                "nice": 5,
+                "ionice": "idle",
+                "umask": "077",
+                "startup": "cold",
+                "secrets": ["TOKEN"],
+                "delivery": "transactional",
+            }.items()
+        ),
         ("run_as", {"run_as": ""}),
         ("run_as_groups", {"run_as_groups": "adm"}),
         ("run_as_groups", {"run_as_groups": []}),

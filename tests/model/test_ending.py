@@ -49,6 +49,26 @@ def end_of(kind: str, exit_code: int | None = 3) -> End:
     return End(claim_id="c", run_id=1, kind=kind, exit_code=exit_code if kind == "exited" else None, signal=9)
 
 
+@pytest.mark.parametrize(
+    ("kind", "delivery", "target", "losses"),
+    [
+        ("lease_over", Delivery.AT_LEAST_ONCE, RunState.READY, 1),
+        ("lease_over", Delivery.AT_MOST_ONCE, RunState.LOST, 1),
+        ("released", Delivery.AT_LEAST_ONCE, RunState.READY, 0),
+        ("released", Delivery.AT_MOST_ONCE, RunState.LOST, 1),
+    ],
+)
+def test_a_run_that_was_cut_off_in_its_executor_ends_by_its_delivery(
+    kind: str, delivery: Delivery, target: RunState, losses: int
+) -> None:
+    end = replace(end_of(kind), error_type="ExecutorLost", error_message="its process ended")
+
+    ending = decide_end(end, replace(FACTS, delivery=delivery), RetryRule())
+
+    assert (ending.target, ending.losses_added) == (target, losses)
+    assert "its process ended" in ending.text
+
+
 facts = st.builds(
     RunFacts,
     state=st.sampled_from([RunState.RUNNING, RunState.LOST]),

@@ -117,8 +117,10 @@ class Ledger:
         lease_seconds: float = LEASE_SECONDS,
         database: Database | None = None,
         environments: Environments = NO_ENVIRONMENTS,
+        secrets: Sequence[str] = (),
     ) -> list[Claim]:
-        return claim_runs(database or self.database, identity_of(node), pools, limit, lease_seconds, environments)
+        using = database or self.database
+        return claim_runs(using, identity_of(node), pools, limit, lease_seconds, environments, secrets)
 
     def claim_one(self, node: str = "a", **options: Any) -> Claim:
         (claim,) = self.claim(node, 1, **options)

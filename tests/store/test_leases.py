@@ -139,11 +139,12 @@ def test_a_claim_carries_all_that_is_needed_to_start(ledger: Ledger) -> None:
         nice=-5,
         run_as_groups='["adm"]',
         env="shop",
+        secrets='["TOKEN", "DB_PASSWORD"]',
     )
     run_id = ledger.enqueue(args='{"day": 1}', run_key="k")
     shop = Environment.checked("shop", version="1.2", interpreter="/venv/bin/python")
 
-    claim = ledger.claim_one(environments=Environments([shop]))
+    claim = ledger.claim_one(environments=Environments([shop]), secrets=["DB_PASSWORD", "TOKEN"])
 
     assert dataclasses.asdict(claim) | {"claim_id": ""} == {
         "run_id": run_id,
@@ -170,12 +171,14 @@ def test_a_claim_carries_all_that_is_needed_to_start(ledger: Ledger) -> None:
         "checkpoint": None,
         "startup": "cold",
         "connection": "warehouse",
+        "executor": "process",
         "marked": True,
         "problem": None,
         "limits": {"memory_max_bytes": 1 << 40, "nice": -5, "run_as_groups": '["adm"]'},
         "env": "shop",
         "environment": dataclasses.asdict(shop),
         "deadline_left_seconds": None,
+        "secrets": ("DB_PASSWORD", "TOKEN"),
     }
 
 

@@ -10,7 +10,6 @@ from rota.model.states import NodeState
 from rota.store.findings import watch_health
 from rota.store.health import check_health
 from rota.store.history import why_job, why_run
-from rota.store.leases import claim_runs
 from rota.store.nodes import describe_node, read_node
 from rota.store.outlook import look
 from rota.store.slot_history import why_schedule
@@ -21,9 +20,7 @@ from tests.store.living import start_node, stop_node
 
 def taken(ledger: Ledger, *secrets: str) -> list[str]:
     """Claim for a node that can read these, and return the jobs of what it got."""
-    claims = claim_runs(
-        ledger.database, identity_of("a"), ["default"], 10, LEASE_SECONDS, secrets_of_node=sorted(secrets)
-    )
+    claims = ledger.claim(secrets=sorted(secrets))
     return sorted(claim.job for claim in claims)
 
 
@@ -66,7 +63,7 @@ def test_a_claim_brings_the_names(ledger: Ledger) -> None:
     ledger.add_job(secrets='["B", "A"]')
     ledger.enqueue()
 
-    (claim,) = claim_runs(ledger.database, identity_of("a"), ["default"], 10, LEASE_SECONDS, secrets_of_node=["A", "B"])
+    claim = ledger.claim_one(secrets=["A", "B"])
 
     assert (claim.secrets, claim.problem) == (("A", "B"), None)
 

@@ -50,6 +50,7 @@ ADDED: dict[str, tuple[sa.Column[Any], ...]] = {
         sa.Column("startup", Word, nullable=True),
         sa.Column("connection", Name, nullable=True),
         sa.Column("secrets", LongText, nullable=True),
+        sa.Column("executor", Word, nullable=True),
     ),
     "rota_run": (
         sa.Column("retries", sa.Integer(), nullable=True),
@@ -70,6 +71,7 @@ ADDED: dict[str, tuple[sa.Column[Any], ...]] = {
         sa.Column("read_bytes", Id, nullable=True),
         sa.Column("written_bytes", Id, nullable=True),
         sa.Column("cold_because", LongText, nullable=True),
+        sa.Column("executor", Word, nullable=True),
     ),
     "rota_output": (sa.Column("marks", LongText, nullable=True),),
 }
