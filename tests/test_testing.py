@@ -73,6 +73,18 @@ def test_a_job_gets_whatever_environment_it_asks_for(sim: Simulation, caplog: py
     assert [record.message for record in caplog.records if record.levelname in {"WARNING", "ERROR"}] == []
 
 
+def test_a_job_gets_whatever_secrets_it_names(sim: Simulation) -> None:
+    sim.rota.jobs.add("one", command=["true"], secrets=["TOKEN"])
+    sim.rota.enqueue("one")
+    sim.run_until_idle()
+    sim.rota.jobs.add("two", command=["true"], secrets=["DB_PASSWORD", "TOKEN"])
+    sim.rota.enqueue("two")
+
+    sim.run_until_idle()
+
+    assert states(sim) == ["succeeded"] * 2
+
+
 def test_everything_due_is_decided_and_run_at_its_instant() -> None:
     with Simulation("2026-03-28T00:00Z") as sim:
         called: list[SimulatedRun] = []

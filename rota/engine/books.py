@@ -84,7 +84,7 @@ class Books:
         self._report_at = time.monotonic() + REPORT_SECONDS
         reports = {claim_id: self._reports.pop(claim_id) for claim_id in list(self._reports)}
         try:
-            keep_reports(self._database, reports)
+            self._keep(reports)
         except DatabaseUnavailable:
             for report in reports.values():
                 later = self._reports.pop(report.claim_id, None)
@@ -92,8 +92,18 @@ class Books:
                 if later is not None:
                     self.hear_report(later)
             raise
-        except Exception:  # what is wrong with one must not hold up the ends; the end tells everything once more
-            log.exception("what %d jobs have told was refused", len(reports))
+
+    def _keep(self, reports: dict[str, Report]) -> None:
+        try:
+            keep_reports(self._database, reports)
+        except DatabaseUnavailable:
+            raise
+        except Exception:  # what is wrong with one must hold up neither the others nor any end, which tells all again
+            if len(reports) == 1:
+                log.exception("what the job of claim %s has told was refused", *reports)
+                return
+            for claim_id, report in reports.items():
+                self._keep({claim_id: report})
 
     def surrender(self) -> tuple[str, ...]:
         """Let go of the claims whose guardian died, and return them; the database decides what follows.

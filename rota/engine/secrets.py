@@ -21,6 +21,7 @@ from rota.model.secret import SECRETS_MAX, SecretSource
 log = logging.getLogger("rota.worker")
 
 SECRET_BYTES_MAX = 32 * 1024
+SECRETS_BYTES_MAX = 128 * 1024  # of one job: each is looked for in all that it says
 LOOK_AGAIN_SECONDS = 10.0  # whether a secret that could not be read can be now
 
 
@@ -70,6 +71,7 @@ class NodeSecrets:
 
         Raises:
             Unavailable: one is not configured, or cannot be read; it is not offered any more.
+            Invalid: they are too large together.
         """
         found: dict[str, str] = {}
         with self._lock:
@@ -81,6 +83,9 @@ class NodeSecrets:
                 except Unavailable as error:
                     self._withdraw(name, error)
                     raise
+        if (size := sum(len(value.encode()) for value in found.values())) > SECRETS_BYTES_MAX:
+            rule = f"those of a job have at most {SECRETS_BYTES_MAX} bytes together; these have {size}"
+            raise Invalid("secrets", ", ".join(found), rule)
         return found
 
     def _withdraw(self, name: str, error: Unavailable) -> None:
@@ -112,14 +117,17 @@ class NodeSecrets:
     def _read_file(self, name: str, path: str) -> str:
         # Not waiting for whoever writes into a pipe of that name.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            facts = os.fstat(descriptor)
-            if not stat.S_ISREG(facts.st_mode):
+        try:
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
                 raise ValueError("it is no regular file")
-            if facts.st_mode & (stat.S_IRGRP | stat.S_IROTH) and name not in self._warned:
+            if mode & (stat.S_IRGRP | stat.S_IROTH) and name not in self._warned:
                 self._warned.add(name)
                 log.warning("secret %s: others than its owner may read file %s", name, path)
-            return _checked(file.read(SECRET_BYTES_MAX + 2))  # with the end of its line
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return _checked(file.read(SECRET_BYTES_MAX + 3))  # with the end of its line, and one more
+        finally:
+            os.close(descriptor)
 
 
 def _checked(data: bytes) -> str:

@@ -228,7 +228,9 @@ class Crew:
             self._executors.start(order)
             return
         # What is kept here, and what a warm parent may know: secrets by name only.
-        bare = replace(order, secrets=dict.fromkeys(order.secrets, ""), database="")
+        bare = order
+        if order.secrets or order.database:
+            bare = replace(order, secrets=dict.fromkeys(order.secrets, ""), database="")
         warm, cold_because = self._hearth.choose(bare)
         message = order_message(order, _uid_of(order.user), warm=warm, cold_because=cold_because)
         frame = pack_frame(message, order.stdin)

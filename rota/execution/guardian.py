@@ -32,6 +32,7 @@ JOURNAL_AGAIN_SECONDS = 5.0  # the disk was full, or worse
 JOURNAL_TRIES_MAX = 720  # an hour of that
 ALONE_SECONDS = 1.0  # what a worker that is started again may need to come back
 CALL_AGAIN_SECONDS = 5.0
+DOOR_AGAIN_SECONDS = 1.0
 
 
 def guard(
@@ -76,6 +77,7 @@ class Guardian:
         self._must_retire = False
         self._is_announced = False  # to this worker, that the job runs
         self._door: Door | None = None
+        self._door_at = 0.0  # there was no room for it: not before
         self._call_at: float | None = None  # None: it has a worker
 
     def serve(self) -> None:
@@ -131,11 +133,13 @@ class Guardian:
             self._let_in(attempt)
 
     def _open_door(self) -> None:
-        if self._door is None:
+        now = boottime()
+        if self._door is None and now >= self._door_at:
             try:
                 self._door = Door(self._post.folder, self._post.name)
             except OSError:
-                traceback_to_log()  # tried again when something happens, or after some seconds
+                self._door_at = now + DOOR_AGAIN_SECONDS  # not with each line that the job writes
+                traceback_to_log()
 
     def _let_in(self, attempt: Attempt) -> None:
         connection = self._door.let_in() if self._door else None

@@ -230,7 +230,10 @@ def _forms_of(secret: str) -> Iterator[bytes]:
     """Give the ways in which a secret may be written."""
     data = secret.encode()
     lines = [line for line in (line.strip() for line in data.split(b"\n")) if len(line) >= SHORTEST]
-    yield from lines or [data]  # each by itself, since programs write line by line
+    for line in lines or [data]:  # each by itself, since programs write line by line
+        yield line
+        for quote in (b"'\\''", b"'\"'\"'"):  # of shells that say what they do
+            yield line.replace(b"'", quote)
     for text in (json.dumps(secret), json.dumps(secret, ensure_ascii=False)):
         yield text[1:-1].encode()
         yield text[1:-1].replace("/", "\\/").encode()

@@ -48,7 +48,7 @@ from rota.model.documents import encode_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     from rota.execution.wire import Message
 
@@ -123,7 +123,7 @@ class WarmParent:
                 why = str(error) if isinstance(error, _Unfit) else f"its import raised {_describe(error)}"
                 self._worker.send({"op": "failed", "module": module, "why": why})
                 raise _Unfit(why) from error
-        os.environ.__class__ = _ENVIRONMENT
+        _let_environments_be(_ENVIRONMENT)
         self._files.remember(began_ns)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()  # else every job would write it again
@@ -415,6 +415,12 @@ class _Mark:
 _ENVIRONMENT = type(os.environ)
 
 
+def _let_environments_be(kind: type) -> None:
+    both: list[Any] = [os.environ, os.environb]
+    for one in both:
+        one.__class__ = kind
+
+
 def _note_looks(secrets: frozenset[str]) -> set[str]:
     """Note in what is returned which of these variables somebody looks for, or that he goes through all of them.
 
@@ -423,17 +429,16 @@ def _note_looks(secrets: frozenset[str]) -> set[str]:
     looked_for: set[str] = set()
 
     class Noting(_ENVIRONMENT):
-        def __getitem__(self, name: str) -> str:
-            if name in secrets:
-                looked_for.add(name)
+        def __getitem__(self, name: Any) -> Any:
+            looked_for.update(secrets.intersection([os.fsdecode(name)]))
             return super().__getitem__(name)
 
-        def __iter__(self) -> Iterator[str]:
+        def __iter__(self) -> Iterator[Any]:
             looked_for.update(secrets)
             return super().__iter__()
 
     if secrets:
-        os.environ.__class__ = Noting
+        _let_environments_be(Noting)
     return looked_for
 
 

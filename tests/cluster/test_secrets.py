@@ -305,5 +305,5 @@ def test_names_written_by_hand_that_are_none_stop_that_run_only(cluster: Cluster
     else:
         assert cluster.wait_for_end(bad) == {"failed"}
         assert "correct it with `rota job edit`" in cluster.attempts(bad)[0].error_message
-    # What waits is found, and told of.
+    # That nobody can take it is found and told, as it should be.
     assert [line for line in worker.trouble() if "rota.health" not in line] == []

@@ -132,6 +132,18 @@ def test_a_node_has_no_more_than_fifty() -> None:
         NodeSecrets(SecretSource.checked(f"A{number}", env="A") for number in range(51))
 
 
+def test_those_of_one_job_are_no_more_than_can_be_looked_for(path: Path) -> None:
+    path.write_bytes(b"x" * SECRET_BYTES_MAX)
+    secrets = NodeSecrets(in_file(path, f"A{number}") for number in range(5))
+
+    assert len(secrets.read(["A0", "A1", "A2", "A3"])) == 4
+    with pytest.raises(Invalid, match="at most 131072 bytes together") as refused:
+        secrets.read(["A0", "A1", "A2", "A3", "A4"])
+
+    assert "xxxx" not in str(vars(refused.value))
+    assert secrets.offered() == ("A0", "A1", "A2", "A3", "A4")
+
+
 def test_neither_settings_nor_orders_show_a_value(path: Path) -> None:
     settings = {"secrets": NodeSecrets([in_file(path)])}
 

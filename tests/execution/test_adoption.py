@@ -195,3 +195,26 @@ def test_who_has_gone_again_before_he_is_let_in_is_not_let_in(folder: Path) -> N
     assert let_in.recv(1) == b""
     let_in.close()
     door.close()
+
+
+def test_while_there_is_no_room_for_a_door_it_is_tried_now_and_then_however_much_the_job_writes(folder: Path) -> None:
+    chatters = f"while :; do echo x; echo x >> {folder}/wrote; sleep 0.002; done"
+    first = WorkerProcess(folder / "w", "sh", "-c", chatters, lease_seconds=60.0)
+    (folder / "w" / DOOR_FOLDER).rmdir()
+    wrote = folder / "wrote"
+
+    first.kill()
+    so_far = wrote.stat().st_size
+    wait_until(lambda: wrote.stat().st_size > so_far + 2 * 500, "it has written 500 lines more")
+
+    tries = (folder / "w" / "nursery.log").read_text().count("Traceback")
+    assert 1 <= tries < 50  # one a second, on a machine that is busy
+    (folder / "w" / DOOR_FOLDER).mkdir()
+    wait_until(lambda: doors(folder / "w"), "its guardian has a door")
+    harness = Harness(folder / "w")
+    harness.crew.adopt()
+    next_of(harness, Adopted)
+    harness.crew.stop(first.claim_id, "cancelled", 0.0)
+    next_of(harness, Ended)
+    harness.crew.acknowledge([first.claim_id])
+    harness.crew.close()

@@ -26,6 +26,8 @@ DATA = PASSWORD.encode()
         json.dumps(PASSWORD).encode()[1:-1],
         json.dumps(PASSWORD, ensure_ascii=False).encode()[1:-1],
         json.dumps(PASSWORD).replace("/", "\\/").encode()[1:-1],
+        PASSWORD.replace("'", "'\\''").encode(),
+        PASSWORD.replace("'", "'\"'\"'").encode(),
         repr(PASSWORD).encode()[1:-1],
         repr(DATA).encode()[2:-1],
         quote(PASSWORD).encode(),
@@ -195,3 +197,14 @@ def test_a_job_gets_its_arguments_as_they_are_and_its_checkpoint_masked(tmp_path
     assert told == ((0.5, "x" * 990 + " ***"), b'"***"', ("***", "***", "***"), ["***"])
     assert ask({"op": "args"}) == b'["tok-4711"]'
     assert ask({"op": "saved"}) == b'"***"'
+
+
+@pytest.mark.parametrize("made", [Capture(0), Capture(1), MaskedCapture(0, 0.0, MASK), MaskedCapture(1, 0.0, MASK)])
+def test_where_next_to_nothing_is_to_be_kept_a_flood_is_not_held_either(made: Capture) -> None:
+    for _ in range(100):
+        made._keep(b"x" * 65536)
+
+    held = sum(len(part) for part in vars(made).values() if isinstance(part, bytearray))
+
+    assert made.total == 100 * 65536
+    assert held < 3 * 65536

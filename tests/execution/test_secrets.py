@@ -64,6 +64,7 @@ def test_a_parent_that_cannot_be_asked_costs_no_secret(warm: Warm) -> None:
     [
         "os.environ['TOKEN']",
         "os.getenv('TOKEN')",
+        "os.environb.get(b'TOKEN')",
         "'TOKEN' in os.environ",
         "os.environ.copy()",
         "dict(os.environ)",

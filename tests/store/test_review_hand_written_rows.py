@@ -11,16 +11,16 @@ import pytest
 
 from rota.errors import DatabaseRefused
 from rota.model.calendars import Calendar
-from rota.model.run import End, NewRun, Written
+from rota.model.run import Claim, End, NewRun, Written
 from rota.store.advancing import advance_runs
 from rota.store.calendars import add_calendar, load_calendars
-from rota.store.endings import end_runs
+from rota.store.endings import end_runs, rescue_runs
 from rota.store.firing import fire_schedules
 from rota.store.jobs import list_jobs
 from rota.store.outlook import look
 from rota.store.pools import read_servers
 from rota.store.tables import metadata
-from tests.store.ledger import Ledger, identity_of
+from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of
 from tests.store.living import start_node
 
 
@@ -321,3 +321,46 @@ def test_a_calendar_that_was_broken_by_hand_is_as_if_it_were_not_there(ledger: L
     ledger.execute("update rota_calendar set definition = :definition", definition=definition)
 
     assert ledger.database.read(lambda connection: load_calendars(connection, ["rest"])) == {}
+
+
+FAR = "'9999-12-31 23:59:59.000000'"
+LONG_AGO = "'1000-01-01 00:00:00.000000'"
+NONSENSE = [
+    *((f"rota_job.{name}", value) for name in ("retry_on", "no_retry_on") for value in ("'x'", "'[1]'", "'{}'", "''")),
+    *((f"rota_job.{name}", value) for name in ("no_op_exit_code", "cancel_exit_code") for value in ("-5", "0", "1")),
+    *(("rota_job.deadline_seconds", value) for value in ("0", "1e-300")),
+    *(("rota_job.breaker_failures", value) for value in ("-1", "0")),
+    *(("rota_job.breaker_until", value) for value in (FAR, LONG_AGO)),
+    ("rota_job.breaker_pause_seconds", "0"),
+    ("rota_job.breaker_run_id", "-1"),
+    *((f"rota_job.{name}", "'x'") for name in ("env", "run_as_groups", "ionice", "umask", "startup")),
+    *(("rota_run.deadline_from_at", value) for value in (FAR, LONG_AGO)),
+    *(("rota_run.freeze_asked_at", value) for value in (FAR, LONG_AGO)),
+    *(("rota_run.checkpoint", value) for value in ("'x'", "''", f"'{DEEP}'")),
+    ("rota_run.retries", "-1"),
+    ("rota_run.retry_delay_seconds", "0"),
+    ("rota_run.environment", "''"),
+]
+
+
+def test_nonsense_about_long_runs_stops_neither_ends_nor_rescues(ledger: Ledger) -> None:
+    claims: dict[str, list[Claim]] = {"ends": [], "rescues": []}
+    for what, found in claims.items():
+        for number, (column, value) in enumerate(NONSENSE):
+            name = f"{what}{number}"
+            ledger.add_job(name, deadline_seconds=60.0, breaker_failures=1)
+            ledger.enqueue(name)
+            (claim,) = ledger.claim()
+            found.append(claim)
+            table, column_name = column.split(".")
+            where = f"name = '{name}'" if table == "rota_job" else f"id = {claim.run_id}"
+            ledger.execute(f"update {table} set {column_name} = {value} where {where}")
+
+    end_runs(ledger.database, [End(c.claim_id, c.run_id, "exited", exit_code=1) for c in claims["ends"]])
+    ledger.clock.advance(seconds=LEASE_SECONDS + 1)
+    rescued = rescue_runs(ledger.database, rescuer="b", limit=1000)
+
+    assert rescued == len(NONSENSE)
+    assert "running" not in {run.state for run in ledger.runs()}
+    ledger.execute("delete from rota_event")
+    ledger.execute("delete from rota_run")
