@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rota.execution.crew import Crew, GuardianLost, Started
+from rota.execution.delegation import prepare
 from rota.execution.linux import boottime
 from rota.execution.order import Ended, Order
 
@@ -54,13 +55,14 @@ def posix_spawn_rate(count: int = 1000) -> float:
     return count / (time.perf_counter() - begun)
 
 
-def crew_rate(count: int = 2000, *, slots: int = 16, reuse: int = 1000) -> float:
+def crew_rate(count: int = 2000, *, slots: int = 16, reuse: int = 1000, cgroups: str = "") -> float:
     """Measure no-op commands a second under guardians, ``slots`` at a time, each acknowledged as soon as it ended.
 
-    The ends are counted: an attempt that did not end well raises.
+    With ``cgroups``, a directory of cgroup v2, each gets a cgroup there. The ends are counted: an attempt that did not
+    end well raises.
     """
     with tempfile.TemporaryDirectory(prefix="rota-", dir="/tmp") as folder:
-        crew = Crew(Path(folder) / "crew", reuse=reuse)
+        crew = Crew(Path(folder) / "crew", reuse=reuse, cgroups=cgroups)
         crew.open()
         try:
             begun = time.perf_counter()
@@ -123,6 +125,22 @@ def measure_guarding(count: int = 20) -> Guarding:
     return Guarding(nursery, max(guardians), statistics.median(gone), max(gone))
 
 
+def compare_cgroups(rounds: int = 5) -> None:
+    """Measure with a cgroup for each attempt and without, by turns, below what ROTA_CGROUP names."""
+    given = os.environ.get("ROTA_CGROUP", "")
+    if not given.startswith("/"):
+        print("not measured: attempts with cgroups; name a directory for them in ROTA_CGROUP")
+        return
+    cgroups = prepare(Path(given)).folder
+    for slots, count in ((16, 1000), (1, 500)):
+        rates: dict[str, list[float]] = {"": [], cgroups: []}
+        for _ in range(rounds):
+            for where, measured in rates.items():
+                measured.append(crew_rate(count, slots=slots, cgroups=where))
+        without, within = (statistics.median(measured) for measured in rates.values())
+        print(f"{f'{slots} at a time, without and with cgroups':<44} {without:>7.0f} /s {within:>7.0f} /s")
+
+
 def _memory(pid: int, file: str, name: str) -> int:
     for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
         if line.startswith(f"{name}:"):
@@ -159,6 +177,7 @@ def main() -> None:
     )
     for name, rate in figures:
         print(f"{name:<44} {rate:>7.0f} /s")
+    compare_cgroups()
     guarding = measure_guarding()
     print(f"{'memory of the nursery, resident':<44} {guarding.nursery_bytes / 1e6:>7.1f} MB")
     print(f"{'memory of a waiting guardian, private':<44} {guarding.guardian_bytes / 1e6:>7.1f} MB")

@@ -90,6 +90,7 @@ class Config:
     pools: tuple[str, ...]
     drain_timeout_seconds: float
     on_term: OnTerm
+    cgroup: str  # auto, off, or the absolute path of a directory
     keep_output_seconds: float | None
     connections: Mapping[str, Connection]
     environments: tuple[Environment, ...]  # of this node; more may be registered by what is installed on it
@@ -123,6 +124,13 @@ def _path(field: str, value: object) -> Path:
 
 def _on_term(field: str, value: object) -> OnTerm:
     return check_word(field, value, OnTerm)
+
+
+def _cgroup(field: str, value: object) -> str:
+    text = _text(field, value)
+    if text not in ("auto", "off") and not text.startswith("/"):
+        raise Invalid(field, value, "write auto, off, or the absolute path of a directory of cgroup v2")
+    return text
 
 
 def _keep(field: str, value: object) -> object:
@@ -191,6 +199,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("pools",         "ROTA_POOLS",         ("default",), _pools,                        ", ".join),
     Setting("drain_timeout", "ROTA_DRAIN_TIMEOUT", 60.0,         _duration(0, zero_ok=True),    _shown_duration),
     Setting("on_term",       "ROTA_ON_TERM",       OnTerm.AUTO,  _on_term,                      _shown),
+    Setting("cgroup",        "ROTA_CGROUP",        "auto",       _cgroup,                       _shown),
     Setting("keep_output",   "ROTA_KEEP_OUTPUT",   2592000.0,    _keep,                         _shown_keep),
 )
 # fmt: on
@@ -234,6 +243,7 @@ def read_config(
         pools=resolved["pools"].value,
         drain_timeout_seconds=resolved["drain_timeout"].value,
         on_term=resolved["on_term"].value,
+        cgroup=resolved["cgroup"].value,
         keep_output_seconds=resolved["keep_output"].value,
         connections=connections,
         environments=environments,

@@ -49,6 +49,10 @@ SETTING_MEANINGS = {
     "by its own setting, so give all of them the same.",
     "on_term": "What a worker that is told TERM makes of its jobs: `leave` them to the next one, or `drain`; `auto` "
     "drains as process 1 of a container, and leaves otherwise.",
+    "cgroup": "Where each attempt gets a cgroup (v2) of its own: `auto` uses a directory that systemd has delegated to "
+    "the worker, or the container's if the worker is its process 1, and otherwise does without; `off` always does; the "
+    "absolute path of a directory that was prepared makes the worker refuse to start if it cannot be used. See "
+    "[operating](../operating.md#cgroups).",
     "state_dir": "Where the workers of this machine keep sockets and ends that wait for delivery. On a local disk, and "
     "with a path of at most 50 characters: that of a socket in it ends at 107.",
 }

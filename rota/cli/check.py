@@ -24,6 +24,7 @@ def check(door: Door, *, nagios: bool, warning_late: str | None, critical_late: 
 
     Looks for what does not go on by itself: slots and runs that are late, pools and schedulers without a living node,
     schedules that stopped, jobs that keep failing. Any node may be asked, and any machine that reaches the database.
+    `cgroups` counts the living nodes whose jobs run in cgroups; `rota node show` says why one does not use them.
     """
     view: View
     try:

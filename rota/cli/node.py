@@ -73,6 +73,7 @@ def read_settings(
         lease_seconds=config.lease_seconds,
         drain_timeout_seconds=config.drain_timeout_seconds,
         on_term=config.on_term,
+        cgroup=config.cgroup,
         keep_output_seconds=config.keep_output_seconds,
         poll_seconds=config.poll_seconds,
         modules=modules,

@@ -28,6 +28,7 @@ from rota.engine.stand_in import program
 from rota.engine.watch import Watch
 from rota.errors import ConfigError, RotaError
 from rota.execution.crew import Crew
+from rota.execution.delegation import Delegation, find_delegation
 from rota.execution.linux import boottime
 from rota.model.run import NodeIdentity
 from rota.model.states import NodeState, OnTerm
@@ -81,6 +82,7 @@ class Node:
         self._settings_read: deque[NodeSettings] = deque()  # anew, and not in force yet
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._name_lost = False
+        self._given = Delegation("", "not looked for")
 
     # Signals only leave a note: what they ask for is done between two rounds of the watch.
 
@@ -119,6 +121,8 @@ class Node:
     def _run(self, database: Database) -> int:
         own_folder(self.settings.state_dir)
         beside_another = self._run_until is RunUntil.IDLE and not self._take_tick_lock()
+        given = self._given = find_delegation(self.settings.cgroup)
+        log.info("cgroups: %s", given.text)
         identity = self._register(database)
         folder = self.settings.state_dir / f"g{database.fingerprint()}"  # another database must not get our ends
         crew = Crew(
@@ -127,6 +131,7 @@ class Node:
             warm_reuse=self.settings.warm_reuse,
             output_bytes_max=self.settings.output_bytes_max,
             stand_in=program(self.settings, folder),
+            cgroups=given.folder,
         )
         crew.open()
         watch = Watch(crew, self.settings, identity.name)
@@ -209,6 +214,7 @@ class Node:
             slots=self.settings.slots,
             environments=self.settings.environments.spelled,
             secrets=self.settings.secrets.offered(),
+            cgroups=self._given.text,
             version=__version__,
             lease_seconds=self.settings.lease_seconds,
             wanted=self.settings.name,
@@ -314,7 +320,7 @@ class Node:
 
     def _take_over_settings(self, settings: NodeSettings, watch: Watch, bookkeeper: Bookkeeper) -> None:
         fixed = ("database_url", "state_dir", "name", "lease_seconds", "reuse", "warm_reuse", "output_bytes_max")
-        for field in fixed:
+        for field in (*fixed, "cgroup"):
             if getattr(settings, field) != getattr(self.settings, field):
                 log.warning("a new %s needs a restart; the old one stays in force", field)
         self.settings = settings

@@ -36,6 +36,7 @@ class NodeSettings:
     grace_seconds: float = 10.0
     drain_timeout_seconds: float = 60.0
     on_term: OnTerm = OnTerm.AUTO
+    cgroup: str = "auto"  # or off, or the path of a directory for cgroups that the operator has prepared
     poll_seconds: float | None = None  # None: as the database needs
     modules: tuple[str, ...] = ()  # imported for the jobs they declare
     import_dirs: tuple[str, ...] = ()  # put on the import path of Python jobs

@@ -23,6 +23,7 @@ import signal
 import socket
 import struct
 
+from rota.execution.cgroup import Cgroup, Usage, name_for, say_without
 from rota.execution.control import Control
 from rota.execution.limits import (
     count_memory_kills,
@@ -66,8 +67,8 @@ CALL = b"c"
 
 STATUS_LOST = "StatusLost"
 
-# When to kill the job; pid and start of one that is not below its guardian, else 0.
-SLOT = struct.Struct("dqq")
+# When to kill the job; pid and start of one that is not below its guardian, else 0; the name of its cgroup, if any.
+SLOT = struct.Struct("dqq64s")
 
 
 def margin_of(lease_seconds: float) -> float:
@@ -78,11 +79,21 @@ def margin_of(lease_seconds: float) -> float:
 class Post:
     """Where a guardian stands: what stays the same over all its attempts."""
 
-    __slots__ = ("folder", "name", "nofile", "output_bytes_max", "slot", "wake")
+    __slots__ = ("cgroups", "does_without", "folder", "name", "nofile", "output_bytes_max", "slot", "wake")
 
     def __init__(
-        self, folder: str, name: str, *, nofile: tuple[int, int], output_bytes_max: int, slot: mmap, wake: int
+        self,
+        folder: str,
+        name: str,
+        *,
+        nofile: tuple[int, int],
+        output_bytes_max: int,
+        slot: mmap,
+        wake: int,
+        cgroups: str = "",
     ) -> None:
+        self.does_without = False  # no cgroup could be made for its last attempt, and it has said so
+        self.cgroups = cgroups  # the directory in which an attempt has one of its own; empty: there is none
         self.folder = folder
         self.name = name
         self.nofile = nofile
@@ -146,6 +157,10 @@ class Attempt:
         self._began = 0  # its process, in ticks after boot
         self._is_let_through = False  # a warm one: it was told to begin
         self._leader_ended = False  # its process is gone; of a warm one the status may still be missing
+        self._cgroup: Cgroup | None = None
+        self._is_held_by_cgroup = False
+        self._killed_in_cgroup = 0
+        self._usage: Usage | None = None  # of all that was in its cgroup
 
     # -- birth
 
@@ -160,6 +175,8 @@ class Attempt:
             return
         self._publish_deadline(now)
         self._look_at_memory_kills(now)
+        if self._post.cgroups:
+            self._make_cgroup()
         try:
             self._control = Control(
                 self.control_path,
@@ -188,6 +205,22 @@ class Attempt:
     def _refuse(self, kind: str, sentence: str) -> None:
         self._refusal = (kind, sentence)
         self.has_ended = True
+
+    def _make_cgroup(self) -> None:
+        """Make the job's cgroup; without one it has to do."""
+        name = name_for(self._order["run_id"], self._order["attempt"])
+        path = f"{self._post.cgroups}/{name}"
+        # Known to the nursery before there is anything in it.
+        struct.pack_into("64s", self._post.slot, SLOT.size - 64, name.encode())
+        try:
+            self._cgroup = Cgroup.make(path)
+        except OSError as error:
+            if not self._post.does_without:
+                say_without(path, error)
+            self._post.does_without = True
+        else:
+            self._post.does_without = False
+            self._cgroup.limit(self._limits)
 
     def _spawn(self) -> None:
         """Start the job by fork and exec.
@@ -236,6 +269,7 @@ class Attempt:
             stdout=streams[1],
             stderr=streams[2],
             secrets=self._secrets,
+            cgroup=None if self._cgroup is None else self._cgroup.birth(),
         )
 
     def _count_timeout(self) -> None:
@@ -494,6 +528,9 @@ class Attempt:
                 self._begin_stop(self._limited_by, now + self._grace_seconds)
         if now >= self._kill_at or (now >= self._lease_kill_at() and not self._is_killed):
             self._signal_group(signal.SIGKILL)
+            if self._cgroup is not None:
+                # Reaches also what has other rights than this user. One of them is the leader.
+                self._killed_in_cgroup = max(self._killed_in_cgroup, self._cgroup.kill_rest() - 1)
             self._is_killed = True
             self._kill_at = now + KILL_AGAIN_SECONDS
 
@@ -573,6 +610,9 @@ class Attempt:
         if self._is_to_freeze:
             return
         self._frozen_at = boottime()
+        self._is_held_by_cgroup = self._cgroup is not None and self._cgroup.has(self.pid) and self._cgroup.freeze()
+        if self._is_held_by_cgroup:
+            return
         self._signal_group(signal.SIGSTOP)
         signal_descendants(self._root_pid(), signal.SIGSTOP)  # what has left the group too
 
@@ -584,6 +624,10 @@ class Attempt:
         if self._limited_by == "timeout":
             self._timeout_at += boottime() - self._frozen_at
         self._frozen_at = None
+        if self._is_held_by_cgroup:
+            assert self._cgroup is not None
+            self._cgroup.thaw()
+            return
         signal_descendants(self._root_pid(), signal.SIGCONT)
         self._signal_group(signal.SIGCONT)
 
@@ -624,6 +668,11 @@ class Attempt:
         """Whether a warm parent has forked the job, so that it is not below this guardian."""
         return self._warm is not None
 
+    @property
+    def cgroup_path(self) -> str:
+        """The path of the job's cgroup; empty if it has none."""
+        return "" if self._cgroup is None else self._cgroup.path
+
     def describe(self) -> Message:
         """Say what this is, to a worker that did not order it."""
         for capture in self._captures:
@@ -647,6 +696,9 @@ class Attempt:
         read_bytes = written_bytes = None
         own_cpu_seconds = 0.0
         ended_at = boottime()
+        # Before all else, since no fork is quicker than this. Most of them are our children, and counted again below.
+        if self._cgroup is not None:
+            self._killed_in_cgroup = max(self._killed_in_cgroup, self._cgroup.kill_rest())
         if self._warm is not None and (end := self._warm.end) is not None:
             status, cpu_seconds, memory_bytes_max = end.status, end.cpu_seconds, end.memory_bytes_max
             leftovers, is_clear = end.leftovers, end.is_clear
@@ -663,7 +715,18 @@ class Attempt:
             cpu_seconds = usage.ru_utime + usage.ru_stime
             memory_bytes_max = usage.ru_maxrss * 1024
             leftovers, is_clear = sweep_children(SWEEP_SECONDS_MAX)
-        SLOT.pack_into(self._post.slot, 0, 0.0, 0, 0)
+        leftovers = max(leftovers, self._killed_in_cgroup)
+        if self._cgroup is not None:
+            is_clear = self._cgroup.wait_until_empty(SWEEP_SECONDS_MAX) and is_clear
+            usage = Usage(self._cgroup.path)
+            self._usage = usage if usage.cpu_seconds else None  # else the job could not enter: what it knows is no news
+            # The larger where both can tell: who was never waited for counts in one only, pages shared in the other.
+            cpu_seconds = max(cpu_seconds, usage.cpu_seconds or 0.0)
+            memory_bytes_max = max(memory_bytes_max, usage.memory_bytes_max or 0)
+            read_bytes = larger(read_bytes, usage.read_bytes)
+            written_bytes = larger(written_bytes, usage.written_bytes)
+            self._cgroup.remove()
+        SLOT.pack_into(self._post.slot, 0, 0.0, 0, 0, b"")
         self._drain()
         message: Message = {key: self._order[key] for key in ("claim_id", "run_id", "attempt", "fence")}
         message |= self._describe_end(status, ended_at)
@@ -751,13 +814,14 @@ class Attempt:
         if not code and end["ended"] == "exited":
             return
         before, now = self._memory_kills[0], count_memory_kills()
+        own = None if self._usage is None else self._usage.memory_kills  # of this job, not of this machine
         kind, sentence = explain_end(
             code if end["ended"] != "timeout" else 0,
             self._limits,
             cpu_seconds=cpu_seconds[0],
             own_cpu_seconds=cpu_seconds[1],
             memory_bytes_max=memory_bytes_max,
-            memory_kills=None if before is None or now is None else now - before,
+            memory_kills=own if own is not None else None if before is None or now is None else now - before,
             leftovers=leftovers,
         )
         end["error_type"], end["error_message"] = kind, sentence
@@ -794,6 +858,11 @@ class Attempt:
             self._warm.close()
         if self._control is not None:
             self._control.close()
+
+
+def larger(one: int | None, other: int | None) -> int | None:
+    """Give the larger of two figures, of which either may not be known."""
+    return max((figure for figure in (one, other) if figure is not None), default=None)
 
 
 def _is_over(pidfd: int) -> bool:

@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rota.errors import Conflict, Invalid, NotSupported
+from rota.execution.cgroup import clear
+from rota.execution.cgroup import sweep as sweep_cgroups
 from rota.execution.door import knock
 from rota.execution.executors import Executors
 from rota.execution.hearth import Hearth
@@ -57,6 +59,8 @@ OUTPUT_BYTES_MAX = 1024 * 1024
 IDLE_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
 REMAINS_SECONDS = 10.0  # a nursery needs milliseconds to clear up after a guardian
+SWEEP_AGAIN_SECONDS = 60.0  # for what a dead guardian's lock hid, and for neighbours that do not come back
+REMOVE_SECONDS = 0.1  # what is killed dies in milliseconds
 RECOVERED_PER_CALL = 16
 _EVENTS_PER_POLL = 256
 
@@ -74,6 +78,7 @@ class _Guardian:
         self.pid = 0
         self.pidfd = -1  # of its job
         self.control = ""
+        self.cgroup = ""  # of its job
         self.warm_path = ""  # of the warm parent that is to fork its job
         self.is_warm = False  # it did
         self.heard_at = 0.0
@@ -91,11 +96,14 @@ class Crew:
         warm_reuse: int = 1000,
         output_bytes_max: int = OUTPUT_BYTES_MAX,
         stand_in: Program | None = None,  # what is to take over when this process is gone
+        cgroups: str = "",  # the directory in which attempts get cgroups; empty: they get none
     ) -> None:
         self._folder = str(folder.absolute())
         self._program = stand_in
         self._reuse = reuse
         self._output_bytes_max = output_bytes_max
+        self._cgroups = cgroups
+        self._sweep_at = boottime() + SWEEP_AGAIN_SECONDS
         self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._nursery: Channel | None = None
         self._stands_in = False  # for a worker: has no nursery, and starts nothing
@@ -105,7 +113,7 @@ class Crew:
         self._guardians: dict[int, _Guardian] = {}  # by descriptor
         self._idle: list[_Guardian] = []  # the one that was busy last at the end
         self._busy: dict[str, _Guardian | None] = {}  # by claim; None: ended, its guardian is gone
-        self._remains: dict[str, float] = {}  # control sockets of guardians lost of late, and when
+        self._remains: dict[str, tuple[float, str]] = {}  # control sockets of guardians lost of late: when, and cgroup
         self._events: list[CrewEvent] = []
         self._epoll: select.epoll | None = None
         self._hearth = Hearth(self._folder, runs_max=warm_reuse, watch=self._watch, unwatch=self._unwatch)
@@ -114,7 +122,7 @@ class Crew:
             fork=lambda: self._ask_nursery("keeper"),
             send=self._send_on,
             drop=self._part,
-            sweep=lambda control: self._see_to_remains(control, is_warm=False),
+            sweep=lambda control: self._see_to_remains(control, "", is_warm=False),
         )
 
     # -- opening and closing
@@ -139,7 +147,7 @@ class Crew:
             self._open_nursery()
 
     def _open_nursery(self) -> None:
-        process, self._nursery = start_nursery(self._folder, self._nofile, self._output_bytes_max)
+        process, self._nursery = start_nursery(self._folder, self._nofile, self._output_bytes_max, self._cgroups)
         self._processes.append(process)
         self._nursery_pid = process.pid
         if self._program is not None:
@@ -335,7 +343,8 @@ class Crew:
 
     def sweep(self) -> int:
         """Kill what jobs of dead guardians in this folder have left behind. Tell how many processes it were."""
-        return sweep_dead(self._folder)
+        in_cgroups = sweep_cgroups(self._cgroups, CLOSE_SECONDS) if self._cgroups else 0
+        return in_cgroups + sweep_dead(self._folder)
 
     # -- hearing from them
 
@@ -366,8 +375,8 @@ class Crew:
         nursery.receive()  # it says nothing of interest, but that it has gone
         if nursery.lost:
             self._forget_nursery()
-            for control in self._remains:
-                sweep_marked(control)
+            for control, (_, cgroup) in self._remains.items():
+                _sweep_remains(control, cgroup)
             self._remains.clear()
             # Nobody would clear up after these: let them go. The busy ones know themselves, and ask to be retired.
             for guardian in list(self._idle):
@@ -409,6 +418,7 @@ class Crew:
                 if guardian.channel.descriptors:  # without one, if this process has no descriptor to spare
                     guardian.pidfd = guardian.channel.descriptors.pop(0)
                 guardian.control = message["control"]
+                guardian.cgroup = message.get("cgroup", "")  # a guardian of the version before has none
                 guardian.is_warm = message.get("is_warm", False)
                 if guardian.warm_path and message.get("distrusts_parent"):
                     self._hearth.distrust(guardian.warm_path, message["cold_because"])
@@ -447,23 +457,23 @@ class Crew:
                 pass  # somebody was quicker
             os.close(pidfd)
         if guardian.has_started:
-            self._see_to_remains(guardian.control, guardian.is_warm)
+            self._see_to_remains(guardian.control, guardian.cgroup, is_warm=guardian.is_warm)
         del self._busy[order.claim_id]
         self._events.append(
             GuardianLost(order.claim_id, order.run_id, order.attempt, order.fence, guardian.has_started)
         )
 
-    def _see_to_remains(self, control: str, is_warm: bool) -> None:
+    def _see_to_remains(self, control: str, cgroup: str, *, is_warm: bool) -> None:
         """Have killed what a lost guardian's job detached: by the nursery, unless it has died too, or is about to.
 
         What a warm parent has forked is not below the nursery, and the parent may be dead.
         """
         if self._nursery is None or is_warm:
-            sweep_marked(control)
+            _sweep_remains(control, cgroup)
         else:
             now = boottime()
-            self._remains = {path: at for path, at in self._remains.items() if now - at < REMAINS_SECONDS}
-            self._remains[control] = now
+            self._remains = {path: known for path, known in self._remains.items() if now - known[0] < REMAINS_SECONDS}
+            self._remains[control] = (now, cgroup)
 
     # -- guardians coming and going
 
@@ -497,7 +507,7 @@ class Crew:
     def _make_idle(self, guardian: _Guardian) -> None:
         guardian.order = guardian.outcome = None
         guardian.has_started = False
-        guardian.control = guardian.warm_path = ""
+        guardian.control = guardian.cgroup = guardian.warm_path = ""
         guardian.is_warm = False
         if guardian.must_retire or guardian.attempt_count >= self._reuse or self._nursery is None:
             self._drop(guardian)
@@ -510,6 +520,9 @@ class Crew:
             self._drop(self._idle[0])
         self._hearth.look_after()
         self._executors.look_after()
+        if self._cgroups and boottime() >= self._sweep_at:
+            self._sweep_at = boottime() + SWEEP_AGAIN_SECONDS
+            sweep_cgroups(self._cgroups, REMOVE_SECONDS)
         if len(self._processes) > 1:  # the nursery of now is reaped when the crew is closed
             self._processes = [process for process in self._processes if process.poll() is None]
 
@@ -567,6 +580,13 @@ class Crew:
         self._writing.discard(channel.fileno())
         if self._epoll is not None:
             self._epoll.unregister(channel.fileno())
+
+
+def _sweep_remains(control: str, cgroup: str) -> None:
+    """Kill what a job has left whose guardian is dead; by name, since its lock may last a moment longer than it."""
+    if cgroup:
+        clear(cgroup, REMOVE_SECONDS)
+    sweep_marked(control)
 
 
 def _uid_of(user: str | None) -> int | None:

@@ -36,7 +36,14 @@ DOOR_AGAIN_SECONDS = 1.0
 
 
 def guard(
-    connection: socket.socket, folder: str, *, nofile: tuple[int, int], output_bytes_max: int, slot: mmap, wake: int
+    connection: socket.socket,
+    folder: str,
+    *,
+    nofile: tuple[int, int],
+    output_bytes_max: int,
+    slot: mmap,
+    wake: int,
+    cgroups: str = "",
 ) -> NoReturn:
     """Serve attempts until the worker closes the connection; then leave. For a process that was just forked."""
     status = 1
@@ -45,7 +52,9 @@ def guard(
         become_subreaper()
         set_process_name("rota-guardian")
         name = f"{os.getpid()}-{os.urandom(4).hex()}"
-        post = Post(folder, name, nofile=nofile, output_bytes_max=output_bytes_max, slot=slot, wake=wake)
+        post = Post(
+            folder, name, nofile=nofile, output_bytes_max=output_bytes_max, slot=slot, wake=wake, cgroups=cgroups
+        )
         Guardian(Channel(connection), post).serve()
         status = 0
     except BaseException:  # noqa: BLE001 - the top of this process
@@ -164,6 +173,7 @@ class Guardian:
         if not self._worker.lost:
             message: Message = {"op": "started", "claim_id": attempt.claim_id, "pid": attempt.pid, "at": boottime()}
             message["control"] = attempt.control_path
+            message["cgroup"] = attempt.cgroup_path
             message["is_warm"] = attempt.is_warm
             message["distrusts_parent"] = attempt.distrusts_parent
             message["cold_because"] = attempt.cold_because

@@ -50,12 +50,13 @@ def prepare_folder(folder: str) -> None:
 
 
 def start_nursery(
-    folder: str, nofile: tuple[int, int], output_bytes_max: int
+    folder: str, nofile: tuple[int, int], output_bytes_max: int, cgroups: str = ""
 ) -> tuple[subprocess.Popen[bytes], Channel]:
     """Start a nursery in a session of its own, and give its process and the connection to it.
 
     It gets no environment but PATH (ours may hold the password of the database), and no descriptor but the connection
-    and its log. ``nofile`` is the limit of descriptors for jobs.
+    and its log. ``nofile`` is the limit of descriptors for jobs, ``cgroups`` the directory
+    for those of attempts, if there is one.
 
     Raises:
         OSError: the process could not be made.
@@ -65,7 +66,7 @@ def start_nursery(
     numbers = (theirs.fileno(), *nofile, output_bytes_max)
     program = (
         f"import sys; sys.path.insert(0, {root!r}); "
-        f"from rota.execution.nursery import main; main({folder!r}, *{numbers!r})"
+        f"from rota.execution.nursery import main; main({folder!r}, *{numbers!r}, cgroups={cgroups!r})"
     )
     with theirs, _open_log(f"{folder}/nursery.log") as log:
         process = subprocess.Popen(

@@ -371,7 +371,7 @@ class Keeper:
         instant = 0.0 if self._is_over else min(instants, default=0.0)
         if SLOT.unpack_from(self._post.slot)[0] == instant:
             return
-        SLOT.pack_into(self._post.slot, 0, instant, 0, 0)
+        SLOT.pack_into(self._post.slot, 0, instant, 0, 0, b"")
         if instant and instant < now + 1.5 * NURSERY_LOOKS_EVERY_SECONDS:
             self._post.tell_nursery(LOOK)
 

@@ -106,7 +106,7 @@ def become_groups(names: list[str]) -> None:
 
 def count_memory_kills() -> int | None:
     """Tell how often the kernel has killed a process of this machine for want of memory; None where it does not say."""
-    return _number_in(_read("/proc/vmstat"), b"\noom_kill ")
+    return number_in(read_facts("/proc/vmstat"), b"\noom_kill ")
 
 
 def read_disk_bytes(pid: int) -> tuple[int | None, int | None]:
@@ -114,8 +114,8 @@ def read_disk_bytes(pid: int) -> tuple[int | None, int | None]:
 
     For a process that has ended and was not reaped: then it is all. None where the kernel does not say.
     """
-    text = _read(f"/proc/{pid}/io")
-    return _number_in(text, b"\nread_bytes: "), _number_in(text, b"\nwrite_bytes: ")
+    text = read_facts(f"/proc/{pid}/io")
+    return number_in(text, b"\nread_bytes: "), number_in(text, b"\nwrite_bytes: ")
 
 
 def explain_end(
@@ -164,11 +164,12 @@ def say_bytes(size: int) -> str:
 
 def read_own_cpu_seconds(pid: int) -> float:
     """Tell how much CPU time a process that was not reaped has used, without those it waited for."""
-    fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    fields = read_facts(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if len(fields) > 12 else 0.0
 
 
-def _read(path: str) -> bytes:
+def read_facts(path: str) -> bytes:
+    """Read a file of the kernel's, with an empty line before its first; nothing where it does not say."""
     try:
         with open(path, "rb", buffering=0) as file:
             return b"\n" + file.read()
@@ -176,6 +177,7 @@ def _read(path: str) -> bytes:
         return b""  # this kernel does not say, or not to us
 
 
-def _number_in(text: bytes, name: bytes) -> int | None:
+def number_in(text: bytes, name: bytes) -> int | None:
+    """Find the number that follows ``name`` in what ``read_facts`` gave."""
     words = text.partition(name)[2].split(None, 1)
     return int(words[0]) if words and words[0].isdigit() else None

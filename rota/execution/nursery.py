@@ -17,6 +17,7 @@ import sys
 from mmap import mmap
 
 from rota.execution.attempt import CALL, SLOT
+from rota.execution.cgroup import clear, kill
 from rota.execution.guardian import guard, traceback_to_log
 from rota.execution.keeper import keep
 from rota.execution.linux import (
@@ -41,10 +42,16 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 1.0  # how often leases are looked at; guardians wake the nursery when that would be too late
 LOOK_AGAIN_SECONDS = 0.02
 SWEEP_SECONDS_MAX = 2.0
+CLEAR_SECONDS_MAX = 0.5  # what was killed dies in milliseconds; what waits for a broken disk is found by a later worker
 
 
-def main(folder: str, descriptor: int, nofile_soft: int, nofile_hard: int, output_bytes_max: int) -> None:
-    """Run the nursery of ``folder`` for the worker at the other end of ``descriptor``."""
+def main(
+    folder: str, descriptor: int, nofile_soft: int, nofile_hard: int, output_bytes_max: int, *, cgroups: str = ""
+) -> None:
+    """Run the nursery of ``folder`` for the worker at the other end of ``descriptor``.
+
+    Attempts get cgroups in the directory ``cgroups``, if it is given.
+    """
     become_subreaper()
     set_process_name("rota-nursery")
     reset_signals()
@@ -52,20 +59,28 @@ def main(folder: str, descriptor: int, nofile_soft: int, nofile_hard: int, outpu
     gc.disable()  # a collection would write to every page that the guardians share
     connection = socket.socket(fileno=descriptor)
     os.set_inheritable(descriptor, False)
-    Nursery(connection, folder, (nofile_soft, nofile_hard), output_bytes_max).run()
+    Nursery(connection, folder, (nofile_soft, nofile_hard), output_bytes_max, cgroups).run()
 
 
 class Nursery:
     """Forks guardians on request, reaps, and kills what is left of the dead and what the stopped did not kill."""
 
-    def __init__(self, connection: socket.socket, folder: str, nofile: tuple[int, int], output_bytes_max: int) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        folder: str,
+        nofile: tuple[int, int],
+        output_bytes_max: int,
+        cgroups: str = "",
+    ) -> None:
         self._connection = connection
         self._worker = Channel(connection)
         self._folder = folder
         self._nofile = nofile
         self._output_bytes_max = output_bytes_max
-        # Guardian's pid → memory shared with it: the instant at which its job is to be killed, 0 for no job, and which
-        # process that is when a warm parent has forked it, 0 for one of the guardian's own.
+        self._cgroups = cgroups
+        # Guardian's pid → memory shared with it: the instant at which its job is to be killed, 0 for no job, which
+        # process that is when a warm parent has forked it, 0 for one of the guardian's own, and its cgroup.
         self._guardians: dict[int, mmap] = {}
         self._stand_in = Caller()
         self._wake_read, self._wake_write = os.pipe()
@@ -146,6 +161,7 @@ class Nursery:
             output_bytes_max=self._output_bytes_max,
             slot=slot,
             wake=self._wake_write,
+            cgroups=self._cgroups,
         )
 
     def _reap(self) -> None:
@@ -164,6 +180,8 @@ class Nursery:
             slot = self._guardians.pop(pid, None)
             if slot is not None:
                 if status != 0:
+                    if cgroup := self._cgroup_in(slot):
+                        clear(cgroup, CLEAR_SECONDS_MAX)
                     _kill_elsewhere(slot)  # the warm parent does it too, unless it is stopped
                 slot.close()
             # Whoever ends well has seen to its own. Orphans of orphans come when their parents have been killed.
@@ -177,8 +195,15 @@ class Nursery:
         for pid, slot in self._guardians.items():
             instant = read_slot(slot)
             if instant and now >= instant:
+                if cgroup := self._cgroup_in(slot):
+                    kill(cgroup)
                 kill_descendants(pid)
                 _kill_elsewhere(slot)
+
+    def _cgroup_in(self, slot: mmap) -> str | None:
+        """Give the path of the cgroup that a guardian has made, or was about to make."""
+        name = SLOT.unpack_from(slot)[3].rstrip(b"\0").decode()
+        return f"{self._cgroups}/{name}" if name else None
 
 
 def read_slot(slot: mmap) -> float:
@@ -189,7 +214,7 @@ def read_slot(slot: mmap) -> float:
 
 def _kill_elsewhere(slot: mmap) -> None:
     """Kill the job of a guardian that is not below it, since a warm parent has forked it."""
-    _, pid, began = SLOT.unpack_from(slot)
+    _, pid, began, _ = SLOT.unpack_from(slot)
     if pid:
         kill_tree(pid, began)
 

@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 
+from rota.execution.cgroup import enter
 from rota.execution.limits import become_groups, set_limits, set_urgency
 from rota.execution.linux import die_with_parent
 
@@ -28,7 +29,8 @@ class Birth:
     """Everything a new process needs to become the job."""
 
     __slots__ = (
-        "argv", "cwd", "environment", "limits", "nofile", "secrets", "stderr", "stdin", "stdout", "step", "umask",
+        "argv", "cgroup", "cwd", "environment", "limits", "nofile", "secrets", "stderr", "stdin", "stdout", "step",
+        "umask",
         "user",
     )  # fmt: skip
 
@@ -46,7 +48,9 @@ class Birth:
         stdout: int,
         stderr: int,
         secrets: dict[str, str] | None = None,
+        cgroup: dict[str, Any] | None = None,  # its path, and the limits that it holds
     ) -> None:
+        self.cgroup = cgroup
         self.argv = argv
         self.environment = environment
         self.cwd = cwd
@@ -96,6 +100,9 @@ def set_up(birth: Birth) -> None:
     Raises:
         Exception: that step failed.
     """
+    if birth.cgroup is not None and enter(birth.cgroup["path"]):  # first: nothing that it does may be left outside
+        held = birth.cgroup["holds"]
+        birth.limits = {name: value for name, value in birth.limits.items() if name not in held}
     limits = birth.limits
     os.setsid()
     for target, source in enumerate((birth.stdin, birth.stdout, birth.stderr)):

@@ -262,6 +262,7 @@ class Health:
     running: int
     late: int  # ready for too long; 100 stands for more
     nodes: int  # that are alive
+    cgroups: int  # nodes of these whose attempts get cgroups
 
 
 def check_health(database: Database, thresholds: Thresholds = Thresholds()) -> Health:  # noqa: B008 - frozen
@@ -278,7 +279,13 @@ def show_health(health: Health) -> dict[str, Any]:
     return {
         "state": judge_all(health.findings),
         "now": format_instant(health.now),
-        "counts": {"ready": health.ready, "running": health.running, "late": health.late, "nodes": health.nodes},
+        "counts": {
+            "ready": health.ready,
+            "running": health.running,
+            "late": health.late,
+            "nodes": health.nodes,
+            "cgroups": health.cgroups,
+        },
         "findings": [
             {
                 "severity": found.severity.value,
@@ -332,6 +339,7 @@ class _Look:
             running=self._connection.execute(COUNT_RUNNING).scalar_one(),
             late=late,
             nodes=sum(server.is_alive for server in self._servers),
+            cgroups=sum(server.is_alive and server.uses_cgroups for server in self._servers),
         )
 
     def _tell(

@@ -98,6 +98,7 @@ def register_node(
     lease_seconds: float,
     environments: Sequence[str] = (),
     secrets: Sequence[str] = (),
+    cgroups: str | None = None,
     wanted: str | None = None,
     is_dead: IsDead | None = None,
 ) -> str:
@@ -123,6 +124,7 @@ def register_node(
         "slots": slots,
         "environments": json.dumps(list(environments), ensure_ascii=False),
         "secrets": json.dumps(list(secrets)),
+        "cgroups": cgroups,
         "lease": lease_seconds,
     }
 
@@ -287,6 +289,7 @@ def _show_node(row: Row[Any], running: list[int]) -> dict[str, Any]:
         "slots": row.slots,
         "environments": show_document(row.environments) or [],
         "secrets": show_document(row.secrets) or [],
+        "cgroups": row.cgroups,
         "running": running,
         "started_at": row.started_at,
         "seen_at": row.seen_at,

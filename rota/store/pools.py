@@ -35,6 +35,7 @@ READ_NODES = (
         node.c.slots,
         node.c.environments,
         node.c.secrets,
+        node.c.cgroups,
         node.c.seen_at,
         node.c.lease_ends_at,
         node.c.drain_asked_at,
@@ -65,6 +66,7 @@ class Server:
     is_silent: bool  # it did not say goodbye, and its lease is over
     environments: frozenset[str] = frozenset()  # NAME==VERSION
     secrets: frozenset[str] = frozenset()  # names of those that it can read
+    uses_cgroups: bool = False
     drain_asked_at: datetime | None = None  # somebody asked it to claim nothing
     drain_asked_by: str | None = None
 
@@ -112,6 +114,7 @@ def read_servers(connection: Connection) -> list[Server]:
             is_silent=row.state != NodeState.GONE.value and not row.is_held,
             environments=_names_of(row.environments or "[]"),
             secrets=_names_of(row.secrets or "[]"),
+            uses_cgroups=(row.cgroups or "").startswith("used"),
             drain_asked_at=row.drain_asked_at,
             drain_asked_by=row.drain_asked_by,
         )

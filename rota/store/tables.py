@@ -122,6 +122,7 @@ node = Table(
     Column("slots", Integer, nullable=False),  # how many runs at once
     Column("environments", LongText),  # JSON list of NAME==VERSION; NULL: it did not say
     Column("secrets", LongText),  # JSON list of the names of those that it can read; NULL: it did not say
+    Column("cgroups", LongText),  # whether attempts get cgroups, or why not, in words; NULL: it did not say
     Column("started_at", Instant, nullable=False),
     Column("seen_at", Instant, nullable=False),  # the last good round
     Column("lease_ends_at", Instant),  # NULL once it has said goodbye

@@ -49,7 +49,7 @@ def age(client: Rota, seconds: int) -> None:
 def test_where_nothing_is_found_it_is_ok(rota: Call) -> None:
     plain, plugin = rota("check"), rota("check", "--nagios")
 
-    assert (plain.exit_code, plain.stdout) == (0, "ok: ready 0, running 0, late 0, nodes 1\n")
+    assert (plain.exit_code, plain.stdout) == (0, "ok: ready 0, running 0, late 0, nodes 1, cgroups 0\n")
     assert (plugin.exit_code, plugin.stdout) == (
         0,
         "ROTA OK - 1 nodes, 0 running | ready=0 running=0 late=0 nodes=1\n",
@@ -86,7 +86,7 @@ def test_a_pool_without_a_node_is_critical_and_told_to_programs(rota: Call, clie
     view = json.loads(result.stdout)
     assert result.exit_code == 2
     assert view["state"] == "critical"
-    assert view["counts"] == {"ready": 1, "running": 0, "late": 0, "nodes": 0}
+    assert view["counts"] == {"ready": 1, "running": 0, "late": 0, "nodes": 0, "cgroups": 0}
     (finding,) = view["findings"]
     assert (finding["severity"], finding["code"], finding["subject"]) == ("critical", "scheduler_stopped", "cluster")
     assert finding["text"].startswith("no node has ever been there")

@@ -94,7 +94,7 @@ import sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from tests.execution.harness import Harness
-harness = Harness(Path({folder!r}))
+harness = Harness(Path({folder!r}), **{settings!r})
 order = harness.start(*{argv!r}, **{values!r})
 started = harness.started(order)
 print(harness.crew.nursery_pid, started.guardian_pid, started.pid, order.claim_id, flush=True)
@@ -107,8 +107,9 @@ while True:
 class WorkerProcess:
     """A crew in a process of its own, with one job: to be stopped and killed."""
 
-    def __init__(self, folder: Path, *argv: str, **values: Any) -> None:
-        program = WORKER.format(root=str(ROOT), folder=str(folder), argv=argv, values=values)
+    def __init__(self, folder: Path, *argv: str, settings: dict[str, Any] | None = None, **values: Any) -> None:
+        facts = {"root": str(ROOT), "folder": str(folder), "settings": settings or {}}
+        program = WORKER.format(**facts, argv=argv, values=values)
         self.process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         words = self.process.stdout.readline().split()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
+from rota.execution.delegation import prepare
 from rota.execution.linux import boottime
 from rota.execution.order import Adopted, Order
+from tests.execution.cgroups import facts_of, find_tree, given_directory
 from tests.execution.harness import Harness, is_alive, wait_until
 from tests.execution.test_adoption import doors
 
@@ -24,7 +30,23 @@ def state_of(pid: int) -> str:
 
 def are_held(pids: list[int]) -> bool:
     # A shell that was about to start a program waits, uninterruptible, for that child, which is stopped.
-    return {state_of(pid) for pid in pids} <= {"T", "D"}
+    return all(state_of(pid) in {"T", "D"} or is_held_by_cgroup(pid) for pid in pids)
+
+
+def is_held_by_cgroup(pid: int) -> bool:
+    own = Path(f"/proc/{pid}/cgroup").read_text().rpartition("0::/")[2].strip()
+    return "/run-" in own and facts_of(find_tree() / own)["frozen"] == "1"
+
+
+@pytest.fixture(params=["by signals", "by their cgroup"])
+def harness(request: pytest.FixtureRequest, folder: Path, no_process_is_left: None) -> Iterator[Harness]:
+    with ExitStack() as opened:
+        is_in_cgroup = request.param == "by their cgroup"
+        cgroups = prepare(opened.enter_context(given_directory())).folder if is_in_cgroup else ""
+        made = Harness(folder / "w", cgroups=cgroups)
+        yield made
+        made.crew.close()
+        assert (made.folder / "nursery.log").read_text() == ""
 
 
 def family_of(folder: Path, pid: int) -> list[int]:

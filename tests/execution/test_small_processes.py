@@ -35,8 +35,8 @@ def test_the_nursery_imports_few_modules() -> None:
         *(
             f"rota.execution.{name}"
             for name in (
-                "attempt control door guardian journal keeper limits linux masking nursery output spawn stand_in sweep "
-                "warm_birth wire"
+                "attempt cgroup control door guardian journal keeper limits linux masking nursery output spawn "
+                "stand_in sweep warm_birth wire"
             ).split()
         ),
     }

@@ -58,7 +58,7 @@ def test_where_all_goes_well_nothing_is_found(ledger: Ledger, clock: Clock) -> N
     assert show_health(health) == {
         "state": "ok",
         "now": "2026-11-02T12:00:50.000000Z",
-        "counts": {"ready": 1, "running": 1, "late": 0, "nodes": 1},
+        "counts": {"ready": 1, "running": 1, "late": 0, "nodes": 1, "cgroups": 0},
         "findings": [],
     }
 

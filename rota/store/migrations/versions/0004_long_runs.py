@@ -19,6 +19,7 @@ ADDED: dict[str, tuple[sa.Column[Any], ...]] = {
     "rota_node": (
         sa.Column("environments", LongText, nullable=True),
         sa.Column("secrets", LongText, nullable=True),
+        sa.Column("cgroups", LongText, nullable=True),
         sa.Column("drain_asked_at", Instant(), nullable=True),
         sa.Column("drain_asked_by", Name, nullable=True),
     ),
