@@ -27,7 +27,7 @@ from rota.execution.order import Captured, Outcome, StopWhy, Told
 from rota.execution.report import read_wish
 from rota.model.documents import check_document_text
 from rota.model.durations import DURATION_SECONDS_MAX
-from rota.model.ending import NO_GUARDIAN_ERROR
+from rota.model.ending import NO_GUARDIAN_ERROR, RELEASE_ASKED
 from rota.model.job import Executor
 from rota.model.run import Claim, End, Piece, Report, Written
 from rota.model.states import Delivery, NodeState
@@ -39,7 +39,7 @@ WAIT_SECONDS_MAX = 5.0
 # What a job's process tells instead of an end: the kind of end it makes, and its error type.
 _WISHES: dict[str, tuple[str, str | None]] = {
     "skip": ("no_op", None),
-    "release": ("released", None),
+    "release": ("released", RELEASE_ASKED),
     "undone": ("undone", None),
     "not_started": ("not_started", "EnvironmentBroken"),  # told by the runner of an environment
 }

@@ -47,6 +47,7 @@ IMPORT_SECONDS_MAX = 60.0
 RUNS_MAX = 100_000  # then it is renewed; also when its memory has grown
 GROWTH_BYTES_MAX = 256 << 20
 LOOK_SECONDS = 1.0
+PIECE_BYTES_MAX = 256 * 1024  # of output, in one frame
 LINE_BYTES_MAX = 8192  # output without a newline is sent when it is so long
 
 _NEW, _BEGUN, _OVER = range(3)
@@ -75,7 +76,7 @@ class _Run:
         )
         self._executor = executor
         self._lines = {name: bytearray() for name in _STREAMS}
-        self._writing = threading.RLock()
+        self._writing = threading.RLock()  # never held while something is sent
 
     def ask(self, message: Message, blob: bytes) -> Frame:
         if self.state == _OVER:
@@ -92,15 +93,18 @@ class _Run:
         with self._writing:
             lines = self._lines[stream]
             lines += data
-            if b"\n" in data or len(lines) > LINE_BYTES_MAX:
-                self.flush(stream)
+            is_enough = b"\n" in data or len(lines) > LINE_BYTES_MAX
+        if is_enough:
+            self.flush(stream)
 
     def flush(self, stream: str) -> None:
+        """Send what there is of a stream."""
         with self._writing:
             data = bytes(self._lines[stream])
             self._lines[stream].clear()
-            if data:
-                self._executor.send({"op": "output", "claim_id": self.claim_id, "stream": stream}, data)
+        for start in range(0, len(data), PIECE_BYTES_MAX):
+            piece = data[start : start + PIECE_BYTES_MAX]
+            self._executor.send({"op": "output", "claim_id": self.claim_id, "stream": stream}, piece)
 
 
 class Executor:
@@ -108,7 +112,6 @@ class Executor:
 
     def __init__(self, keeper: socket.socket, *, is_async: bool) -> None:
         self._socket = keeper
-        self._is_async = is_async
         self._sending = threading.Lock()
         self._sender = 0  # the thread that sends
         self._late: deque[bytes] = deque()
@@ -297,12 +300,11 @@ class Executor:
             if run.target not in self._known_targets:
                 self._known_targets.add(run.target)
                 python_job.name_levels()
+                self._bytes_at_first = _resident_bytes()  # what an import takes is no growth
         finally:
             self._is_importing = False
             if self._asked_at is not None:
                 self._asked_at = boottime()  # the import was no fault of the code that runs
-        if not self._bytes_at_first:
-            self._bytes_at_first = _resident_bytes()
         return function
 
     def _end(self, run: _Run, status: int, cpu_seconds: float | None = None) -> None:

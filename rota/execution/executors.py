@@ -251,7 +251,7 @@ class Executors:
             order = run.order
             if not executor.keeper_pid:  # it never spoke, so it never was
                 sentence = "the nursery made no keeper for it; see nursery.log in the worker's folder"
-                run.outcome = not_started(order, "ExecutorNotStarted", sentence)
+                run.outcome = not_started(order, "GuardianNotStarted", sentence)  # as any run that got no guardian
                 events.append(Ended(run.outcome))
                 continue
             del self._runs[claim_id]

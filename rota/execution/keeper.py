@@ -483,6 +483,8 @@ class Keeper:
                 try:
                     write_end(self._post.folder, claim_id, pack_frame(*frame))
                     break
+                except FileNotFoundError:
+                    return  # the folder is gone, and so is everybody who would look into it
                 except OSError:
                     traceback_to_log()
                     time.sleep(JOURNAL_AGAIN_SECONDS)

@@ -22,8 +22,11 @@ RETRY_DELAY_SECONDS = 10.0
 RETRY_DELAY_SECONDS_MAX = 3600.0
 LOST_MAX = 5
 LOST_DELAY_SECONDS = 5.0
+RELEASES_AT_ONCE = 3
+RELEASE_DELAY_SECONDS_MAX = 60.0
 FOR_EVER = -1
 RETRY_ASKED = "Retry"  # the error type of an attempt that ended by ``raise Retry``
+RELEASE_ASKED = "Release"  # of one that ended by ``raise Release``
 LEASE_OVER_ERROR = "LeaseOver"  # what a guardian says that did not start a job, since its lease was ending
 NO_GUARDIAN_ERROR = "GuardianNotStarted"  # what a worker says that got no guardian for it: no process, no descriptor
 EXECUTOR_LOST_ERROR = "ExecutorLost"  # what a keeper says of a run that was cut off in its executor process
@@ -125,6 +128,15 @@ def lost_delay_seconds(losses: int) -> float:
     return 0.0 if losses <= 1 else min(RETRY_DELAY_SECONDS_MAX, LOST_DELAY_SECONDS * 2.0 ** min(losses - 2, 60))
 
 
+def release_delay_seconds(facts: RunFacts) -> float:
+    """Return how long a run waits that its job gave back: the first times not at all, then longer each time.
+
+    A job that gives every attempt back would otherwise be started many times a second, for ever.
+    """
+    releases = facts.attempt - facts.retries_used - facts.losses  # with this one, and those before a rerun
+    return 0.0 if releases <= RELEASES_AT_ONCE else min(RELEASE_DELAY_SECONDS_MAX, 2.0 ** min(releases - 4, 60))
+
+
 def chance_of(job: str, run_id: int, attempt: int) -> float:
     """Draw a number from 0 up to 1 for the delay after an attempt, which is the same each time it is asked for.
 
@@ -211,12 +223,20 @@ def decide_end(end: End, facts: RunFacts, rule: RetryRule, chance: float = 1.0) 
             AttemptState.CANCELLED,
         )
     if end.kind in {"released", "cancelled"}:
+        has_run = end.exit_code is not None or end.signal is not None
+        if has_run and end.error_type != RELEASE_ASKED and facts.marked and facts.delivery is Delivery.AT_MOST_ONCE:
+            return decide_rescue(facts, rule, f"{facts.node} stopped attempt {facts.attempt} to give it back")
+        wait = release_delay_seconds(facts) if end.error_type == RELEASE_ASKED else 0.0
+        text = f"{facts.node} gave attempt {facts.attempt} back" + (
+            f": {end.error_message}" if end.error_message else ""
+        )
         return Ending(
-            RunState.READY,
+            RunState.WAITING if wait else RunState.READY,
             Because.GIVEN_BACK,
             Reason.RELEASED,
-            f"{facts.node} gave attempt {facts.attempt} back" + (f": {end.error_message}" if end.error_message else ""),
+            f"{text}; next attempt in {wait:g} s" if wait else text,
             AttemptState.RELEASED,
+            wait_seconds=wait or None,
         )
     failed = Ending(
         RunState.FAILED,

@@ -34,7 +34,7 @@ class Retry(Outcome):
 
 
 class Release(Outcome):
-    """Give the run back unspent: any node may take it at once."""
+    """Give the run back unspent: any node may take it at once; from the fourth time on after up to a minute."""
 
     __rota_outcome__: ClassVar[str] = "release"
 

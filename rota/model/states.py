@@ -79,6 +79,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(_S.RUNNING,    _S.WAITING,    Because.RETRY_LEFT),
     Transition(_S.RUNNING,    _S.FAILED,     Because.NO_RETRY_LEFT),
     Transition(_S.RUNNING,    _S.READY,      Because.GIVEN_BACK),
+    Transition(_S.RUNNING,    _S.WAITING,    Because.GIVEN_BACK),
     Transition(_S.RUNNING,    _S.READY,      Because.LEASE_OVER),
     Transition(_S.RUNNING,    _S.WAITING,    Because.LEASE_OVER),
     Transition(_S.RUNNING,    _S.FAILED,     Because.LEASE_OVER),

@@ -89,6 +89,19 @@ def test_a_run_that_is_not_done_when_the_drain_is_over_is_given_back(cluster: Cl
     assert worker.trouble() == []
 
 
+def test_a_run_that_may_start_once_is_lost_when_its_worker_stops_it_to_leave(cluster: Cluster) -> None:
+    cluster.add_shell("waits", f"note start; {UNTIL_TOLD}", delivery="at_most_once")
+    worker = cluster.start("a", drain_timeout_seconds=0.5)
+    (run_id,) = cluster.enqueue("waits")
+    cluster.wait_for_note("start", run_id)
+
+    worker.stop()
+
+    assert cluster.run(run_id).state == "lost"
+    assert "a stopped attempt 1 to give it back" in cluster.run(run_id).reason_text
+    assert worker.trouble() == []
+
+
 def test_nothing_starts_any_more_once_the_runs_have_been_given_back(cluster: Cluster) -> None:
     cluster.add_shell("stays", "note start; sleep 300")
     cluster.enqueue("stays", 40)

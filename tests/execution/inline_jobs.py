@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import sys
@@ -145,6 +146,26 @@ async def leave_task(began: str, ended: str) -> None:
     await asyncio.sleep(0.01)
     _say(began)
     current_run().result(len(tasks))
+
+
+def report(began: str, until: str) -> None:
+    """Say how far it is, and stay."""
+    run = current_run()
+    print("busy", flush=True)
+    run.progress(0.25, "a quarter")
+    run.set_checkpoint([1])
+    wait_thread(began, until)
+
+
+def flood(size: int) -> int:
+    """Write much at once, without a newline."""
+    return sys.stdout.write("x" * size)
+
+
+def hook(path: str) -> int:
+    """Have something done when the process ends."""
+    atexit.register(_say, path)
+    return os.getpid()
 
 
 def detach(began: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 from rota.execution.command import argv_for_call
 from rota.execution.crew import Crew
 from rota.execution.linux import boottime
-from rota.execution.order import Ended, Order, Outcome
+from rota.execution.order import Ended, Order, Outcome, Told
 from rota.execution.report import read_wish
 from tests.execution.harness import ROOT, Harness, is_alive, wait_until
 
@@ -111,6 +111,41 @@ def test_a_run_knows_itself_and_what_it_writes_and_tells_is_its_own(harness: Har
         assert outcome.stdout.head == f"{word} on stdout\n".encode() + b"\xff\n"
         assert outcome.stderr.head == f"{word} on stderr\nWARNING app: {word} logged\n".encode()
         assert outcome.checkpoint == json.dumps(word)
+
+
+def test_what_a_run_tells_is_seen_while_it_goes_on(harness: Harness) -> None:
+    waiting = Waiting(harness, "thread", target="report")
+    waiting.pid()
+
+    told = harness.next_event(waiting.order, Told)
+
+    assert told.progress == (0.25, "a quarter")
+    assert told.checkpoint == "[1]"
+    assert [(piece.stream, piece.data) for piece in told.pieces] == [("stdout", b"busy\n")]
+    waiting.go()
+
+
+def test_what_a_run_writes_at_once_may_be_large_and_is_cut_as_always(harness: Harness) -> None:
+    size = 100 << 20
+
+    outcome = run(harness, "thread", "flood", {"size": size})
+
+    assert result_of(outcome) == size
+    assert outcome.stdout.bytes_total == size
+    assert len(outcome.stdout.head) == len(outcome.stdout.tail) == 512 * 1024
+
+
+def test_a_process_without_runs_is_given_up_after_a_while_and_ends_as_processes_do(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = harness.folder.parent / "hook"
+    pid = result_of(run(harness, "thread", "hook", {"path": str(path)}))
+    assert is_alive(pid)
+
+    monkeypatch.setattr("rota.execution.executors.IDLE_SECONDS", 0.0)
+    wait_until(lambda: harness.crew.poll(0) or not is_alive(pid), "it has left")
+
+    assert path.read_text() == str(pid)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -174,6 +174,36 @@ def test_a_run_given_back_is_ready_and_spends_no_budget() -> None:
     assert (ending.target, ending.retries_added, ending.losses_added) == (RunState.READY, 0, 0)
 
 
+def test_a_job_that_gives_every_attempt_back_waits_longer_and_longer_and_one_whose_worker_does_so_never() -> None:
+    asked = End("c", 1, "released", exit_code=1, error_type="Release")
+    stopped = End("c", 1, "released", signal=15)
+
+    endings = [decide_end(asked, replace(FACTS, attempt=attempt), RetryRule()) for attempt in range(1, 13)]
+
+    assert [ending.wait_seconds for ending in endings] == [None, None, None, 1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert {ending.target for ending in endings[3:]} == {RunState.WAITING}
+    assert decide_end(asked, replace(FACTS, attempt=9, retries_used=5, losses=1), RetryRule()).wait_seconds is None
+    assert decide_end(stopped, replace(FACTS, attempt=99), RetryRule()).target is RunState.READY
+
+
+@pytest.mark.parametrize(
+    ("end", "target"),
+    [
+        (End("c", 1, "released", signal=15), RunState.LOST),
+        (End("c", 1, "released", exit_code=1), RunState.LOST),
+        (End("c", 1, "cancelled", signal=15), RunState.LOST),
+        (End("c", 1, "released", exit_code=1, error_type="Release"), RunState.READY),
+        (End("c", 1, "released", error_message="the worker is leaving"), RunState.READY),
+    ],
+)
+def test_what_may_start_once_is_not_given_back_when_it_has_begun_unless_it_says_so(end: End, target: RunState) -> None:
+    once = replace(FACTS, delivery=Delivery.AT_MOST_ONCE)
+
+    assert decide_end(end, once, RetryRule()).target is target
+    assert decide_end(end, replace(once, marked=False), RetryRule()).target is RunState.READY
+    assert decide_end(end, FACTS, RetryRule()).target is RunState.READY
+
+
 def test_the_first_lost_attempt_is_started_again_at_once_and_later_ones_wait_longer_and_longer() -> None:
     endings = [decide_rescue(replace(FACTS, losses=losses), RetryRule(), say_silent(FACTS, 1.0)) for losses in range(6)]
 
