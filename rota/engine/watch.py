@@ -21,7 +21,7 @@ from rota.engine.renewer import RenewalAsked, Renewed
 from rota.engine.secrets import Unavailable
 from rota.engine.settings import NodeSettings
 from rota.errors import RotaError
-from rota.execution.crew import Adopted, Crew, Ended, GuardianLost, Started
+from rota.execution.crew import Adopted, Crew, Ended, GuardianLeft, GuardianLost, Started
 from rota.execution.linux import boottime
 from rota.execution.order import Captured, Outcome, StopWhy, Told
 from rota.execution.report import read_wish
@@ -193,6 +193,10 @@ class Watch:
                     log.error("the guardian of claim %s died; its job was killed", claim_id)
                     self._forget(claim_id)
                     bookkeeper.hear_dead_guardian(claim_id)
+                case GuardianLeft(claim_id=claim_id):
+                    log.warning("this worker stood still: run %d goes on without it", self._claims[claim_id].run_id)
+                    self._forget(claim_id)
+                    bookkeeper.let_go(claim_id)
         for note in self._crew.take_notes():
             log.warning("%s", note)
         if boottime() >= self._renew_at:

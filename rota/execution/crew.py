@@ -1,9 +1,10 @@
 """The worker's side: a crew of guardians, one for each attempt that runs.
 
 Invariants: an attempt is given to one guardian, once; every attempt given out comes back as ``Ended`` or
-``GuardianLost``, exactly once; a guardian whose connection ended without an end has its job killed by the pidfd it
-handed over. Used by the engine's worker in one thread. Nothing here waits, but ``poll`` for as long as it is told, and
-nothing knows a database. A little long, since guardian, connection and claim are one thing seen from three sides.
+``GuardianLost``, exactly once, or as ``GuardianLeft``, which is somebody else's then; a guardian whose connection ended
+without an end, or a word, has its job killed by the pidfd it handed over. Used by the engine's worker in one thread.
+Nothing here waits, but ``poll`` for as long as it is told, and nothing knows a database. A little long, since guardian,
+connection and claim are one thing seen from three sides.
 
 The worker waits on ``fileno()`` together with whatever else it waits for, and calls ``poll(0)`` whenever it is readable
 and every few seconds besides: idle guardians are let go there.
@@ -37,6 +38,7 @@ from rota.execution.order import (
     Adopted,
     CrewEvent,
     Ended,
+    GuardianLeft,
     GuardianLost,
     Order,
     Outcome,
@@ -81,6 +83,7 @@ class _Guardian:
         self.cgroup = ""  # of its job
         self.warm_path = ""  # of the warm parent that is to fork its job
         self.is_warm = False  # it did
+        self.has_left = False  # it goes on without us
         self.heard_at = 0.0
         self.idle_since = 0.0
 
@@ -425,6 +428,8 @@ class Crew:
                 self._events.append(Started(order.claim_id, message["pid"], guardian.pid))
             case "report" if order is not None:
                 self._events.append(read_report(message, blob))
+            case "left":
+                guardian.has_left = True
             case "ended" if order is not None:
                 guardian.outcome = read_outcome(message, blob)
                 guardian.must_retire = guardian.must_retire or message["retire"]
@@ -442,6 +447,12 @@ class Crew:
             return
         if outcome is not None:
             self._busy[order.claim_id] = None  # the end is here; only its acknowledgement has no addressee
+            return
+        if guardian.has_left:
+            if pidfd >= 0:
+                os.close(pidfd)
+            del self._busy[order.claim_id]
+            self._events.append(GuardianLeft(order.claim_id))
             return
         if not guardian.pid:
             # It never spoke, so it never was: the nursery could not fork, or is dead.

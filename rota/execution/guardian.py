@@ -32,6 +32,7 @@ JOURNAL_AGAIN_SECONDS = 5.0  # the disk was full, or worse
 JOURNAL_TRIES_MAX = 720  # an hour of that
 ALONE_SECONDS = 1.0  # what a worker that is started again may need to come back
 CALL_AGAIN_SECONDS = 5.0
+SILENCE_SECONDS_MIN = 5.0  # a worker that is only late shall not be left
 DOOR_AGAIN_SECONDS = 1.0
 
 
@@ -88,6 +89,8 @@ class Guardian:
         self._door: Door | None = None
         self._door_at = 0.0  # there was no room for it: not before
         self._call_at: float | None = None  # None: it has a worker
+        self._heard_at = boottime()  # when it said something last
+        self._says_left = False  # to it, since it stands still
 
     def serve(self) -> None:
         """Serve orders until the worker leaves or this guardian is no longer fit."""
@@ -107,14 +110,18 @@ class Guardian:
         self._is_announced = False
         self._obey_all(attempt)  # what came together with the order
         while not attempt.has_ended:
-            # A worker that is slow to read gets the newest when it has read the last.
-            attempt.may_report = not self._worker.lost and not self._worker.wants_write
+            # A worker that is slow to read gets the newest when it has read the last; one that stands still nothing, so
+            # that there is room to leave it.
+            is_silent = self._silence() >= self._silence_max(attempt) * 0.8
+            attempt.may_report = not (self._worker.lost or self._worker.wants_write or is_silent)
             if self._worker.lost:
                 self._wait_for_another(attempt)
             elif attempt.wait(self._worker.fileno(), self._worker_events()):
                 self._read_worker()
             self._obey_all(attempt)
             self._tell_news(attempt)
+            if boottime() >= attempt.stand_in_at():
+                self._leave_silent_worker(attempt)
             if attempt.has_started and not self._is_announced:
                 self._announce(attempt)
         message, blob = attempt.finish()
@@ -127,6 +134,28 @@ class Guardian:
     def _tell_news(self, attempt: Attempt) -> None:
         if attempt.may_report and not self._worker.lost and (report := attempt.report()) is not None:
             self._worker.send(*report)
+
+    def _leave_silent_worker(self, attempt: Attempt) -> None:
+        """Leave a worker that is there and stands still, so that somebody else renews and takes the end.
+
+        A worker that lives asks every third of the lease, also while the database is away. It is told first: when it
+        goes on, it forgets this attempt, instead of killing it as one whose guardian has died.
+        """
+        if self._worker.lost:
+            return
+        if not self._says_left:
+            if self._worker.wants_write or self._silence() < self._silence_max(attempt):
+                return  # with more on its way to it than it takes, it could not be told
+            self._says_left = True
+            self._worker.send({"op": "left", "claim_id": attempt.claim_id})
+        if not self._worker.wants_write:
+            self._worker.close()
+
+    def _silence(self) -> float:
+        return boottime() - self._heard_at
+
+    def _silence_max(self, attempt: Attempt) -> float:
+        return max(attempt.lease_seconds / 2, SILENCE_SECONDS_MIN)
 
     def _wait_for_another(self, attempt: Attempt) -> None:
         """Go on without a worker, let in the first one that knocks, and call for a stand-in if none comes."""
@@ -157,6 +186,8 @@ class Guardian:
         self._close_door()
         self._worker.close()
         self._worker = Channel(connection)
+        self._heard_at = boottime()
+        self._says_left = False
         self._inbox.clear()
         self._must_retire = True  # its nursery belongs to the worker before
         self._worker.send(attempt.describe() | {"op": "adopted", "guardian_pid": os.getpid(), "at": boottime()})
@@ -222,6 +253,8 @@ class Guardian:
                         forget_end(self._post.folder, claim_id)
                     return
             now = boottime()
+            if is_written:
+                self._leave_silent_worker(attempt)
             if not is_written and (now >= write_at or (self._worker.lost and not tries)):
                 tries += 1
                 try:
@@ -236,7 +269,7 @@ class Guardian:
                     self._must_retire = True
                     return
                 self._open_door()
-            if self._wait_for_worker(None if is_written else write_at - now):
+            if self._wait_for_worker(ACKNOWLEDGE_SECONDS if is_written else write_at - now):
                 self._let_in(attempt)
                 self._worker.send(message, blob)
 
@@ -277,4 +310,7 @@ class Guardian:
 
     def _read_worker(self) -> None:
         self._worker.flush()
-        self._inbox += self._worker.receive()
+        frames = self._worker.receive()
+        if frames:
+            self._heard_at = boottime()
+        self._inbox += frames

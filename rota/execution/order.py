@@ -169,7 +169,14 @@ class Adopted:
     is_frozen: bool = False
 
 
-CrewEvent = Started | Told | Ended | GuardianLost | Adopted
+@dataclass(frozen=True, slots=True)
+class GuardianLeft:
+    """This worker stood still for so long that the guardian took another: the attempt goes on without it."""
+
+    claim_id: str
+
+
+CrewEvent = Started | Told | Ended | GuardianLost | GuardianLeft | Adopted
 
 
 def order_message(

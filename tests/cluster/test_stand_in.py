@@ -217,3 +217,34 @@ def test_a_frozen_run_stays_frozen_while_its_worker_is_gone_and_goes_on_when_it_
     assert cluster.wait_for_end(run_id) == {"succeeded"}
     assert "ann@desk asked to freeze it; a is to hold its processes" in cluster.events(run_id)
     assert cluster.run(run_id).freeze_asked_at is None
+
+
+def test_a_job_goes_on_while_its_worker_stands_still_and_is_taken_back_when_it_goes_on(cluster: Cluster) -> None:
+    worker, run_id, nursery_pid = start_one(cluster)
+
+    worker.signal(signal.SIGSTOP)
+    stand_in_pid = wait_for_stand_in(cluster, nursery_pid, run_id)
+    worker.signal(signal.SIGCONT)
+
+    cluster.wait_for_log(worker, f"this worker stood still: run {run_id} goes on without it")
+    cluster.wait_for_log(worker, f"run {run_id} of job waits goes on")
+    cluster.wait_for_death(stand_in_pid)
+    (cluster.folder / "go").touch()
+    assert cluster.wait_for_end(run_id) == {"succeeded"}
+    assert len(cluster.attempts(run_id)) == len(cluster.ledger.entries("start")) == 1
+    assert worker.trouble() == []
+
+
+def test_what_ends_while_its_worker_stands_still_is_recorded_meanwhile_and_once(cluster: Cluster) -> None:
+    worker, run_id, _ = start_one(cluster)
+
+    worker.signal(signal.SIGSTOP)
+    (cluster.folder / "go").touch()
+
+    assert cluster.wait_for_end(run_id) == {"succeeded"}
+    worker.signal(signal.SIGCONT)
+    (next_id,) = cluster.enqueue("waits")
+    assert cluster.wait_for_end(next_id) == {"succeeded"}
+    (tried,) = cluster.attempts(run_id)
+    assert (tried.state, tried.orphan_at) == ("succeeded", None)
+    assert worker.trouble() == []
