@@ -22,7 +22,6 @@ from rota.execution.wire import PROTOCOL_VERSION, Channel, pack_frame
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from mmap import mmap
     from typing import NoReturn
 
     from rota.execution.wire import Frame, Message
@@ -36,26 +35,13 @@ SILENCE_SECONDS_MIN = 5.0  # a worker that is only late shall not be left
 DOOR_AGAIN_SECONDS = 1.0
 
 
-def guard(
-    connection: socket.socket,
-    folder: str,
-    *,
-    nofile: tuple[int, int],
-    output_bytes_max: int,
-    slot: mmap,
-    wake: int,
-    cgroups: str = "",
-) -> NoReturn:
+def guard(connection: socket.socket, post: Post) -> NoReturn:
     """Serve attempts until the worker closes the connection; then leave. For a process that was just forked."""
     status = 1
     try:
         os.setsid()
         become_subreaper()
         set_process_name("rota-guardian")
-        name = f"{os.getpid()}-{os.urandom(4).hex()}"
-        post = Post(
-            folder, name, nofile=nofile, output_bytes_max=output_bytes_max, slot=slot, wake=wake, cgroups=cgroups
-        )
         Guardian(Channel(connection), post).serve()
         status = 0
     except BaseException:  # noqa: BLE001 - the top of this process

@@ -43,7 +43,6 @@ from rota.execution.wire import Channel, listen_at, pack_frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mmap import mmap
     from typing import NoReturn
 
     from rota.execution.wire import Frame, Message
@@ -55,17 +54,13 @@ ASK_SECONDS = 1.0  # while a run that was to be stopped has not ended
 EXECUTOR_LOST = "ExecutorLost"  # the error type of a run that was stopped or killed because of others, or of its lease
 
 
-def keep(
-    connection: socket.socket, folder: str, *, nofile: tuple[int, int], output_bytes_max: int, slot: mmap, wake: int
-) -> NoReturn:
+def keep(connection: socket.socket, post: Post) -> NoReturn:
     """Keep one executor process until the worker closes the connection. For a process that was just forked."""
     status = 1
     try:
         os.setsid()
         become_subreaper()
         set_process_name("rota-keeper")
-        name = f"{os.getpid()}-{os.urandom(4).hex()}"
-        post = Post(folder, name, nofile=nofile, output_bytes_max=output_bytes_max, slot=slot, wake=wake)
         Keeper(Channel(connection), post).serve()
         status = 0
     except BaseException:  # noqa: BLE001 - the top of this process

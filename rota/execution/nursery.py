@@ -16,7 +16,7 @@ import socket
 import sys
 from mmap import mmap
 
-from rota.execution.attempt import CALL, SLOT
+from rota.execution.attempt import CALL, SLOT, Post
 from rota.execution.cgroup import clear, kill
 from rota.execution.guardian import guard, traceback_to_log
 from rota.execution.keeper import keep
@@ -136,7 +136,7 @@ class Nursery:
         seconds = min([LOOK_SECONDS, *(instant - boottime() for instant in instants)])
         return max(LOOK_AGAIN_SECONDS, seconds if start is None else min(seconds, start))
 
-    def _fork_guardian(self, descriptor: int, serve: Callable[..., NoReturn]) -> None:
+    def _fork_guardian(self, descriptor: int, serve: Callable[[socket.socket, Post], NoReturn]) -> None:
         """Make a guardian, or a keeper, for the connection ``descriptor``. If it fails the closing tells the worker."""
         slot = mmap(-1, SLOT.size)
         try:
@@ -154,15 +154,16 @@ class Nursery:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._worker.close()
         os.close(self._wake_read)
-        serve(
-            socket.socket(fileno=descriptor),
+        post = Post(
             self._folder,
+            f"{os.getpid()}-{os.urandom(4).hex()}",
             nofile=self._nofile,
             output_bytes_max=self._output_bytes_max,
             slot=slot,
             wake=self._wake_write,
             cgroups=self._cgroups,
         )
+        serve(socket.socket(fileno=descriptor), post)
 
     def _reap(self) -> None:
         """Reap the dead, and kill what has become our child without being a guardian: orphans of a dead one."""

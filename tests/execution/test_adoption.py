@@ -202,6 +202,7 @@ def test_while_there_is_no_room_for_a_door_it_is_tried_now_and_then_however_much
     first = WorkerProcess(folder / "w", "sh", "-c", chatters, lease_seconds=60.0)
     (folder / "w" / DOOR_FOLDER).rmdir()
     wrote = folder / "wrote"
+    wait_until(wrote.exists, "it writes")
 
     first.kill()
     so_far = wrote.stat().st_size

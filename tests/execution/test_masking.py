@@ -184,7 +184,7 @@ def test_a_job_gets_its_arguments_as_they_are_and_its_checkpoint_masked(tmp_path
     control = Control(f"{tmp_path}/c", b'["tok-4711"]', None, mask=MASK)
 
     def ask(message: dict[str, object], blob: bytes = b"") -> bytes:
-        answer, found = control._answer((message, blob))
+        answer, found = control.answer((message, blob))
         assert answer["ok"]
         return found
 

@@ -361,7 +361,7 @@ def test_a_callable_whose_installation_is_gone_when_it_has_run_still_tells_its_r
     ("arguments", "kind", "error_type", "after"),
     [
         ({"kind": "skip"}, "no_op", None, None),
-        ({"kind": "release"}, "released", None, None),
+        ({"kind": "release"}, "released", "Release", None),
         ({"kind": "retry"}, "exception", "Retry", None),
         ({"kind": "retry", "after": "90s"}, "exception", "Retry", 90.0),
     ],
