@@ -130,8 +130,8 @@ def write_settings() -> Iterator[str]:
         yield f"Variable `{setting.variable}`; default: {default if default.startswith('(') else f'`{default}`'}."
     yield "## connections"
     yield prose("""
-        A section `[connections.NAME]` with `url` for each named connection. Nothing uses them yet: jobs that are
-        SQL statements come later. Their passwords are masked wherever settings are shown.
+        A section `[connections.NAME]` with `url` for each database that jobs of SQL may name with `--connection`: see
+        [transactional jobs and SQL](../transactional-jobs.md). Their passwords are masked wherever settings are shown.
     """)
     yield "## environments"
     yield prose("""

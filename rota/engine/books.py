@@ -124,6 +124,17 @@ class Books:
         for _ in claim_ids:
             self.adopted.popleft()
 
+    def _tell_last_progress(self, ends: Sequence[End]) -> None:
+        # All else that was told comes with the end. Afterwards it is too late: who reports must have the run.
+        reports = [report for end in ends if (report := self._reports.pop(end.claim_id, None)) is not None]
+        last = {one.claim_id: replace(one, pieces=(), checkpoint=None) for one in reports if one.has_progress}
+        try:
+            if last:
+                self._keep(last)
+        except DatabaseUnavailable:
+            self._reports |= last
+            raise
+
     def _is_refused_due(self) -> bool:
         return self._refused[0][0] <= time.monotonic()
 
@@ -138,6 +149,7 @@ class Books:
         if not self.ends:
             return Kept()
         batch = [self.ends[i] for i in range(min(len(self.ends), ENDS_MAX))]
+        self._tell_last_progress(batch)
         refused: list[End] = []
         try:
             delivered = end_runs(self._database, batch)

@@ -123,7 +123,6 @@ class Node:
         beside_another = self._run_until is RunUntil.IDLE and not self._take_tick_lock()
         given = self._given = find_delegation(self.settings.cgroup)
         log.info("cgroups: %s", given.text)
-        identity = self._register(database)
         folder = self.settings.state_dir / f"g{database.fingerprint()}"  # another database must not get our ends
         crew = Crew(
             folder,
@@ -134,6 +133,11 @@ class Node:
             cgroups=given.folder,
         )
         crew.open()
+        try:
+            identity = self._register(database)
+        except BaseException:
+            crew.close()
+            raise
         watch = Watch(crew, self.settings, identity.name)
         bookkeeper = Bookkeeper(database, identity, self.settings, watch.tell)
         renewer = Renewer(database, identity, self.settings.lease_seconds, watch.tell, bookkeeper.hint)

@@ -578,6 +578,13 @@ class Attempt:
                 parts.append(control.checkpoint)
         return message, b"".join(parts)
 
+    def last_progress(self) -> Message | None:
+        """Give the progress that was told since the last report, once the job has ended; None: there is none."""
+        control = self._control
+        if control is None or not control.has_news or control.progress is None:
+            return None
+        return {"op": "report", "claim_id": self.claim_id, "pieces": [], "progress": control.progress}
+
     # -- stopping
 
     def stop(self, why: str, grace_seconds: float) -> None:
@@ -843,7 +850,10 @@ class Attempt:
         return {"ended": "exited", "error_type": STATUS_LOST, "error_message": sentence}
 
     def _has_returned(self, code: int) -> bool:
-        # A callable that has said what it returned was quicker than the stop: its work is done, and not done again.
+        # A callable that has said what it returned was quicker than the stop: its work is done, and not done again. One
+        # that has asked, and was told that it is being stopped, has left work undone.
+        if self._control is not None and self._control.has_heard_stop:
+            return False
         return code == 0 and bool(self._order["expects_result"]) and not self._lacks_result()
 
     def _lacks_result(self) -> bool:

@@ -145,7 +145,7 @@ class CurrentRun:
             return why_stopping() is not None
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, _note_term)
-        return _has_term or why_stopping() is not None
+        return why_stopping() is not None or _has_term  # asked first: the guardian is to know that it was told
 
 
 _last_progress = LastTold()

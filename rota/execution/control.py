@@ -54,6 +54,7 @@ class Ear:
         self.progress: tuple[float | None, str | None] | None = None  # as told last
         self.checkpoint: bytes | None = None  # of this attempt
         self.has_news = False  # about the two
+        self.has_heard_stop = False  # it has asked whether it is being stopped, and it was
         self.error_bases: list[str] = []
         self._saved = checkpoint
         self._database = database
@@ -76,7 +77,9 @@ class Ear:
             case "saved":
                 return {"ok": True}, self._saved
             case "stopping":
-                return {"ok": True, "why": self._why_stopping()}, b""
+                why = self._why_stopping()
+                self.has_heard_stop = self.has_heard_stop or why is not None
+                return {"ok": True, "why": why}, b""
             case "result" if len(blob) <= RESULT_BYTES_MAX:
                 try:
                     blob.decode("utf-8")

@@ -111,6 +111,8 @@ class Guardian:
             if attempt.has_started and not self._is_announced:
                 self._announce(attempt)
         message, blob = attempt.finish()
+        if not self._worker.lost and (progress := attempt.last_progress()) is not None:
+            self._worker.send(progress)
         # Without its nursery a guardian is watched by nobody: the worker shall not use it again.
         is_alone = os.getppid() != self._nursery_pid
         self._must_retire = message["retire"] = self._must_retire or is_alone or bool(message["retire"])

@@ -248,9 +248,8 @@ def decide_end(end: End, facts: RunFacts, rule: RetryRule, chance: float = 1.0) 
     if end.kind == "deadline" or facts.cancel_asked:
         return failed
     if not rule.has_retry(facts.retries_used):
-        return (
-            replace(failed, text=f"{failed.text} and its {rule.retries} retries are used") if rule.retries else failed
-        )
+        used = "its one retry is used" if rule.retries == 1 else f"its {rule.retries} retries are used"
+        return replace(failed, text=f"{failed.text}; {used}") if rule.retries else failed
     if (why_not := rule.why_not_chosen(end)) is not None:
         return replace(failed, text=f"{failed.text}; not retried: {why_not}")
     after = end.retry_after_seconds

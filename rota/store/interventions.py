@@ -86,7 +86,7 @@ def cancel_run(database: Database, run_id: int, *, actor: str) -> str:
         if state in FINISHED:
             raise AlreadyFinished(run_id, state)
         if state is not RunState.RUNNING:
-            text = f"cancelled by {actor} before it started"
+            text = f"cancelled by {actor} before {'the next attempt' if row.attempt else 'it started'}"
             _apply(connection, row, RunState.CANCELLED, Because.CANCEL_ASKED, Reason.CANCEL, text, actor)
             return RunState.CANCELLED.value
         if row.cancel_asked_at is None:

@@ -210,6 +210,6 @@ def check_time_of_transaction(dialect: Dialect, timeout_seconds: float | None, l
     if timeout_seconds is None or timeout_seconds > longest:
         rule = (
             f"on SQLite, where one writes at a time, a transactional job has a time limit of at most a third of its "
-            f"lease, {longest:g} s of {lease_seconds:g} s: give a shorter timeout, or a longer lease"
+            f"lease, {longest:g} s of {lease_seconds:g} s: give such a timeout, or a longer lease"
         )
         raise Invalid("timeout", timeout_seconds, rule)

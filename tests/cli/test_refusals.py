@@ -260,3 +260,12 @@ def test_limits_are_given_changed_and_taken_away_by_flags(rota):
     assert shown("nice", "ionice", "umask", "run_as_groups") == [-5, "idle", "077", ["adm", "users"]]
     rota("job", "edit", "hello", "--memory-max", "none", "--nice", "none", "--run-as-group", "none")
     assert shown("memory_max", "nice", "run_as_groups", "umask") == [None, None, None, "077"]
+
+
+def test_a_worker_that_cannot_begin_is_no_node(rota, start_rota, tmp_path):
+    folder = tmp_path / ("x" * 120)  # too long for the sockets in it
+
+    process = start_rota("worker", "--name", "w", "--state-dir", str(folder))
+
+    assert process.wait(60) == 2
+    assert read(rota("node", "list", "--json")) == []

@@ -89,3 +89,14 @@ def test_what_a_job_writes_is_seen_while_a_stand_in_sees_to_it(cluster: Cluster)
         cluster.wait(lambda: rota.runs[run_id].logs() == b"later\n", "its output is seen")
     (cluster.folder / "end").touch()
     assert cluster.wait_for_end(run_id) == {"succeeded"}
+
+
+def test_the_progress_of_a_run_that_has_ended_is_the_last_that_it_told(cluster: Cluster) -> None:
+    cluster.add_shell("tells", f"{CURRENT} progress 10% begun && {CURRENT} progress 90% 'all but done'")
+    worker = cluster.start("a")
+    (run_id,) = cluster.enqueue("tells")
+
+    assert cluster.wait_for_end(run_id) == {"succeeded"}
+
+    assert (cluster.run(run_id).progress, cluster.run(run_id).progress_message) == (0.9, "all but done")
+    assert worker.trouble() == []

@@ -45,6 +45,8 @@ def lines(*requests):
 def track(go):
     for item in current_run().track([1, 2, 3, 4], message="items"):
         if item == 4: wait(go)
+def track_all():
+    for item in current_run().track([1, 2, 3, 4], message="items"): pass
 def until_cancelled(ready):
     run = current_run()
     assert not run.cancelled
@@ -152,15 +154,18 @@ def test_going_through_items_tells_how_many_are_done(folder: Path, harness: Harn
     assert harness.ended(order).exit_code == 0
 
 
-def test_a_job_that_asks_whether_it_is_cancelled_leaves_by_itself(folder: Path, harness: Harness, call: Any) -> None:
+@pytest.mark.parametrize("why", ["cancelled", "timeout", "released"])
+def test_a_job_that_asks_whether_it_is_stopped_leaves_by_itself_and_was_stopped(
+    folder: Path, harness: Harness, call: Any, why: Any
+) -> None:
     order = call("until_cancelled", str(folder / "ready"))
     harness.started(order)
     wait_until((folder / "ready").exists, "it asks")
 
-    harness.crew.stop(order.claim_id, "cancelled", 20.0)
+    harness.crew.stop(order.claim_id, why, 20.0)
 
     outcome = harness.ended(order)
-    assert (outcome.exit_code, outcome.result) == (0, '"left by itself"')
+    assert (outcome.ended, outcome.exit_code, outcome.result) == (why, 0, '"left by itself"')
 
 
 def test_when_its_lease_goes_its_reports_are_refused(folder: Path, harness: Harness, call: Any) -> None:
@@ -213,6 +218,14 @@ def test_a_job_that_is_done_within_a_second_tells_its_end_only(harness: Harness)
 
     assert outcome.stdout.head == b"one\n"
     assert not [event for event in harness.seen if isinstance(event, Told)]
+
+
+def test_what_it_told_last_before_its_end_is_told(harness: Harness, call: Any) -> None:
+    order = call("track_all")
+
+    harness.ended(order)
+
+    assert [event.progress for event in harness.seen if isinstance(event, Told)][-1] == (1.0, "items")
 
 
 def test_without_a_worker_it_waits_and_the_next_one_hears_everything(folder: Path, call: Any, harness: Harness) -> None:
