@@ -1,6 +1,7 @@
 # make demo     watch Rota at work: its own environment, an embedded database, jobs that show the point
 # make test     check style, types and layers, then run every test on every database that can be had
 #               DATABASES="sqlite postgresql" limits them; PYTEST_OPTIONS="-n 3 -k lease" goes to pytest
+# make test-cluster  the tests of whole workers, each on every database; `make test` runs most of them on one
 # make docs     write the reference again, from the code
 # make bench    measure; DATABASE=postgresql, BENCH_OPTIONS=...
 #
@@ -8,7 +9,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-zones lint format docs bench clean prerequisites
+.PHONY: help demo test test-cluster test-long test-zones lint format docs bench clean prerequisites
 
 DATABASES ?= $(ROTA_TEST_DATABASES)
 DATABASE ?= sqlite
@@ -33,8 +34,11 @@ demo: .venv/.installed
 test: lint
 	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest $(PYTEST_OPTIONS)
 
+test-cluster: .venv/.developing
+	ROTA_TEST_EVERY_DATABASE=1 ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest tests/cluster $(PYTEST_OPTIONS)
+
 test-long: .venv/.developing
-	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest -m long $(PYTEST_OPTIONS)
+	ROTA_TEST_EVERY_DATABASE=1 ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest -m long $(PYTEST_OPTIONS)
 
 test-zones: .venv/.developing
 	$(BIN)/pytest -m zones tests/model $(PYTEST_OPTIONS)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -52,6 +53,7 @@ class Servers:
         self._stack.close()
 
 
+CLUSTER = Path(__file__).parent / "cluster"
 SERVERS = pytest.StashKey[Servers]()
 
 
@@ -132,11 +134,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(line, yellow=True)
 
 
+def _runs_on_every_database(metafunc: pytest.Metafunc) -> bool:
+    """Whole workers take seconds for each test: those below ``cluster`` take one database each, which its name says.
+
+    All of them run on all databases by ``make test-cluster``, and those that are marked so always.
+    """
+    is_of_cluster = metafunc.definition.path.is_relative_to(CLUSTER)
+    is_marked = metafunc.definition.get_closest_marker("every_database") is not None
+    return not is_of_cluster or is_marked or bool(os.environ.get("ROTA_TEST_EVERY_DATABASE"))
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "database_kind" in metafunc.fixturenames:
         servers = metafunc.config.stash[SERVERS]
         # One that cannot be had is named in the header and the summary, not at each of its tests.
         kinds = [kind for kind in servers.kinds if kind not in servers.missing]
+        if kinds and not _runs_on_every_database(metafunc):
+            kinds = [kinds[zlib.crc32(metafunc.definition.nodeid.encode()) % len(kinds)]]
         metafunc.parametrize("database_kind", kinds, indirect=True)
 
 

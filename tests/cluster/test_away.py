@@ -72,6 +72,7 @@ def let_pass(seconds: float) -> None:
     wait_until(lambda: boottime() >= until, "time passes", seconds + 5)
 
 
+@pytest.mark.every_database
 @pytest.mark.parametrize(
     ("seconds", "lease_seconds"),
     [(3.0, 30.0), pytest.param(60.0, 300.0, marks=[pytest.mark.long, pytest.mark.timeout(300)])],
@@ -104,6 +105,7 @@ def test_within_its_lease_each_job_runs_once_and_its_end_is_stored(
     assert [worker.process.poll() for worker in workers] == [None, None]
 
 
+@pytest.mark.every_database
 def test_longer_than_its_lease_a_job_is_stopped_before_another_node_may_start_it(outage: tuple[Cluster, Away]) -> None:
     cluster, away = outage
     cluster.add_shell("waits", UNTIL.format("go"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from sqlalchemy import text
 
 from rota.store.interventions import cancel_run
@@ -26,6 +27,7 @@ def times_taken_over(cluster: Cluster) -> int:
     return cluster.database.read(lambda c: c.execute(told).scalar_one())
 
 
+@pytest.mark.every_database
 def test_twenty_runs_go_on_while_their_worker_is_killed_and_started_again_twice(cluster: Cluster) -> None:
     cluster.add_shell("waits", WAITS)
     worker = cluster.start("a", slots=JOBS, lease_seconds=LEASE_SECONDS)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.cluster.cluster import Cluster
 
 WORKERS = 10
 RUNS = 1000
 
 
+@pytest.mark.every_database
 def test_ten_workers_racing_for_a_thousand_runs_start_each_exactly_once(cluster: Cluster) -> None:
     cluster.add_shell("noop", "note start")
     run_ids = cluster.enqueue("noop", RUNS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import datetime, timedelta
 
+import pytest
 from sqlalchemy import Connection, func, insert, select
 
 from rota.store.database import now_of
@@ -59,6 +60,7 @@ def rows(cluster: Cluster, until: datetime) -> dict[str, list[tuple[datetime, da
     return found
 
 
+@pytest.mark.every_database
 def test_five_schedulers_decide_each_slot_once_and_in_time_although_one_is_killed(cluster: Cluster) -> None:
     workers = [cluster.start(name, pools=("nobody",)) for name in "abcde"]
     first = add_schedules(cluster)

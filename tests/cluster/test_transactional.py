@@ -37,6 +37,7 @@ def rows_of(cluster: Cluster, run_id: int) -> int:
     return int(cluster.database.read(lambda c: c.execute(count, {"run_id": run_id}).scalar_one()))
 
 
+@pytest.mark.every_database
 def test_killed_at_every_statement_its_rows_are_there_exactly_when_it_succeeded(kept: Cluster) -> None:
     add(kept, "keep")
     kept.start("a", slots=3)
@@ -114,6 +115,7 @@ def test_cancelled_before_its_end_it_leaves_nothing(kept: Cluster) -> None:
     assert rows_of(kept, run_id) == 0
 
 
+@pytest.mark.every_database
 def test_a_zombie_commits_nothing_once_its_run_is_with_another_node(kept: Cluster) -> None:
     """The machine is stopped with the job in its transaction, past its lease, and goes on when the run has ended."""
     if kept.database.dialect.one_writer:

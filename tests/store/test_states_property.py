@@ -87,8 +87,13 @@ class Model:
             run.leave(S.SUCCEEDED)
         elif kind == "no_op":
             run.leave(S.SKIPPED)
+        elif kind in {"released", "cancelled"} and run.cancel_asked:
+            run.leave(S.CANCELLED)
+        elif kind in {"released", "cancelled"} and run.marked and run.job == "most":
+            run.losses += 1  # its worker stopped it, and it may start once
+            run.leave(S.LOST)
         elif kind in {"released", "cancelled"}:
-            run.leave(S.CANCELLED if run.cancel_asked else S.READY)
+            run.leave(S.READY)
         elif run.retries < RETRIES and not run.cancel_asked:
             run.retries += 1
             run.run_at = now + timedelta(seconds=RETRY_SECONDS)
