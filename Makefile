@@ -35,10 +35,10 @@ test: lint
 	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest $(PYTEST_OPTIONS)
 
 test-cluster: .venv/.developing
-	ROTA_TEST_EVERY_DATABASE=1 ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest tests/cluster $(PYTEST_OPTIONS)
+	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest --every-database tests/cluster $(PYTEST_OPTIONS)
 
 test-long: .venv/.developing
-	ROTA_TEST_EVERY_DATABASE=1 ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest -m long $(PYTEST_OPTIONS)
+	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest --every-database -m long $(PYTEST_OPTIONS)
 
 test-zones: .venv/.developing
 	$(BIN)/pytest -m zones tests/model $(PYTEST_OPTIONS)

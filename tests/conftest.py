@@ -53,6 +53,7 @@ class Servers:
         self._stack.close()
 
 
+EVERY_DATABASE = "--every-database"
 CLUSTER = Path(__file__).parent / "cluster"
 SERVERS = pytest.StashKey[Servers]()
 
@@ -66,6 +67,10 @@ def migrate(url: str) -> None:
         upgrade(database)
     finally:
         database.close()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(EVERY_DATABASE, action="store_true", help="run each test of whole workers on every database")
 
 
 def _kinds_named(variable: str) -> list[str]:
@@ -141,7 +146,7 @@ def _runs_on_every_database(metafunc: pytest.Metafunc) -> bool:
     """
     is_of_cluster = metafunc.definition.path.is_relative_to(CLUSTER)
     is_marked = metafunc.definition.get_closest_marker("every_database") is not None
-    return not is_of_cluster or is_marked or bool(os.environ.get("ROTA_TEST_EVERY_DATABASE"))
+    return not is_of_cluster or is_marked or metafunc.config.getoption(EVERY_DATABASE)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
