@@ -145,7 +145,10 @@ class CurrentRun:
             return why_stopping() is not None
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, _note_term)
-        return why_stopping() is not None or _has_term  # asked first: the guardian is to know that it was told
+        is_stopped = why_stopping() is not None
+        if _has_term and not is_stopped:
+            why_stopping()  # TERM came between the two; the guardian is to know that this job was told
+        return is_stopped or _has_term
 
 
 _last_progress = LastTold()
