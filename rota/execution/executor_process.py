@@ -6,7 +6,7 @@ another thread speaks with the keeper, so that it answers while the loop is bloc
 
 Invariants: that a run has begun is sent before its code runs, and its end after its code has ended, the tasks it left
 included. What runs code of modules that have changed since is refused before it begins. Whatever a run raises, ends
-that run and no other.
+that run and no other. Long, since threads and loop share one life of a run, from its order to its end.
 """
 
 from __future__ import annotations

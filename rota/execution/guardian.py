@@ -16,14 +16,11 @@ from rota.execution.attempt import CALL, WAIT_SECONDS_MAX, Attempt, Post
 from rota.execution.control import CONTROL_FOLDER
 from rota.execution.door import Door
 from rota.execution.journal import forget_end, write_end
-from rota.execution.linux import become_subreaper, boottime, set_process_name
+from rota.execution.linux import boottime
 from rota.execution.wire import PROTOCOL_VERSION, Channel, pack_frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
-    from typing import NoReturn
-
     from rota.execution.wire import Frame, Message
 
 ACKNOWLEDGE_SECONDS = 1.0  # after this long without acknowledgement the end goes to disk too
@@ -35,19 +32,9 @@ SILENCE_SECONDS_MIN = 5.0  # a worker that is only late shall not be left
 DOOR_AGAIN_SECONDS = 1.0
 
 
-def guard(connection: socket.socket, post: Post) -> NoReturn:
-    """Serve attempts until the worker closes the connection; then leave. For a process that was just forked."""
-    status = 1
-    try:
-        os.setsid()
-        become_subreaper()
-        set_process_name("rota-guardian")
-        Guardian(Channel(connection), post).serve()
-        status = 0
-    except BaseException:  # noqa: BLE001 - the top of this process
-        traceback_to_log()
-    finally:
-        os._exit(status)
+def guard(worker: Channel, post: Post) -> None:
+    """Serve attempts until the worker closes the connection."""
+    Guardian(worker, post).serve()
 
 
 def traceback_to_log() -> None:

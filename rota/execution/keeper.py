@@ -8,6 +8,7 @@ nursery too, which kills should this process be stopped; only an executor that a
 not end when it is to be stopped costs the others nothing, as long as they can end: the executor gets no new runs, and
 is killed when only such are left. No end is told while the run's code may still be executed. Ends that the worker has
 not acknowledged when it goes are written to disk. Forked by the nursery, which runs ``keep``; few imports, no database.
+Long, since a run, its process and the worker are one state seen from three sides.
 """
 
 from __future__ import annotations
@@ -36,15 +37,13 @@ from rota.execution.attempt import (
 from rota.execution.control import CONTROL_FOLDER
 from rota.execution.guardian import JOURNAL_AGAIN_SECONDS, JOURNAL_TRIES_MAX, traceback_to_log
 from rota.execution.journal import write_end
-from rota.execution.linux import become_subreaper, boottime, set_process_name, sweep_children
+from rota.execution.linux import boottime, sweep_children
 from rota.execution.output import Capture
 from rota.execution.spawn import Birth, fork_job, read_report
 from rota.execution.wire import Channel, listen_at, pack_frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
-
     from rota.execution.wire import Frame, Message
 
 LOG_NAME = "executors.log"
@@ -54,19 +53,9 @@ ASK_SECONDS = 1.0  # while a run that was to be stopped has not ended
 EXECUTOR_LOST = "ExecutorLost"  # the error type of a run that was stopped or killed because of others, or of its lease
 
 
-def keep(connection: socket.socket, post: Post) -> NoReturn:
-    """Keep one executor process until the worker closes the connection. For a process that was just forked."""
-    status = 1
-    try:
-        os.setsid()
-        become_subreaper()
-        set_process_name("rota-keeper")
-        Keeper(Channel(connection), post).serve()
-        status = 0
-    except BaseException:  # noqa: BLE001 - the top of this process
-        traceback_to_log()
-    finally:
-        os._exit(status)
+def keep(worker: Channel, post: Post) -> None:
+    """Keep one executor process until the worker closes the connection."""
+    Keeper(worker, post).serve()
 
 
 class _Run:

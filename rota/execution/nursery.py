@@ -116,7 +116,7 @@ class Nursery:
             self._worker.flush()
             for message, blob in self._worker.receive():
                 if message["op"] in ("guardian", "keeper"):
-                    self._fork_guardian(self._worker.descriptors.pop(0), keep if message["op"] == "keeper" else guard)
+                    self._fork_guardian(self._worker.descriptors.pop(0), message["op"])
                 elif message["op"] == "stand_in":
                     self._stand_in.program = Program(message["argv"], message["environment"], blob)
             if self._worker.lost:
@@ -136,7 +136,7 @@ class Nursery:
         seconds = min([LOOK_SECONDS, *(instant - boottime() for instant in instants)])
         return max(LOOK_AGAIN_SECONDS, seconds if start is None else min(seconds, start))
 
-    def _fork_guardian(self, descriptor: int, serve: Callable[[socket.socket, Post], NoReturn]) -> None:
+    def _fork_guardian(self, descriptor: int, name: str) -> None:
         """Make a guardian, or a keeper, for the connection ``descriptor``. If it fails the closing tells the worker."""
         slot = mmap(-1, SLOT.size)
         try:
@@ -154,6 +154,7 @@ class Nursery:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._worker.close()
         os.close(self._wake_read)
+        serve = keep if name == "keeper" else guard
         post = Post(
             self._folder,
             f"{os.getpid()}-{os.urandom(4).hex()}",
@@ -163,7 +164,7 @@ class Nursery:
             wake=self._wake_write,
             cgroups=self._cgroups,
         )
-        serve(socket.socket(fileno=descriptor), post)
+        _be(name, lambda: serve(Channel(socket.socket(fileno=descriptor)), post))
 
     def _reap(self) -> None:
         """Reap the dead, and kill what has become our child without being a guardian: orphans of a dead one."""
@@ -205,6 +206,21 @@ class Nursery:
         """Give the path of the cgroup that a guardian has made, or was about to make."""
         name = SLOT.unpack_from(slot)[3].rstrip(b"\0").decode()
         return f"{self._cgroups}/{name}" if name else None
+
+
+def _be(name: str, serve: Callable[[], None]) -> NoReturn:
+    """Be a guardian, or a keeper, in a process that was just forked."""
+    status = 1
+    try:
+        os.setsid()
+        become_subreaper()
+        set_process_name(f"rota-{name}")
+        serve()
+        status = 0
+    except BaseException:  # noqa: BLE001 - the top of this process
+        traceback_to_log()
+    finally:
+        os._exit(status)
 
 
 def read_slot(slot: mmap) -> float:

@@ -8,7 +8,7 @@ Invariants: one thread, and no descriptor, child process or pending output from 
 every job would get a copy of them. It imports before its first fork and never after, so that no import keeps a job
 waiting. A pidfd is opened before the job can be reaped, and the job's group is killed while its leader is a zombie. A
 guardian that goes takes its job along; a warm parent that dies takes nothing along. It stays until its worker, or the
-crew's interest, and its last job are gone.
+crew's interest, and its last job are gone. Long, since importing, forking and reaping are one process's duties.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 Every door makes a ``JobSpec`` through ``JobSpec.checked`` from what the user typed (durations as text, ``forever``),
 and the store keeps its fields as columns of the same names. ``definition`` is the same as JSON-able values: what code
 declared is compared with what is stored by it. A row read back goes through ``from_definition`` before it acts.
+Long, since a job has many fields, and each stands here once with its check.
 """
 
 from __future__ import annotations

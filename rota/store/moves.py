@@ -173,10 +173,11 @@ _ends = given_rows(
     stdout_bytes="id",
     stderr_bytes="id",
 )
-_ATTEMPT_FACTS = (
-    "state reason reason_text exit_code exit_signal error_type error_message traceback result seconds cpu_seconds "
-    "memory_bytes_max read_bytes written_bytes pid cold_because executor stdout_bytes stderr_bytes"
+_PROCESS_FACTS = (
+    "exit_code exit_signal seconds cpu_seconds memory_bytes_max read_bytes written_bytes pid cold_because executor "
+    "stdout_bytes stderr_bytes"
 ).split()
+_ATTEMPT_FACTS = (*"state reason reason_text error_type error_message traceback result".split(), *_PROCESS_FACTS)
 
 # Close the attempts that ended. Served by the unique claim.
 CLOSE_ATTEMPTS = (
@@ -186,10 +187,6 @@ CLOSE_ATTEMPTS = (
 )
 
 # The same for those that their job has closed: how its process ended, and what it cost.
-_PROCESS_FACTS = (
-    "exit_code exit_signal seconds cpu_seconds memory_bytes_max read_bytes written_bytes pid cold_because stdout_bytes "
-    "stderr_bytes"
-).split()
 COMPLETE_ATTEMPTS = (
     update(attempt)
     .where(attempt.c.claim_id == _ends.c.claim_id)

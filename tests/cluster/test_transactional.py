@@ -158,3 +158,30 @@ def test_what_a_job_locks_is_let_go_when_its_machine_vanishes_and_not_while_it_c
     assert shown(transaction.connection) == ["0", "0", "5s"]
     assert kept.database.read(shown) == ["1min", "1min", "0"]
     transaction.close()
+
+
+@pytest.mark.every_database
+@pytest.mark.parametrize(
+    ("how", "attempts"),
+    [("lock", ["lost", "succeeded"]), ("commit", ["lost", "succeeded"]), ("answer", ["succeeded"])],
+)
+def test_what_the_database_undoes_is_done_again_and_what_it_has_done_is_not(
+    kept: Cluster, how: str, attempts: list[str]
+) -> None:
+    """A lock that is not had, a connection lost before COMMIT, and the answer to one lost; without any retries."""
+    if kept.database.dialect.one_writer:
+        pytest.skip("one writer at a time, in a file: there is no connection to lose")
+    add(kept, "keep_and_lose")
+    (run_id,) = kept.enqueue("keep_and_lose", args={"how": how})
+    with kept.database.engine.connect() as holder:
+        holder.execute(text("insert into kept (run_id, n, attempt) values (0, 0, 0)"))
+        holder.commit()
+        holder.execute(text("update kept set n = 1 where run_id = 0"))
+        worker = kept.start("a")
+
+        assert kept.wait_for_end(run_id) == {"succeeded"}, kept.run(run_id).reason_text
+        holder.rollback()
+
+    assert [one.state for one in kept.attempts(run_id)] == attempts
+    assert rows_of(kept, run_id) == 1
+    assert worker.trouble() == []

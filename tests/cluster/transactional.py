@@ -88,3 +88,26 @@ def keep_when_told() -> None:
     event.listen(run.connection.engine, "invalidate", lambda *_: (folder / f"over-{run.attempt}").touch())
     (folder / f"kept-{run.attempt}").touch()
     _wait_for(f"go-{run.attempt}")
+
+
+def keep_and_lose(how: str) -> None:
+    """Keep a row; in the first attempt the database, or its answer to COMMIT, is lost."""
+    run = current_run()
+    connection = run.connection
+    connection.execute(KEEP, {"run_id": run.run_id, "n": 0, "attempt": run.attempt})
+    if run.attempt > 1:
+        return
+    if how == "lock":  # somebody else has it; waited for a second at most
+        wait = {"postgresql": "set local lock_timeout = '1s'", "mysql": "set session innodb_lock_wait_timeout = 1"}
+        connection.execute(text(wait[connection.dialect.name]))
+        connection.execute(text("update kept set n = 8 where run_id = 0"))
+    commit = connection.engine.dialect.do_commit
+
+    def lose(raw: Any) -> None:
+        if how == "answer":
+            commit(raw)
+        raw.dbapi_connection.close()
+        driver = connection.dialect.loaded_dbapi
+        raise driver.OperationalError(*([2013] if connection.dialect.name == "mysql" else []), "connection lost")
+
+    connection.engine.dialect.do_commit = lose

@@ -57,9 +57,10 @@ def heavy():
 
 
 def other_pythons() -> dict[str, tuple[int, ...]]:
-    """Find Pythons of other versions on this machine that work; OTHER_PYTHONS names more, by path, with : between."""
+    """Find Pythons of other versions on this machine that work, pyenv's too; OTHER_PYTHONS names more, by path."""
     found = [path for minor in range(20) if (path := shutil.which(f"python3.{minor}"))]
     found += [path for name in ("pypy3", "python2") if (path := shutil.which(name))]
+    found += map(str, Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/*/bin/python"))
     found += [path for path in os.environ.get("OTHER_PYTHONS", "").split(":") if path]
     working: dict[str, tuple[int, ...]] = {}
     for path in found:

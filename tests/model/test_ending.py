@@ -174,6 +174,16 @@ def test_a_run_given_back_is_ready_and_spends_no_budget() -> None:
     assert (ending.target, ending.retries_added, ending.losses_added) == (RunState.READY, 0, 0)
 
 
+@pytest.mark.parametrize("delivery", list(Delivery))
+def test_what_the_database_has_undone_is_lost_and_spends_no_retry(delivery: Delivery) -> None:
+    undone = End("c", 1, "undone", exit_code=1, error_message="deadlock detected")
+
+    ending = decide_end(undone, replace(FACTS, delivery=delivery), RetryRule())
+
+    assert (ending.target, ending.retries_added, ending.losses_added) == (RunState.READY, 0, 1)
+    assert "deadlock detected" in ending.text
+
+
 def test_a_job_that_gives_every_attempt_back_waits_longer_and_longer_and_one_whose_worker_does_so_never() -> None:
     asked = End("c", 1, "released", exit_code=1, error_type="Release")
     stopped = End("c", 1, "released", signal=15)
