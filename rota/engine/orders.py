@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import pwd
-import sys
 from datetime import datetime
 from typing import Any, cast
 
@@ -105,8 +104,8 @@ def _limits(claim: Claim) -> Limits:
 def _may_be_warm(claim: Claim, settings: NodeSettings) -> bool:
     """Tell whether a process that has imported the job's module already may fork it.
 
-    It runs as the worker's user, so that no module of another user's job is imported by it, and by the worker's own
-    interpreter. What is limited starts anew: the memory of its parent would count as its own.
+    It runs as the worker's user, so that no module of another user's job is imported by it. What is limited starts
+    anew: the memory of its parent would count as its own.
     """
     if claim.kind != "call":
         return False
@@ -114,10 +113,8 @@ def _may_be_warm(claim: Claim, settings: NodeSettings) -> bool:
         raise Invalid("startup", claim.startup, f"it is one of {', '.join(Startup)}: correct it with `rota job edit`")
     return (
         claim.startup == Startup.WARM
-        and claim.environment is None
         and claim.delivery is not Delivery.TRANSACTIONAL
         and not claim.limits
-        and settings.python == sys.executable
         and (claim.run_as is None or claim.run_as == _own_user())
         and not any(name.startswith(("PYTHON", "LD_")) for name in (*claim.variables, *claim.secrets))
     )

@@ -36,6 +36,12 @@ def argv_for_environment(target: str, interpreter: str, environment: str, folder
     return (interpreter, RUNNER_PATH, target, environment, *folders)
 
 
+def argv_for_warm_parent(argv: Sequence[str], *numbers: int) -> tuple[str, ...]:
+    """Build the command of the warm parent that serves Python jobs which, started cold, would execute ``argv``."""
+    how = (RUNNER_PATH, "--warm") if argv[1] == RUNNER_PATH else ("-P", "-m", "rota.execution.warm_parent")
+    return (argv[0], *how, *map(str, numbers))
+
+
 def argv_for_shell(line: str, shell: str = "/bin/sh") -> tuple[str, ...]:
     """Build the command that has a shell read ``line``."""
     return (shell, "-c", line)

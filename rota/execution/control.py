@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from rota.execution.wire import Frame, Message
 
 CONTROL_FOLDER = "c"
-SOCKET_PATH_BYTES_MAX = 107
 CLIENTS_MAX = 32  # connections a job may hold open at once
 UNREAD_BYTES_MAX = 4 * 1024 * 1024  # of answers that a job asked for and does not read
 ERROR_TEXT_MAX = 65536

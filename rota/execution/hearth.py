@@ -31,7 +31,7 @@ WANTED_TIMES = 2
 LOOK_SECONDS = 1.0
 GROWTH_BYTES_MAX = 256 << 20
 
-_Key = tuple[str, str | None, tuple[tuple[str, str], ...], frozenset[str]]
+_Key = tuple[tuple[str, ...], str | None, tuple[tuple[str, str], ...], frozenset[str]]
 
 
 class _Parent:
@@ -103,7 +103,8 @@ class Hearth:
     def _place_of(self, order: Order) -> _Place:
         # All that the imports may depend on, but for the facts of the run.
         variables = {name: value for name, value in order.environment.items() if not name.startswith("ROTA_")}
-        key = (order.argv[0], order.cwd, tuple(sorted(variables.items())), frozenset(order.secrets))
+        how = (order.argv[:2], order.cwd)  # the interpreter, and whether it has Rota of its own
+        key = (*how, tuple(sorted(variables.items())), frozenset(order.secrets))
         if key not in self._places:
             self._places[key] = _Place(order)
         return self._places[key]

@@ -15,12 +15,13 @@ from typing import BinaryIO
 
 import rota
 from rota.errors import ConfigError
-from rota.execution.control import CONTROL_FOLDER, SOCKET_PATH_BYTES_MAX
+from rota.execution.command import argv_for_warm_parent
+from rota.execution.control import CONTROL_FOLDER
 from rota.execution.door import DOOR_FOLDER
 from rota.execution.journal import JOURNAL_FOLDER
 from rota.execution.order import Order
 from rota.execution.warm_birth import BACKLOG, MARK, PLACEHOLDER
-from rota.execution.wire import Channel, listen_at
+from rota.execution.wire import SOCKET_PATH_BYTES_MAX, Channel, listen_at
 
 WARM_FOLDER = "w"
 LOG_BYTES_MAX = 1024 * 1024  # of nursery.log and of warm.log, which begin anew above that
@@ -104,7 +105,7 @@ def start_warm_parent(path: str, log_path: str, order: Order) -> tuple[subproces
             opened.callback(os.close, writer)
             passed = (listener.fileno(), theirs.fileno(), log.fileno())
             process = subprocess.Popen(
-                [order.argv[0], "-P", "-m", "rota.execution.warm_parent", *map(str, passed), str(os.getpid())],
+                argv_for_warm_parent(order.argv, *passed, os.getpid()),
                 stdin=subprocess.DEVNULL,
                 stdout=writer,  # a pipe, as a job has it: the interpreter makes its streams accordingly
                 stderr=writer,

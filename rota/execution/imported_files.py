@@ -1,4 +1,4 @@
-"""The files of the modules that a warm parent has imported: whether they are still what was read."""
+"""The files of what a warm parent has imported, and of its interpreter: whether they are still what was read."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class ImportedFiles:
     def remember(self, began_ns: int) -> None:
         """Note how the files of new modules look, what was noted before stays. One that was written since then may have
         been read before: it counts as changed."""
+        self._seen.setdefault(sys.executable, _look_at(sys.executable))
         library = os.path.dirname(os.__file__) + "/"
         for module in list(sys.modules.values()):
             path = getattr(module, "__dict__", {}).get("__file__")

@@ -1,9 +1,10 @@
 """The process of a Python callable in an environment of its own: lends it Rota's part, then is ``python_job``.
 
 Run by path under the environment's interpreter: ``INTERPRETER .../runner.py TARGET ENVIRONMENT FOLDER...``, with the
-folders in PYTHONPATH too. Invariant: of the worker's installation the package ``rota`` becomes importable, and nothing
-else; it is this one whatever is installed there, since job and guardian must speak the same way. Written so that old
-Pythons, 2.7 among them, can read it and say that they are too old.
+folders in PYTHONPATH too; or ``INTERPRETER .../runner.py --warm ...`` to be the warm parent of such jobs. Invariant: of
+the worker's installation the package ``rota`` becomes importable, and nothing else; it is this one whatever is
+installed there, since job and guardian must speak the same way. Written so that old Pythons, 2.7 among them, can read
+it and say that they are too old.
 
 ``multiprocessing`` reads it again, as ``__mp_main__``, in each process that it spawns: those are lent it too.
 """
@@ -78,10 +79,22 @@ def main(target, environment, folders):
         return 1
     from rota.execution import python_job
 
+    sys.argv[:] = [python_job.__file__, target]  # as in a job in no environment
     return python_job.main(target)
+
+
+def be_warm_parent(numbers):
+    # type: (list[str]) -> None
+    """Be a warm parent, of what the worker has passed to it."""
+    from rota.execution import warm_parent
+
+    listener, worker, log, worker_pid = [int(number) for number in numbers]
+    warm_parent.main(listener, worker, log, worker_pid)
 
 
 if __name__ in ("__main__", "__mp_main__") and sys.version_info >= PYTHON_MIN:
     lend_rota()
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1] == "--warm":
+    be_warm_parent(sys.argv[2:])
+elif __name__ == "__main__":
     sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3:]))

@@ -5,7 +5,7 @@ it could reap. The new process waits at a *gate*, a socket whose other end the g
 
 Invariants: the job does not run before its guardian holds its pidfd and has looked at the clock; whatever goes wrong
 before that, the job has certainly not been started, and may be started another way. Guardians use this, so imports stay
-few.
+few; and warm parents, under any Python that jobs may have.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from __future__ import annotations
 import os
 import socket
 
-from rota.execution.control import SOCKET_PATH_BYTES_MAX
-from rota.execution.wire import Channel
+from rota.execution.wire import SOCKET_PATH_BYTES_MAX, Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,16 +97,13 @@ class WarmBirth:
         """Take what the parent says."""
         self._parent.flush()
         for message, _ in self._parent.receive():
-            match message["op"]:
-                case "forked":
-                    self.pid = message["pid"]
-                    self.pidfd = self._parent.descriptors.pop(0)
-                case "refused":
-                    self.refusal = message["why"]
-                case "ended":
-                    self.end = WarmEnd(message)
-                case _:
-                    pass  # a later version may say more
+            if message["op"] == "forked":
+                self.pid = message["pid"]
+                self.pidfd = self._parent.descriptors.pop(0)
+            elif message["op"] == "refused":
+                self.refusal = message["why"]
+            elif message["op"] == "ended":
+                self.end = WarmEnd(message)
         if self._parent.lost and not self.pid and self.refusal is None:
             self.refusal = "the warm parent died before it had forked"
 

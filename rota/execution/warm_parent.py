@@ -309,7 +309,7 @@ class WarmParent:
             become_subreaper()  # so that what it detaches stays below it while it lives
             os.dup2(gate, GATE, inheritable=False)
             gate = GATE
-            os.closerange(GATE + 1, 2**31 - 1)
+            os.closerange(GATE + 1, max(_descriptors()) + 1)  # Python 3.9 would try each number up to a larger one
             self._mark.write(birth.environment[MARK])
             for name, value in birth.environment.items():
                 if name.startswith("ROTA_"):  # all else is the same for every job of this parent
@@ -485,8 +485,9 @@ def main(listener: int, worker: int, log: int, worker_pid: int) -> NoReturn:
         set_process_name("rota-warm")
         sys.argv[:] = [python_job.__file__]
         channel = Channel(socket.socket(fileno=worker))
-        parent = WarmParent(socket.socket(fileno=listener), channel)
         die_with_parent(worker_pid)  # an import that hangs is ended by nobody else
+        _check_interpreter(channel)
+        parent = WarmParent(socket.socket(fileno=listener), channel)
         parent.prepare(_await_order(channel))
         outlive_parent()
         parent.serve()
@@ -499,6 +500,14 @@ def main(listener: int, worker: int, log: int, worker_pid: int) -> NoReturn:
         sys.stderr.flush()
     finally:
         os._exit(status)  # exit hooks of the imports belong to the jobs
+
+
+def _check_interpreter(worker: Channel) -> None:
+    """Raise _Unfit under one that has neither pidfds nor a garbage that can be frozen; the worker was told."""
+    if sys.implementation.name != "cpython":
+        why = f"its interpreter is {sys.implementation.name}, and only CPython's processes are forked"
+        worker.send({"op": "unfit", "why": why})
+        raise _Unfit(why)
 
 
 def _await_order(worker: Channel) -> Message:

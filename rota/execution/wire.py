@@ -29,6 +29,7 @@ PROTOCOL_VERSION = 1
 FRAME_BYTES_MAX = 48 * 1024 * 1024  # between our own processes: an order with its arguments, or an end with its output
 RESULT_BYTES_MAX = 1024 * 1024  # what a job may report, as JSON in UTF-8
 CONTROL_BYTES_MAX = RESULT_BYTES_MAX + 256 * 1024  # a frame from a job: its result, or its error with a traceback
+SOCKET_PATH_BYTES_MAX = 107
 SKIP_BYTES_MAX = 64 * 1024 * 1024  # a frame above the limit is read and thrown away up to here, to answer it
 
 _HEADER = struct.Struct("!II")

@@ -13,8 +13,14 @@ from sqlalchemy import text
 
 from rota.store.runs import read_run
 from tests.cluster.cluster import Cluster, Worker
+from tests.cluster.test_warm import await_parent
 
-APPLICATION = "import sys\nLEVEL = {level!r}\ndef go():\n    return [LEVEL, sys.prefix]\n"
+APPLICATION = """
+import os, sys
+LEVEL = {level!r}
+def go(): return [LEVEL, sys.prefix]
+def by_whom(): return os.getppid()
+"""
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +71,20 @@ def test_three_applications_with_a_module_of_one_name_run_side_by_side(cluster: 
         ("shop==2", ["2", str(bare_venv)]),
         (None, ["own", sys.prefix]),
     ]
+    assert worker.trouble() == []
+
+
+def test_each_environment_has_a_warm_parent_of_its_own(cluster: Cluster, bare_venv: Path) -> None:
+    environments = [shop(cluster, "1"), shop(cluster, "2", interpreter=str(bare_venv / "bin/python"))]
+    worker = cluster.start("a", environments=environments)
+    for version in ("1", "2"):
+        cluster.add_job(f"of-{version}", "call", "app:by_whom", variables="{}", env=f"shop=={version}")
+
+    parents = [await_parent(cluster, f"of-{version}") for version in ("1", "2")]
+
+    assert parents[0] != parents[1]
+    lines = [Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in parents]
+    assert [line[0].decode() for line in lines] == [sys.executable, str(bare_venv / "bin/python")]
     assert worker.trouble() == []
 
 

@@ -12,7 +12,9 @@ import pytest
 from rota.engine.orders import make_order
 from rota.engine.settings import NodeSettings
 from rota.errors import Invalid
+from rota.execution.command import argv_for_warm_parent
 from rota.execution.order import Order
+from rota.model.environment import Environment
 from rota.model.run import Claim
 from rota.model.states import Delivery
 
@@ -41,6 +43,15 @@ def test_the_worker_s_own_user_may_be_named() -> None:
     assert order_of(run_as=pwd.getpwuid(os.geteuid()).pw_name).call == "app:work"
 
 
+def test_a_callable_in_an_environment_may_be_forked_by_a_parent_that_runs_there() -> None:
+    shop = Environment("shop", "1.2", "/srv/shop/bin/python", ("/srv/shop/src",))
+
+    order = order_of(environment=shop)
+
+    assert order.call == "app:work"
+    assert argv_for_warm_parent(order.argv, 5, 6)[::2] == ("/srv/shop/bin/python", "--warm", "6")
+
+
 @pytest.mark.parametrize(
     "facts",
     [
@@ -50,7 +61,6 @@ def test_the_worker_s_own_user_may_be_named() -> None:
         {"variables": {"LD_PRELOAD": "libother.so"}},
         # Its modules are not to be imported by a process of the worker's user, who may be root.
         {"run_as": "nobody"},
-        {"settings": {"python": "/usr/bin/another-python"}},
     ],
 )
 def test_these_start_cold(facts: dict[str, Any]) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +17,7 @@ from rota.execution.command import RUNNER_PATH, argv_for_environment
 from rota.execution.order import Outcome
 from rota.execution.runner import PYTHON_MIN
 from tests.execution.harness import ROOT, Harness
+from tests.execution.pythons import TOO_OLD, VERSIONS, YOUNG_ENOUGH
 from tests.execution.test_python_job import FACTS
 
 # What a job's process may import of Rota under another Python, and what these bring along.
@@ -26,6 +25,10 @@ LENT = [
     "rota", "rota.errors", "rota.execution.context", "rota.execution.inline", "rota.execution.python_job",
     "rota.execution.report", "rota.execution.wire", "rota.model.documents", "rota.model.durations",
     "rota.model.outcomes",
+]  # fmt: skip
+LENT_TO_WARM_PARENTS = [
+    "rota.execution.cgroup", "rota.execution.forked_job", "rota.execution.imported_files", "rota.execution.limits",
+    "rota.execution.linux", "rota.execution.spawn", "rota.execution.warm_birth", "rota.execution.warm_parent",
 ]  # fmt: skip
 
 APPLICATION = """
@@ -54,36 +57,6 @@ def of_run():
 def heavy():
     import sqlalchemy
 """
-
-
-def other_pythons() -> dict[str, tuple[int, ...]]:
-    """Find Pythons of other versions on this machine that work, pyenv's too; OTHER_PYTHONS names more, by path."""
-    found = [path for minor in range(20) if (path := shutil.which(f"python3.{minor}"))]
-    found += [path for name in ("pypy3", "python2") if (path := shutil.which(name))]
-    found += map(str, Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/*/bin/python"))
-    found += [path for path in os.environ.get("OTHER_PYTHONS", "").split(":") if path]
-    working: dict[str, tuple[int, ...]] = {}
-    for path in found:
-        asked = subprocess.run(
-            [path, "-c", "import sys; print(sys.version_info[:2])"], capture_output=True, check=False
-        )
-        if asked.returncode == 0:  # else a launcher for a version that is not installed
-            working[path] = ast.literal_eval(asked.stdout.decode())
-    return {path: version for path, version in working.items() if version != sys.version_info[:2]}
-
-
-OTHERS = other_pythons()
-NONE = [pytest.param("", marks=pytest.mark.skip("there is none on this machine"))]
-YOUNG_ENOUGH = [path for path, version in OTHERS.items() if version >= PYTHON_MIN] or NONE
-TOO_OLD = [path for path, version in OTHERS.items() if version < PYTHON_MIN] or NONE
-
-
-@pytest.fixture(scope="session")
-def bare_python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A virtual environment with nothing in it, not even pip."""
-    folder = tmp_path_factory.mktemp("bare")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    return str(folder / "bin/python")
 
 
 @pytest.fixture
@@ -146,7 +119,7 @@ def test_a_job_in_a_bare_virtual_environment_has_rota_and_nothing_else_of_the_wo
 def test_a_job_runs_under_another_version_of_python(call: Callable[..., Outcome], python: str) -> None:
     seen = check_a_job(call, python)
 
-    assert tuple(seen["version"]) == OTHERS[python]
+    assert tuple(seen["version"]) == VERSIONS[python]
 
 
 @pytest.mark.parametrize("python", TOO_OLD)
@@ -155,7 +128,7 @@ def test_an_interpreter_that_is_too_old_is_refused(call: Callable[..., Outcome],
 
     assert (end.kind, end.error_type) == ("not_started", "EnvironmentBroken")
     assert end.error_message is not None
-    assert f"of environment shop==1.2 is Python {'.'.join(map(str, OTHERS[python]))}." in end.error_message
+    assert f"of environment shop==1.2 is Python {'.'.join(map(str, VERSIONS[python]))}." in end.error_message
 
 
 def test_processes_that_a_job_spawns_have_rota_too(call: Callable[..., Outcome], bare_python: str) -> None:
@@ -249,7 +222,7 @@ def test_what_is_lent_needs_the_standard_library_only(bare_python: str) -> None:
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 before = set(sys.modules)
-import {", ".join(LENT)}
+import {", ".join(LENT + LENT_TO_WARM_PARENTS)}
 print(*sorted(set(sys.modules) - before))
 """
 
@@ -260,10 +233,10 @@ print(*sorted(set(sys.modules) - before))
     ours = {name for name in imported if name.partition(".")[0] == "rota"}
     assert {name.partition(".")[0] for name in imported} - {"rota"} <= sys.stdlib_module_names
     # Whatever else they import has to be on the list, so that the next test reads it too.
-    assert ours == {*LENT, "rota.execution", "rota.model"}
+    assert ours == {*LENT, *LENT_TO_WARM_PARENTS, "rota.execution", "rota.model"}
 
 
-@pytest.mark.parametrize("name", [*LENT, "rota.execution.runner"])
+@pytest.mark.parametrize("name", [*LENT, *LENT_TO_WARM_PARENTS, "rota.execution.runner"])
 def test_what_is_lent_is_written_for_the_oldest_python_that_may_run_it(name: str) -> None:
     path = ROOT / name.replace(".", "/")
     source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()

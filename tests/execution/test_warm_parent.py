@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ import pytest
 
 from rota.engine.watch import end_of
 from rota.execution import hearth
-from rota.execution.command import argv_for_call
+from rota.execution.command import argv_for_call, argv_for_environment
 from rota.execution.linux import boottime, children_of
 from rota.execution.order import Order, Outcome
 from tests.execution.harness import ROOT, Harness, count_files, is_alive, make_order, wait_until
+from tests.execution.pythons import FORKING, YOUNG_ENOUGH
 from tests.execution.test_freezing import are_held
 
 JOBS = '''
@@ -151,6 +154,7 @@ class Warm:
     def __init__(self, harness: Harness, folder: Path) -> None:
         self.harness = harness
         self.folder = folder
+        self.interpreter: str | None = None  # of an environment
         (folder / "jobs_here.py").write_text(JOBS)
 
     def order(self, target: str, arguments: Any = None, *, warm: bool = True, **values: Any) -> Order:
@@ -161,7 +165,11 @@ class Warm:
         }  # fmt: skip
         target = target if ":" in target else f"jobs_here:{target}"
         values = {"arguments": text, "expects_result": True, "environment": environment} | values
-        return make_order(*argv_for_call(target), call=target if warm else None, **values)
+        argv = argv_for_call(target)
+        if self.interpreter is not None:
+            argv = argv_for_environment(target, self.interpreter, "shop==1.2", [str(self.folder)])
+            environment["PYTHONPATH"] = str(self.folder)
+        return make_order(*argv, call=target if warm else None, **values)
 
     def start(self, target: str, arguments: Any = None, **values: Any) -> Order:
         order = self.order(target, arguments, **values)
@@ -198,11 +206,19 @@ def warm(harness: Harness, folder: Path) -> Iterator[Warm]:
     assert not log.exists() or log.read_text() == ""
 
 
+@pytest.fixture(params=[None, "bare", *FORKING])
+def warm_anywhere(request: pytest.FixtureRequest, warm: Warm) -> Warm:
+    """The same in no environment, in a bare virtual environment, and under each other Python of this machine."""
+    warm.interpreter = request.getfixturevalue("bare_python") if request.param == "bare" else request.param
+    return warm
+
+
 def _gone(*pids: int) -> bool:
     return not any(is_alive(pid) for pid in pids)
 
 
-def test_the_parent_imports_once_and_every_job_is_a_process_of_its_own(warm: Warm) -> None:
+def test_the_parent_imports_once_and_every_job_is_a_process_of_its_own(warm_anywhere: Warm) -> None:
+    warm = warm_anywhere
     parent = warm.await_parent()
 
     pids = [warm.run("parent").result for _ in range(5)]
@@ -212,7 +228,30 @@ def test_the_parent_imports_once_and_every_job_is_a_process_of_its_own(warm: War
     assert os.getsid(parent) == parent
 
 
-def test_a_job_sees_the_same_warm_as_cold(warm: Warm, folder: Path) -> None:
+@pytest.mark.parametrize("path", [path for path in YOUNG_ENOUGH if path not in FORKING])
+def test_an_interpreter_that_cannot_fork_like_this_one_starts_every_job_cold(warm: Warm, path: str) -> None:
+    warm.interpreter = path
+
+    def why() -> str | None:
+        assert warm.run("value", {"a": 2}).result == "2"
+        return warm.run("value").cold_because
+
+    assert "its interpreter is pypy" in wait_until(why, "its parent was asked to import")
+
+
+def test_an_interpreter_that_was_changed_starts_the_next_jobs_anew(warm: Warm, folder: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--copies", str(folder / "venv")], check=True)
+    warm.interpreter = str(folder / "venv/bin/python")
+    parent = warm.await_parent()
+
+    os.utime(folder / "venv/bin/python")
+
+    wait_until(lambda: "was changed" in (warm.run("value").cold_because or ""), "it looked again")
+    assert warm.await_parent() != parent
+
+
+def test_a_job_sees_the_same_warm_as_cold(warm_anywhere: Warm, folder: Path) -> None:
+    warm = warm_anywhere
     values: dict[str, Any] = {"cwd": str(folder), "umask": 0o027, "limits": {"nice": 3}, "stdin": b"hello\n" * 1000}
     warm.await_parent(cwd=str(folder))
 
@@ -246,7 +285,8 @@ def test_what_the_run_is_comes_to_the_job(warm: Warm) -> None:
     assert warm.run("value", {"a": "x" * 900_000}, variables={"ROTA_ARGS": json.dumps({"a": "y"})}).result == '"y"'
 
 
-def test_ends_are_the_same_warm_as_cold(warm: Warm) -> None:
+def test_ends_are_the_same_warm_as_cold(warm_anywhere: Warm) -> None:
+    warm = warm_anywhere
     warm.await_parent()
 
     for target, arguments in (
