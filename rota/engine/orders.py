@@ -167,6 +167,8 @@ def _database(claim: Claim, settings: NodeSettings) -> str:
         return ""
     check_delivery(claim.kind, claim.delivery, claim.connection, claim.env)
     facts: dict[str, Any] = {"claim_id": claim.claim_id, "run_id": claim.run_id, "delivery": claim.delivery.value}
+    if claim.secrets:
+        facts["secrets"] = list(claim.secrets)  # their names: it writes its result itself, and masks it
     if claim.kind == "sql":
         facts["statements"] = _words(claim, "statements are a JSON list of texts")
     if claim.kind == "sql" and claim.connection != OWN_CONNECTION:

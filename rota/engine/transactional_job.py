@@ -2,17 +2,20 @@
 
 Run as ``python -P -m rota.engine.transactional_job package.module:function``, or ``--sql``. The URL is asked for at the
 guardian's socket, so that it stands in no argument and no variable. Whatever happens is told as ``python_job`` tells
-it; the end of the run is written here already, in the transaction of the job's own writes.
+it; the end of the run is written here already, in the transaction of the job's own writes. So its result is masked
+here: no guardian sees it before it is kept.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, cast
 
 from rota.execution import context, python_job
+from rota.execution.masking import Mask
 from rota.execution.report import read_database
 from rota.model.states import Delivery
 from rota.store.transaction import JobTransaction, Undone, run_on, run_statements
@@ -23,6 +26,9 @@ SQL = "--sql"
 def main(target: str) -> int:
     """Carry out ``target``, and give the process's exit status."""
     facts = json.loads(read_database())
+    # Before any code of the job's own: it may change its variables.
+    values = [os.environ[name] for name in facts.get("secrets", ()) if name in os.environ]
+    facts["mask"] = Mask(values) if values else None
     if target == SQL:
         return python_job.carry_out("sql", lambda: _statements(facts))
     return python_job.carry_out(target, lambda: _call(target, facts))
@@ -68,7 +74,7 @@ def _within(facts: dict[str, Any], work: Callable[[JobTransaction], object], tar
     context.offer_connection(lambda: transaction.connection)
     try:
         try:
-            result = python_job.encode_result(target, work(transaction))
+            result = _masked(python_job.encode_result(target, work(transaction)), facts["mask"])
         except Exception as error:
             undone = None if isinstance(error, Undone) else transaction.find_trouble(error)
             if undone is not None:
@@ -78,6 +84,10 @@ def _within(facts: dict[str, Any], work: Callable[[JobTransaction], object], tar
     finally:
         transaction.close()
     return result
+
+
+def _masked(result: str, mask: Mask | None) -> str:
+    return result if mask is None else mask.clean_document(result.encode()).decode()
 
 
 if __name__ == "__main__":

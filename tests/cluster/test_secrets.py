@@ -61,6 +61,10 @@ def tell(folder, fails):
     os.write(1, secrets[1][9:].encode() + b"\\nthe end\\n")
     if fails:
         raise ValueError("cannot log in with " + " ".join(secrets))
+    return give()
+
+def give():
+    secrets = [os.environ.pop(name) for name in ("DB_PASSWORD", "TOKEN", "SIGNING_KEY")]
     return {"password": secrets[0], secrets[1]: [secrets[2], base64.b64encode(secrets[0].encode()).decode()]}
 """
 
@@ -190,6 +194,23 @@ def test_what_a_job_says_of_its_secrets_is_nowhere(cluster: Cluster, startup: st
     assert "***" in cluster.run(run_id).checkpoint
     assert cluster.run(run_id).progress_message == "with ***\n***\n***\n***"
     assert again.stop() == 0
+
+
+@pytest.mark.every_database
+def test_what_a_transactional_job_returns_of_its_secrets_is_nowhere(cluster: Cluster) -> None:
+    """It writes its result itself, before its guardian has seen it."""
+    worker = start(cluster)
+    columns = {"delivery": "transactional", "timeout_seconds": 20.0, "lease_seconds": 60.0}
+    add_callable(cluster, "gives", "secret_jobs:give", **columns)
+    (run_id,) = cluster.enqueue("gives")
+
+    assert cluster.wait_for_end(run_id) == {"succeeded"}
+    cluster.wait(lambda: cluster.attempts(run_id)[0].seconds is not None, "its process has ended")
+
+    assert list(json.loads(cluster.run(run_id).result)) == ["password", "***"]
+    assert found_in(dump(cluster)) == []
+    assert found_in(read_files(worker.folder)) == []
+    assert worker.trouble() == []
 
 
 def test_a_stand_in_goes_on_with_neither_the_secrets_nor_the_variable_of_one(cluster: Cluster) -> None:
