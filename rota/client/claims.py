@@ -26,8 +26,8 @@ from rota.model.documents import encode_document
 from rota.model.durations import parse_duration
 from rota.model.job import LEASE_SECONDS_MAX, LEASE_SECONDS_MIN
 from rota.model.names import check_pool
+from rota.model.run import CLIENT_PREFIX, End, NodeIdentity
 from rota.model.run import Claim as Held
-from rota.model.run import End, NodeIdentity
 from rota.store.advancing import advance_runs
 from rota.store.breakers import let_runs_through
 from rota.store.clock import is_clock_held
@@ -52,7 +52,7 @@ class Poller:
         self._rota = rota
         host = socket.gethostname()[:150]
         self.identity = NodeIdentity(
-            name=f"client:{host}:{os.getpid()}", holder=secrets.token_hex(16), boot_id=_read_boot_id()
+            name=f"{CLIENT_PREFIX}{host}:{os.getpid()}", holder=secrets.token_hex(16), boot_id=_read_boot_id()
         )
         self._clock = clock
         self._tended_at: float | None = None
@@ -84,9 +84,14 @@ class Poller:
 
     def _claim(self, pool: str, lease_seconds: float) -> Held | None:
         database = self._rota.database
-        claimed = claim_runs(database, self.identity, [pool], 1, lease_seconds)
+
+        def claim() -> list[Held]:
+            # What its code writes, and the end that it tells here, would be two transactions.
+            return claim_runs(database, self.identity, [pool], 1, lease_seconds, transactional=False)
+
+        claimed = claim()
         if not claimed and self._tend(database):
-            claimed = claim_runs(database, self.identity, [pool], 1, lease_seconds)
+            claimed = claim()
         return claimed[0] if claimed else None
 
     def _tend(self, database: Database) -> bool:

@@ -167,6 +167,9 @@ class End:
     stderr: Written = field(default_factory=Written)
 
 
+CLIENT_PREFIX = "client:"  # of the names of those who bring a worker of their own
+
+
 @dataclass(frozen=True, slots=True)
 class NodeIdentity:
     """Who claims: a node's name, and the process that goes by it now."""

@@ -11,9 +11,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, insert, null, select, update
 
 from rota.errors import AlreadyFinished, Conflict, NotFound
-from rota.model.job import Executor
+from rota.model.job import OWN_CONNECTION, Executor
 from rota.model.reasons import Reason
-from rota.model.states import FINISHED, Because, RunState, sources_of
+from rota.model.run import CLIENT_PREFIX
+from rota.model.states import FINISHED, Because, Delivery, RunState, sources_of
 from rota.store.database import Database
 from rota.store.endings import wake_queued
 from rota.store.moves import Move, Stale, apply_moves, write_fresh
@@ -36,6 +37,7 @@ _FACTS = [
     run.c.slot_count,
     run.c.cancel_asked_at,
     run.c.freeze_asked_at,
+    run.c.delivery,
 ]
 FIND_RUN = select(*_FACTS).where(run.c.id == bindparam("id")).with_for_update()
 # Ask the node that has it to stop a running run. Served by the primary key.
@@ -66,7 +68,9 @@ ASK_THAW = (
     .values(freeze_asked_at=null(), freeze_asked_by=null())
 )
 TELL_ASKED = insert(event).values(at=db_now(), kind="run")
-EXECUTOR_OF = select(job.c.executor).join(run, run.c.job_id == job.c.id).where(run.c.id == bindparam("id"))
+HOW_IT_RUNS = (
+    select(job.c.executor, job.c.connection).join(run, run.c.job_id == job.c.id).where(run.c.id == bindparam("id"))
+)
 JOB_OF = select(job.c.id).where(job.c.id == bindparam("job_id"))
 
 
@@ -106,7 +110,7 @@ def freeze_run(database: Database, run_id: int, *, actor: str) -> None:
 
     Raises:
         NotFound: there is no such run.
-        Conflict: it is not running, about to be stopped, or has no process of its own.
+        Conflict: it is not running, about to be stopped, has no process of its own, or one that nobody may hold.
     """
     _ask_freeze(database, run_id, actor, is_frozen=True)
 
@@ -132,12 +136,8 @@ def _ask_freeze(database: Database, run_id: int, actor: str, *, is_frozen: bool)
             raise Conflict(f"run {run_id} is being cancelled: it is stopped, not frozen")
         if (row.freeze_asked_at is not None) == is_frozen:
             return
-        executor = connection.execute(EXECUTOR_OF, {"id": run_id}).scalar()
-        if is_frozen and executor in (Executor.THREAD, Executor.ASYNC):
-            raise Conflict(
-                f"run {run_id} shares its process with others (executor {executor}), so it cannot be frozen: "
-                f"cancel it with `rota run cancel {run_id}`, or give its job executor process"
-            )
+        if is_frozen and (why_not := _why_not_freeze(connection, row, one_writer=database.dialect.one_writer)):
+            raise Conflict(f"run {run_id} {why_not}")
         asked = {"of_id": run_id, "of_fence": row.fence}
         statement = ASK_FREEZE if is_frozen else ASK_THAW
         if connection.execute(statement, asked | ({"actor": actor[:200]} if is_frozen else {})).rowcount != 1:
@@ -148,6 +148,28 @@ def _ask_freeze(database: Database, run_id: int, actor: str, *, is_frozen: bool)
         announce(connection)
 
     write_fresh(database, ask)
+
+
+def _why_not_freeze(connection: Connection, row: Row[Any], *, one_writer: bool) -> str | None:
+    """Say why nobody could hold the processes of a running run, or could let them go on; None: there is no reason."""
+    if (row.node or "").startswith(CLIENT_PREFIX):
+        return (
+            f"is in the hands of {row.node}, a program that brings its own worker: Rota has none of its processes to "
+            f"freeze; `rota run cancel {row.id}` is told to it"
+        )
+    how = connection.execute(HOW_IT_RUNS, {"id": row.id}).one_or_none()  # None: its job was deleted meanwhile
+    if how is not None and how.executor in (Executor.THREAD, Executor.ASYNC):
+        return (
+            f"shares its process with others (executor {how.executor}), so it cannot be frozen: "
+            f"cancel it with `rota run cancel {row.id}`, or give its job executor process"
+        )
+    is_own = row.delivery == Delivery.TRANSACTIONAL.value or (how is not None and how.connection == OWN_CONNECTION)
+    if one_writer and is_own:
+        return (
+            "may be in a transaction of Rota's own database, and on SQLite nobody else writes meanwhile: frozen, it "
+            f"would take all leases with it; cancel it with `rota run cancel {row.id}`"
+        )
+    return None
 
 
 def rerun_run(database: Database, run_id: int, *, actor: str) -> None:

@@ -88,11 +88,13 @@ def secret_parameters(secrets: Sequence[str]) -> dict[str, str]:
 # Runs of one pool that this node may take, best priority first, then oldest; none of a paused pool, and none for a node
 # that is to drain. Served by rota_run_claim in its own order, so that no more rows are locked than are taken.
 @cache
-def find_claimable(secret_count: int = 0) -> Select[Any]:
-    """Return the statement for a node with so many secrets."""
+def find_claimable(secret_count: int = 0, *, transactional: bool = True) -> Select[Any]:
+    """Return the statement for a node with so many secrets, and for one that takes no ``transactional`` runs."""
+    others = () if transactional else (run.c.delivery != Delivery.TRANSACTIONAL.value,)
     return (
         select(run.c.id)
         .where(
+            *others,
             run.c.state == RunState.READY.value,
             run.c.pool == bindparam("pool"),
             run.c.target_node.in_(["", bindparam("node")]),
@@ -108,9 +110,9 @@ def find_claimable(secret_count: int = 0) -> Select[Any]:
 
 
 @cache
-def find_claimable_locked(secret_count: int = 0) -> Select[Any]:
+def find_claimable_locked(secret_count: int = 0, *, transactional: bool = True) -> Select[Any]:
     """Return the statement for a database that passes over what others have locked."""
-    return find_claimable(secret_count).with_for_update(skip_locked=True)
+    return find_claimable(secret_count, transactional=transactional).with_for_update(skip_locked=True)
 
 
 FIND_CLAIMABLE = find_claimable()
@@ -312,11 +314,14 @@ def claim_runs(
     lease_seconds: float,
     environments: Environments = NO_ENVIRONMENTS,
     secrets_of_node: Sequence[str] = (),
+    *,
+    transactional: bool = True,
 ) -> list[Claim]:
     """Take up to ``limit`` ready runs of ``pools`` for this node: best priority first within a pool, then oldest.
 
     Runs of jobs that ask for an environment are taken if it is among ``environments``, and noted to run in it; those of
-    jobs that name secrets, if all are among ``secrets_of_node``. All claims commit together; the number of statements
+    jobs that name secrets, if all are among ``secrets_of_node``; those with delivery ``transactional`` only by who can
+    commit their end with what they write. All claims commit together; the number of statements
     depends on the number of pools, not of runs. When the answer to COMMIT is lost, the claims are looked up by the
     batch's random id; what cannot be looked up either is not started, and its lease ends.
 
@@ -329,7 +334,8 @@ def claim_runs(
     def take(connection: Connection) -> list[Claim]:
         candidates.clear()
         count = len(secrets_of_node)
-        find = find_claimable_locked(count) if database.dialect.skip_locked else find_claimable(count)
+        finder = find_claimable_locked if database.dialect.skip_locked else find_claimable
+        find = finder(count, transactional=transactional)
         for pool_name in pools:
             if (free := limit - len(candidates)) <= 0:
                 break

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rota import AlreadyFinished, Claim, Invalid, Preempted, Rota
+from rota.errors import Conflict
 from rota.store.endings import rescue_runs
 from tests.clock import Clock
 from tests.store.ledger import Ledger
@@ -38,6 +39,28 @@ def test_a_claim_brings_all_that_a_handler_needs(rota: Rota, job: str, ledger: L
     assert (claim.schedule, claim.slot, claim.lease_seconds, claim.timeout_seconds) == (None, None, 60, None)
     assert ledger.run(claim.run_id).node.startswith("client:")
     assert rota.poll() is None
+
+
+def test_what_commits_with_its_writes_is_left_to_a_worker(rota: Rota, job: str) -> None:
+    rota.jobs.add("count", call="totals:count", delivery="transactional", timeout="5s")
+    waiting = rota.enqueue("count", priority=10)
+    other = rota.enqueue(job)
+
+    assert poll(rota).run_id == other.id
+    assert rota.poll() is None
+    assert waiting.state == "ready"
+
+
+def test_whoever_brings_a_worker_cannot_be_asked_to_freeze(rota: Rota, job: str) -> None:
+    handle = rota.enqueue(job)
+    claim = poll(rota)
+
+    with pytest.raises(Conflict, match="brings its own worker"):
+        handle.freeze()
+
+    assert handle.show()["freeze_asked_at"] is None
+    handle.cancel()
+    assert claim.heartbeat()
 
 
 def test_a_claim_is_of_the_pool_that_is_asked_for(rota: Rota, job: str) -> None:

@@ -1,0 +1,42 @@
+"""Runs that nobody can hold where they are, or could not let go on: asking for it is refused, and changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rota.errors import Conflict
+from rota.store.interventions import freeze_run, thaw_run
+from tests.store.ledger import Ledger
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"kind": "call", "target": "a:b", "delivery": "transactional"},
+        {"kind": "sql", "target": '["select 1"]', "delivery": "at_least_once", "connection": "rota"},
+    ],
+)
+def test_a_transaction_that_keeps_all_others_from_writing_is_not_frozen(
+    ledger: Ledger, columns: dict[str, Any]
+) -> None:
+    run_id = ledger.start_one(**columns).run_id
+
+    if not ledger.database.dialect.one_writer:
+        freeze_run(ledger.database, run_id, actor="ann@desk")
+        assert ledger.run(run_id).freeze_asked_by == "ann@desk"
+        thaw_run(ledger.database, run_id, actor="ann@desk")
+        return
+    with pytest.raises(Conflict, match=r"nobody else writes meanwhile.*cancel it"):
+        freeze_run(ledger.database, run_id, actor="ann@desk")
+
+    assert ledger.run(run_id).freeze_asked_at is None
+
+
+def test_statements_on_another_connection_may_be_frozen(ledger: Ledger) -> None:
+    run_id = ledger.start_one(kind="sql", target='["select 1"]', connection="warehouse").run_id
+
+    freeze_run(ledger.database, run_id, actor="ann@desk")
+
+    assert ledger.run(run_id).freeze_asked_by == "ann@desk"
