@@ -59,6 +59,7 @@ def make_order(claim: Claim, settings: NodeSettings, node: str, deadline: float)
         arguments=claim.args,
         checkpoint=claim.checkpoint or "null",
         cwd=claim.cwd,
+        needs=_needs(claim),
         user=claim.run_as,
         stdin=(claim.stdin or "").encode(),
         deadline=deadline,
@@ -145,6 +146,13 @@ def _argv(claim: Claim, settings: NodeSettings) -> tuple[str, ...]:
             return _command(claim)
         case _:
             raise Invalid("kind", claim.kind, "this program knows call, command, shell and sql: upgrade the worker")
+
+
+def _needs(claim: Claim) -> tuple[str, ...]:
+    """Return what of its environment must be there. The process of a callable looks for itself, and says more."""
+    if claim.environment is None or claim.kind not in {"command", "shell"}:
+        return ()
+    return (claim.environment.interpreter or "", *claim.environment.python_path)
 
 
 def _command(claim: Claim) -> tuple[str, ...]:

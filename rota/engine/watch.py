@@ -271,18 +271,22 @@ class Watch:
         bookkeeper.hear_adopted(adopted.claim_id)
 
     def _name_environment(self, end: End) -> End:
-        """Say of an interpreter that could not be run whose it is, and what to do."""
+        """Say of an interpreter, or a folder, that could not be had whose it is, and what to do."""
         claim = self._claims.get(end.claim_id)
         if end.kind != "not_started" or not isinstance(claim, Claim) or claim.environment is None:
             return end
-        environment = claim.environment
-        if f"running {environment.interpreter!r} failed" not in (end.error_message or ""):
+        environment, said = claim.environment, end.error_message or ""
+        if any(f"{doing} {environment.interpreter!r} failed" in said for doing in ("running", "looking for")):
+            what = "the interpreter"
+        elif any(f"looking for {folder!r} failed" in said for folder in environment.python_path):
+            what = "a folder"
+        else:
             return end
         advice = (
-            f"it is the interpreter of environment {environment.spelled} on {self._node}: put it back, "
+            f"it is {what} of environment {environment.spelled} on {self._node}: put it back, "
             "or correct the environment where it is registered"
         )
-        return replace(end, error_message=f"{end.error_message}; {advice}")
+        return replace(end, error_message=f"{said}; {advice}")
 
     def _tell_bad_end(self, end: End) -> None:
         # What ended well is in the ledger; a node that runs hundreds a second must not write a line for each.

@@ -270,6 +270,7 @@ class Attempt:
             stderr=streams[2],
             secrets=self._secrets,
             cgroup=None if self._cgroup is None else self._cgroup.birth(),
+            needs=order.get("needs"),  # None from a worker of the version before
         )
 
     def _count_timeout(self) -> None:

@@ -37,6 +37,8 @@ class Order:
     timeout_seconds: float | None = None
     limited_by: Literal["timeout", "deadline"] = "timeout"  # how it has ended when it is stopped after that
     cwd: str | None = None  # None: the folder in which the worker was started
+    # What must be there when it starts: the program of its environment, or "", and folders of its import path.
+    needs: tuple[str, ...] = ()
     user: str | None = None
     stdin: bytes = b""
     arguments: str = "{}"  # JSON text, for jobs that ask over the control socket
@@ -198,6 +200,7 @@ def order_message(
         "timeout_seconds": order.timeout_seconds,
         "limited_by": order.limited_by,
         "cwd": order.cwd,
+        "needs": list(order.needs),
         "user": order.user,
         "uid": uid,
         "arguments": order.arguments,

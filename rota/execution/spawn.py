@@ -29,9 +29,8 @@ class Birth:
     """Everything a new process needs to become the job."""
 
     __slots__ = (
-        "argv", "cgroup", "cwd", "environment", "limits", "nofile", "secrets", "stderr", "stdin", "stdout", "step",
-        "umask",
-        "user",
+        "argv", "cgroup", "cwd", "environment", "limits", "needs", "nofile", "secrets", "stderr", "stdin", "stdout",
+        "step", "umask", "user",
     )  # fmt: skip
 
     def __init__(
@@ -49,11 +48,13 @@ class Birth:
         stderr: int,
         secrets: dict[str, str] | None = None,
         cgroup: dict[str, Any] | None = None,  # its path, and the limits that it holds
+        needs: list[str] | None = None,  # what must be there: a program, or "", and folders
     ) -> None:
         self.cgroup = cgroup
         self.argv = argv
         self.environment = environment
         self.cwd = cwd
+        self.needs = needs or []
         self.user = user
         self.umask = umask
         self.limits = limits
@@ -86,6 +87,7 @@ def fork_job(birth: Birth, report: int) -> int:
         die_with_parent(guardian_pid)
         birth.step = "limiting what it may use"
         set_limits(birth.limits)
+        _look_for(birth)
         birth.step = f"running {birth.argv[0]!r}"
         _exec(birth.argv, {**birth.environment, **birth.secrets})
     except BaseException as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
@@ -123,6 +125,22 @@ def set_up(birth: Birth) -> None:
     if birth.cwd is not None:
         birth.step = f"entering folder {birth.cwd!r}"
         os.chdir(birth.cwd)
+
+
+def _look_for(birth: Birth) -> None:
+    """See that what it needs is there: without it another program of the same name might be found along PATH.
+
+    Here, in the child, with the rights of the job: a disk that does not answer holds up nobody else.
+
+    Raises:
+        OSError: something is not there.
+    """
+    for number, path in enumerate(birth.needs):
+        if path:
+            birth.step = f"looking for {path!r}"
+            os.stat(path)
+            if number == 0 and not os.access(path, os.X_OK):
+                raise PermissionError(13, "Permission denied")
 
 
 def _become_user(name: str, groups: list[str] | None) -> None:

@@ -175,3 +175,35 @@ def test_an_environment_that_is_broken_fails_the_run_with_the_reason_and_its_ret
     assert (second.claimed_at - first.finished_at).total_seconds() >= 0.2
     assert cluster.run(patient).attempt == 1
     assert worker.trouble() == []
+
+
+@pytest.mark.parametrize("what", ["interpreter", "program", "folder"])
+@pytest.mark.parametrize("kind", ["command", "shell"])
+def test_a_command_of_a_broken_environment_runs_no_other_program_of_that_name(
+    cluster: Cluster, kind: str, what: str
+) -> None:
+    facts = shop(cluster, "1")
+    gone = cluster.folder / "gone"
+    no_program = cluster.folder / "python"
+    no_program.write_text("#!/bin/sh\n")  # which nobody may execute
+    facts |= {
+        "interpreter": {"interpreter": str(gone / "bin/python")},
+        "program": {"interpreter": str(no_program)},
+        "folder": {"python_path": [facts["python_path"][0], str(gone)]},
+    }[what]
+    target = {"command": f'["touch", "{cluster.folder}/ran"]', "shell": f"touch {cluster.folder}/ran"}[kind]
+    cluster.add_job("broken", kind, target, env="shop", variables="{}")
+    worker = cluster.start("a", environments=[facts])
+    (run_id,) = cluster.enqueue("broken")
+
+    assert cluster.wait_for_end(run_id) == {"failed"}
+    view = read_run(cluster.database, run_id)
+    sentence = {
+        "interpreter": f"looking for '{gone}/bin/python' failed: No such file or directory; it is the interpreter of",
+        "program": f"looking for '{no_program}' failed: Permission denied; it is the interpreter of",
+        "folder": f"looking for '{gone}' failed: No such file or directory; it is a folder of",
+    }[what]
+    advice = f"{sentence} environment shop==1 on a: put it back, or correct the environment where it is registered"
+    assert (view["reason"]["code"], view["error"]["message"]) == ("start_error", advice)
+    assert not (cluster.folder / "ran").exists()
+    assert worker.trouble() == []
