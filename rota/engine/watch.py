@@ -367,7 +367,7 @@ class Watch:
         # A transactional job writes its end itself, and its process leaves a moment later. Should its run belong to
         # another node instead, nothing of what it writes can be committed, and its guardian stops it with its lease.
         claim = self._claims[claim_id]
-        return isinstance(claim, Claim) and claim.delivery is Delivery.TRANSACTIONAL
+        return claim.is_transactional if isinstance(claim, Adopted) else claim.delivery is Delivery.TRANSACTIONAL
 
 
 def report_of(told: Told) -> Report:

@@ -689,6 +689,8 @@ class Attempt:
             self._control.has_news = True
         told = ("claim_id", "run_id", "job", "attempt", "fence", "lease_seconds")
         known = {"deadline": self._deadline, "is_frozen": self._frozen_at is not None or self._is_to_freeze}
+        database: Message = json.loads(self._order.get("database") or "{}")
+        known["is_transactional"] = database.get("delivery") == "transactional"
         return {key: self._order[key] for key in told} | known
 
     # -- the end

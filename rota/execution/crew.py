@@ -413,7 +413,12 @@ class Crew:
                 guardian.pid = message["guardian_pid"]
                 facts = ("claim_id", "run_id", "job", "attempt", "fence", "lease_seconds", "deadline")
                 known = {name: message[name] for name in facts}
-                adopted = guardian.order = Adopted(**known, is_frozen=message.get("is_frozen", False))
+                # The last two are not told by guardians of versions before.
+                adopted = guardian.order = Adopted(
+                    **known,
+                    is_frozen=message.get("is_frozen", False),
+                    is_transactional=message.get("is_transactional", False),
+                )
                 self._busy[adopted.claim_id] = guardian
                 self._events.append(adopted)
             case "started" if order is not None:

@@ -169,6 +169,7 @@ class Adopted:
     lease_seconds: float
     deadline: float  # of its lease as it knows it, CLOCK_BOOTTIME
     is_frozen: bool = False
+    is_transactional: bool = False  # it writes the end of its run itself
 
 
 @dataclass(frozen=True, slots=True)

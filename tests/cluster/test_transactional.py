@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 
+from rota.store.tables import node
 from rota.store.transaction import JobTransaction
 from tests.cluster.cluster import Cluster, descendants_of
 
@@ -35,6 +36,10 @@ def add(cluster: Cluster, function: str, **columns: Any) -> None:
 def rows_of(cluster: Cluster, run_id: int) -> int:
     count = text("select count(*) from kept where run_id = :run_id")
     return int(cluster.database.read(lambda c: c.execute(count, {"run_id": run_id}).scalar_one()))
+
+
+def renewed_at(cluster: Cluster) -> Any:
+    return cluster.database.read(lambda c: c.execute(select(node.c.seen_at).where(node.c.name == "a")).scalar_one())
 
 
 @pytest.mark.every_database
@@ -98,6 +103,29 @@ def test_the_end_of_its_process_is_added_when_it_comes(kept: Cluster) -> None:
     assert (after.state, after.exit_code, json.loads(kept.run(run_id).result)) == ("succeeded", 0, "linger")
     assert after.cpu_seconds > 0
     assert worker.trouble() == []
+
+
+def test_who_took_it_over_lets_the_process_of_one_that_has_committed_end_by_itself(kept: Cluster) -> None:
+    if kept.database.dialect.one_writer:
+        pytest.skip("one writer at a time: nobody takes over what is in a transaction")
+    add(kept, "keep_and", lease_seconds=30.0)
+    first = kept.start("a", lease_seconds=3.0)
+    (run_id,) = kept.enqueue("keep_and", args={"how": "wait and linger"})
+    kept.wait((kept.folder / "waits").exists, "it waits")
+    first.kill()
+    worker = kept.start("a", lease_seconds=3.0)
+    kept.wait(lambda: any("has taken it over" in told for told in kept.events(run_id)), "it is taken over")
+
+    (kept.folder / "go").touch()
+    assert kept.wait_for_end(run_id) == {"succeeded"}
+    for _ in range(3):  # the last one comes when what the first has brought was heard
+        seen = renewed_at(kept)
+        kept.wait(lambda: renewed_at(kept) > seen, "the worker renews")  # noqa: B023 - called at once
+    (kept.folder / "leave").touch()
+
+    after = kept.wait(lambda: [a for a in kept.attempts(run_id) if a.seconds is not None], "the process has ended")[0]
+    assert (after.state, after.exit_code, after.exit_signal) == ("succeeded", 0, None)
+    assert "belongs to another node" not in worker.log()
 
 
 def test_cancelled_before_its_end_it_leaves_nothing(kept: Cluster) -> None:

@@ -69,7 +69,10 @@ def keep_and(how: str) -> Any:
             with run.connection.begin_nested() as part:
                 run.connection.execute(KEEP, {"run_id": run.run_id, "n": 1, "attempt": run.attempt})
                 part.rollback()
-        case "linger":  # the process goes on when all is committed
+        case "linger" | "wait and linger":  # the process goes on when all is committed
+            if how != "linger":
+                Path(os.environ["FOLDER"], "waits").touch()
+                _wait_for("go")
             threading.Thread(target=_wait_for, args=("leave",)).start()
         case other:
             raise AssertionError(other)
