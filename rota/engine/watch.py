@@ -35,6 +35,7 @@ from rota.model.states import Delivery, NodeState
 log = logging.getLogger("rota.worker")
 
 WAIT_SECONDS_MAX = 5.0
+LOGGED_MAX = 1000  # of what a job says
 
 # What a job's process tells instead of an end: the kind of end it makes, and its error type.
 _WISHES: dict[str, tuple[str, str | None]] = {
@@ -198,7 +199,7 @@ class Watch:
                     self._forget(claim_id)
                     bookkeeper.let_go(claim_id)
         for note in self._crew.take_notes():
-            log.warning("%s", note)
+            log.warning("%s", _loggable(note))
         if boottime() >= self._renew_at:
             self._let_silent_go(bookkeeper)
             self._renew(renewer)
@@ -294,7 +295,7 @@ class Watch:
         if claim is None or (end.kind == "exited" and end.exit_code == 0):
             return
         how = f"exit code {end.exit_code}" if end.kind == "exited" else end.kind.replace("_", " ")
-        what = f": {end.error_message}" if end.error_message else ""
+        what = f": {_loggable(end.error_message)}" if end.error_message else ""
         log.info("run %d of job %s, attempt %d: %s%s", claim.run_id, claim.job, claim.attempt, how, what)
 
     def _refuse(self, claim: Claim, error: Exception, bookkeeper: Bookkeeping, kind: str | None = None) -> None:
@@ -435,6 +436,12 @@ def end_of(outcome: Outcome, pid: int | None = None) -> End:
 
 def _written(captured: Captured) -> Written:
     return Written(captured.head, captured.tail, captured.bytes_total, captured.marks)
+
+
+def _loggable(text: str) -> str:
+    # What a job says is shown as it is written, in one line: it must neither move a cursor nor pass for a line of ours.
+    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text[:LOGGED_MAX])
+    return shown if len(text) <= LOGGED_MAX else shown + "..."
 
 
 def _storable(text: str | None) -> str | None:

@@ -100,3 +100,17 @@ def test_the_progress_of_a_run_that_has_ended_is_the_last_that_it_told(cluster: 
 
     assert (cluster.run(run_id).progress, cluster.run(run_id).progress_message) == (0.9, "all but done")
     assert worker.trouble() == []
+
+
+def test_what_a_job_says_neither_moves_a_cursor_nor_passes_for_a_line_of_the_worker_s_log(cluster: Cluster) -> None:
+    said = "\x1b[2J\n2026-01-01 ERROR rota.worker: all is lost" + "x" * 5000
+    cluster.add_job("shouts", "call", "tests.cluster.callables:raise_with", retries=0)
+    worker = cluster.start("a")
+    (run_id,) = cluster.enqueue("shouts", args={"text": said})
+
+    assert cluster.wait_for_end(run_id) == {"failed"}
+
+    assert cluster.attempts(run_id)[0].error_message == said
+    (line,) = [line for line in worker.log().split("\n") if f"run {run_id} of job shouts" in line]
+    assert "\\x1b[2J\\n2026-01-01 ERROR rota.worker: all is lost" in line
+    assert ("\x1b" in worker.log(), line.endswith("xxx...")) == (False, True)
