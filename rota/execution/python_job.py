@@ -89,13 +89,37 @@ def name_levels() -> None:
 
     Without this Python writes warnings bare, and nothing below. What the application sets up replaces it.
     """
-    logging: Any = sys.modules.get("logging")  # who has not imported it has not logged anything
-    if logging is not None and not logging.getLogger().handlers:
+    logging: Any = sys.modules.get("logging")
+    if logging is None:  # importing it for those who do not log would cost each job some 20 ms
+        if not any(isinstance(finder, _LoggingToCome) for finder in sys.meta_path):
+            sys.meta_path.insert(0, _LoggingToCome())
+    elif not logging.getLogger().handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
         logging.lastResort = handler
         if logging.getLogger().level == logging.WARNING:
             logging.getLogger().setLevel(logging.INFO)
+
+
+class _LoggingToCome:
+    """Names the levels when something imports ``logging`` while the job runs."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None, /) -> Any:
+        """Find what would be found without this, and have it followed by ``name_levels``."""
+        if name != "logging":
+            return None
+        import importlib.util
+
+        sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self]
+        spec: Any = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+
+        def execute_and_name(module: object) -> None:
+            execute(module)
+            name_levels()
+
+        spec.loader.exec_module = execute_and_name
+        return spec
 
 
 def find_callable(target: str) -> Callable[..., Any]:

@@ -105,6 +105,26 @@ def test_what_is_logged_is_written_with_its_level(call: Callable[..., Outcome]) 
     assert call("jobs_here:log", [True]).stderr.head == b"mine: i\nmine: w\n"  # as the job set it up
 
 
+@pytest.mark.parametrize("is_set_up", [False, True])
+def test_so_is_what_is_logged_by_what_is_imported_only_while_it_runs(
+    call: Callable[..., Outcome], folder: Path, is_set_up: bool
+) -> None:
+    (folder / "late.py").write_text(
+        "def log(is_set_up):\n"
+        "    import sys\n"
+        "    assert 'logging' not in sys.modules\n"
+        "    import logging\n"
+        "    if is_set_up: logging.basicConfig(format='mine: %(message)s')\n"
+        "    logging.getLogger('shop').info('i')\n"
+        "    logging.getLogger('shop').warning('w')\n"
+    )
+
+    outcome = call("late:log", [is_set_up])
+
+    said = b"mine: i\nmine: w\n" if is_set_up else b"INFO shop: i\nWARNING shop: w\n"
+    assert (outcome.exit_code, outcome.stderr.head) == (0, said)
+
+
 def test_arguments_too_long_for_the_environment_come_over_the_socket(call: Callable[..., Outcome]) -> None:
     assert call("jobs_here:echo", {"text": "x" * 1_000_000}).result == "1000000"
 
