@@ -144,6 +144,14 @@ def test_a_job_of_another_user_has_that_user_s_rights_and_reaches_its_guardian(h
     assert (harness.folder / "journal").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.parametrize("user", [None, "nobody"])
+def test_a_job_dies_with_its_guardian_whoever_it_runs_as(harness: Harness, user: str | None) -> None:
+    # A change of user takes back what was set before it.
+    outcome = harness.run("setpriv", "--dump", user=user)
+
+    assert b"Parent death signal: KILL\n" in outcome.stdout.head.replace(b"SIGKILL", b"KILL"), outcome
+
+
 def test_output_is_kept_within_the_cap_by_head_and_tail(folder: Path) -> None:
     harness = Harness(folder / "w", output_bytes_max=1000)
 
