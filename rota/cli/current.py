@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rota.cli.screen import Screen
 from rota.errors import Invalid
 
+if TYPE_CHECKING:
+    from rota.model.outcomes import Outcome
+
 
 @click.group()
 def current() -> None:
-    """Inside a running job: tell how far it is, keep a checkpoint, leave a result, see what runs."""
+    """Inside a running job: tell how far it is, keep a checkpoint, leave a result, choose the end, see what runs."""
 
 
 @current.command()
@@ -48,6 +51,65 @@ def checkpoint(json_text: str) -> None:
     from rota.execution.report import report_checkpoint
 
     report_checkpoint(_read_json("checkpoint", json_text))
+
+
+@current.command()
+@click.option("--after", metavar="D", help="How long to wait before. [the job's retry delay]")
+@click.argument("reason", required=False)
+def retry(after: str | None, reason: str | None) -> None:
+    """Have the attempt tried again.
+
+    So it ends once its process has ended, whatever its exit status. It spends one of the job's retries; when none is
+    left, the run fails.
+    """
+    from rota.model.outcomes import Retry
+
+    _choose_end(Retry(after=after) if reason is None else Retry(reason, after=after))
+
+
+@current.command()
+@click.argument("reason", required=False)
+def release(reason: str | None) -> None:
+    """Have the run given back unspent, for any node to take.
+
+    So its attempt ends once its process has ended, whatever its exit status.
+    """
+    from rota.model.outcomes import Release
+
+    _choose_end(Release() if reason is None else Release(reason))
+
+
+@current.command()
+@click.argument("reason", required=False)
+def skip(reason: str | None) -> None:
+    """Have the run end as skipped, since there was nothing to do.
+
+    So it ends once its process has ended, whatever its exit status.
+    """
+    from rota.model.outcomes import Skip
+
+    _choose_end(Skip() if reason is None else Skip(reason))
+
+
+def _choose_end(wish: Outcome) -> None:
+    from rota.execution.report import report_outcome
+
+    report_outcome(wish.__rota_outcome__, str(wish), getattr(wish, "after_seconds", None))
+
+
+@current.command()
+def cancelled() -> int:
+    """Exit 0 if this attempt is being stopped, else 1.
+
+    What is printed is why: `cancelled`, `timeout`, `deadline`, `released` or `lease_over`.
+    """
+    from rota.execution.report import why_stopping
+
+    why = why_stopping()
+    if why is None:
+        return 1
+    click.echo(why)
+    return 0
 
 
 def _read_json(what: str, text: str) -> str:

@@ -5,8 +5,9 @@ sent cannot reach the next one. The path is also the mark by which the sweep kno
 Requests are frames: ``result`` and ``checkpoint`` (the JSON text as blob), ``progress`` (fraction, message), ``error``
 (type, message, traceback, bases), ``args``, ``saved`` and ``database`` (answered with the JSON of the arguments, of the
 last checkpoint, or of what a transactional job needs to connect, as blob), ``stopping`` (answered with why the attempt
-is being stopped, or null). The answer is ``{"ok": true}`` or ``{"ok": false, "error": sentence}``, with ``"preempted":
-true`` once the lease goes. The last result wins.
+is being stopped, or null), ``retry`` (after so many seconds), ``release`` and ``skip`` (message): how the attempt is to
+end when its process has ended, whatever its exit status. The answer is ``{"ok": true}`` or ``{"ok": false, "error":
+sentence}``, with ``"preempted": true`` once the lease goes. The last result wins, and the last end.
 
 Whoever begins with ``{`` speaks lines of JSON instead of frames, with what is a blob there as ``value``.
 """
@@ -17,7 +18,7 @@ import json
 import os
 import select
 
-from rota.execution.wire import CONTROL_BYTES_MAX, RESULT_BYTES_MAX, Channel, listen_at
+from rota.execution.wire import CONTROL_BYTES_MAX, RESULT_BYTES_MAX, WISH_MARK, Channel, listen_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ UNREAD_BYTES_MAX = 4 * 1024 * 1024  # of answers that a job asked for and does n
 ERROR_TEXT_MAX = 65536
 PROGRESS_TEXT_MAX = 1000
 ERROR_BASES_MAX = 100
+AFTER_SECONDS_MAX = 3650 * 86400.0  # as any duration
 
 
 class Ear:
@@ -97,6 +99,8 @@ class Ear:
                 bases: list[object] = message["bases"] if isinstance(message.get("bases"), list) else []
                 self.error_bases = [self._clean(str(name))[:200] for name in bases[:ERROR_BASES_MAX]]
                 return {"ok": True}, b""
+            case "retry" | "release" | "skip" as wish:
+                return self._note_wish(wish, message), b""
             case "args":
                 return {"ok": True}, self._arguments
             case "database" if self._database:
@@ -117,6 +121,19 @@ class Ear:
             return _refusal("the message of a progress is text")
         self.progress = (fraction, self._clean(text)[:PROGRESS_TEXT_MAX] if text else text)
         self.has_news = True
+        return {"ok": True}
+
+    def _note_wish(self, wish: str, message: Message) -> Message:
+        after, text = message.get("after"), message.get("message")
+        if after is not None and (wish != "retry" or isinstance(after, bool) or not isinstance(after, int | float)):
+            return _refusal(f"after {str(after)[:40]!r} is no number of seconds, for a retry")
+        if after is not None and not 0 <= after <= AFTER_SECONDS_MAX:
+            return _refusal(f"after {after} is not from 0 to {AFTER_SECONDS_MAX:.0f} seconds")
+        if text is not None and not isinstance(text, str):
+            return _refusal(f"the message of a {wish} is text")
+        told = f"{WISH_MARK}{wish}" if after is None else f"{WISH_MARK}{wish} {float(after)!r}"
+        self.error = (told, self._clean(text or "")[:ERROR_TEXT_MAX], "")
+        self.error_bases = []
         return {"ok": True}
 
     def _note_checkpoint(self, blob: bytes) -> Message:
@@ -214,7 +231,9 @@ class Control(Ear):
             pass
 
 
-_KNOWN = ("result", "error", "progress", "checkpoint", "args", "saved", "stopping")
+_KNOWN = (
+    "result", "error", "progress", "checkpoint", "args", "saved", "stopping", "retry", "release", "skip",
+)  # fmt: skip
 
 
 def _refuse_constant(name: str) -> NoReturn:

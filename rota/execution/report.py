@@ -10,7 +10,7 @@ import socket
 
 from rota.errors import Conflict, Invalid, Preempted, StateError
 from rota.execution.inline import EXECUTOR_VARIABLE, current, fact
-from rota.execution.wire import RESULT_BYTES_MAX, Decoder, WireError, pack_frame
+from rota.execution.wire import RESULT_BYTES_MAX, WISH_MARK, Decoder, WireError, pack_frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 CONTROL_VARIABLE = "ROTA_CONTROL"
 ANSWER_SECONDS_MAX = 30.0
-_WISH_MARK = "rota:"
 
 
 def report_result(text: str) -> None:
@@ -55,7 +54,7 @@ def report_outcome(wish: str, message: str, after_seconds: float | None) -> None
         StateError: this process is no job, or its guardian is gone.
     """
     after = "" if after_seconds is None else f" {after_seconds!r}"
-    report_error(f"{_WISH_MARK}{wish}{after}", message, "")
+    report_error(f"{WISH_MARK}{wish}{after}", message, "")
 
 
 def report_progress(fraction: float | None, message: str | None) -> None:
@@ -114,9 +113,9 @@ def read_database() -> str:
 
 def read_wish(error_type: str | None) -> tuple[str, float | None] | None:
     """Return what a job told by ``report_outcome``: the wish, and after how many seconds; None for any other error."""
-    if error_type is None or not error_type.startswith(_WISH_MARK):
+    if error_type is None or not error_type.startswith(WISH_MARK):
         return None
-    wish, _, after = error_type.removeprefix(_WISH_MARK).partition(" ")
+    wish, _, after = error_type.removeprefix(WISH_MARK).partition(" ")
     try:
         return wish, float(after) if after else None
     except ValueError:  # written to the socket by a job that does without Rota's modules

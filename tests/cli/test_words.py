@@ -83,6 +83,10 @@ WITHOUT_DATABASE = {
     "current progress": "",
     "current checkpoint": "",
     "current result": "",
+    "current retry": "--after",
+    "current release": "",
+    "current skip": "",
+    "current cancelled": "",
     "current show": "--json",
 }
 

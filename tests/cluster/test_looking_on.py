@@ -102,6 +102,43 @@ def test_the_progress_of_a_run_that_has_ended_is_the_last_that_it_told(cluster: 
     assert worker.trouble() == []
 
 
+def test_a_command_chooses_how_its_attempt_ends(cluster: Cluster) -> None:
+    for name, words in (("skip", "skip"), ("retry", "retry --after 0.1s 'not there yet'"), ("give", "release busy")):
+        cluster.add_shell(name, f"test $ROTA_ATTEMPT -gt 1 || {CURRENT} {words}", retries=1)
+    worker = cluster.start("a")
+    skipped, retried, given_back = (cluster.enqueue(name)[0] for name in ("skip", "retry", "give"))
+
+    cluster.wait_for_end(skipped, retried, given_back)
+
+    assert [cluster.run(run_id).state for run_id in (skipped, retried, given_back)] == [
+        "skipped", "succeeded", "succeeded",
+    ]  # fmt: skip
+    assert cluster.run(skipped).reason_text == "the job found nothing to do"
+    first = cluster.attempts(retried)[0]
+    assert (first.state, first.reason_text.endswith("raised Retry: not there yet; retry 1 of 1 in 0.1 s")) == (
+        "failed", True,
+    )  # fmt: skip
+    assert cluster.attempts(given_back)[0].reason_text == "a gave attempt 1 back: busy"
+    assert cluster.run(given_back).retries_used == 0
+    assert worker.trouble() == []
+
+
+def test_a_command_asks_whether_it_is_being_stopped(cluster: Cluster) -> None:
+    line = (
+        f'trap : TERM; {CURRENT} cancelled && echo early; echo $?; touch "$FOLDER/asked"; '
+        f'until why=$({CURRENT} cancelled); do sleep 0.05; done; echo "$why"'
+    )
+    cluster.add_shell("asks", line)
+    cluster.start("a", grace_seconds=20.0)
+    (run_id,) = cluster.enqueue("asks")
+    cluster.wait((cluster.folder / "asked").exists, "it has asked")
+    with Rota(cluster.url) as rota:
+        rota.runs[run_id].cancel()
+
+        assert cluster.wait_for_end(run_id) == {"cancelled"}
+        assert rota.runs[run_id].logs(stream="stdout") == b"1\ncancelled\n"  # what asks may be ended by TERM itself
+
+
 def test_what_a_job_says_neither_moves_a_cursor_nor_passes_for_a_line_of_the_worker_s_log(cluster: Cluster) -> None:
     said = "\x1b[2J\n2026-01-01 ERROR rota.worker: all is lost" + "x" * 5000
     cluster.add_job("shouts", "call", "tests.cluster.callables:raise_with", retries=0)

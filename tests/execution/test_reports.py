@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rota.engine.watch import end_of
 from rota.execution.command import argv_for_call
 from rota.execution.order import Told
 from tests.execution.harness import ROOT, Harness, wait_until
@@ -60,6 +62,15 @@ def until_preempted(ready):
         try: current_run().progress(0.5, str(time.monotonic()))
         except Preempted as error: return [error.code, error.run_id, error.fence]
         time.sleep(0.01)
+"""
+
+
+TELL_LINE = """
+import os, socket, sys
+connection = socket.socket(socket.AF_UNIX)
+connection.connect(os.environ["ROTA_CONTROL"])
+connection.sendall(sys.argv[1].encode() + b"\\n")
+print(connection.makefile().readline())
 """
 
 
@@ -140,6 +151,46 @@ def test_any_language_may_write_lines_of_json_to_the_socket(harness: Harness, ca
     assert answers[7]["why"] is None
     assert "it knows result, error, progress, checkpoint" in answers[8]["error"]
     assert json.loads(outcome.checkpoint or "") == {"page": 4}
+
+
+@pytest.mark.parametrize(
+    ("request_", "told"),
+    [
+        ({"op": "retry", "after": 300, "message": "not there"}, ("exception", "Retry", "not there", 300.0)),
+        ({"op": "retry"}, ("exception", "Retry", "", None)),
+        ({"op": "release", "message": "too busy"}, ("released", "Release", "too busy", None)),
+        ({"op": "skip", "message": "nothing new"}, ("no_op", None, "nothing new", None)),
+    ],
+)
+@pytest.mark.parametrize("status", [0, 3])
+def test_any_language_chooses_the_end_of_its_attempt_whatever_its_exit_status(
+    folder: Path, harness: Harness, request_: dict[str, Any], told: tuple[Any, ...], status: int
+) -> None:
+    (folder / "tell.py").write_text(TELL_LINE)
+
+    outcome = harness.run("sh", "-c", f"{sys.executable} {folder}/tell.py '{json.dumps(request_)}'; exit {status}")
+
+    end = end_of(outcome)
+    assert (end.kind, end.error_type, end.error_message, end.retry_after_seconds) == told
+    assert (end.exit_code, json.loads(outcome.stdout.head)) == (status, {"ok": True})
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        '{"op": "retry", "after": -1}', '{"op": "retry", "after": NaN}', '{"op": "retry", "after": "5m"}',
+        '{"op": "retry", "after": true}', '{"op": "skip", "after": 1}', '{"op": "release", "message": 7}',
+    ],
+)  # fmt: skip
+def test_an_end_that_is_none_is_refused_and_the_job_ends_as_it_does(
+    folder: Path, harness: Harness, request_: str
+) -> None:
+    (folder / "tell.py").write_text(TELL_LINE)
+
+    outcome = harness.run("sh", "-c", f"{sys.executable} {folder}/tell.py '{request_}'")
+
+    assert json.loads(outcome.stdout.head)["ok"] is False
+    assert (outcome.ended, outcome.exit_code, outcome.error_type) == ("exited", 0, None)
 
 
 def test_going_through_items_tells_how_many_are_done(folder: Path, harness: Harness, call: Any) -> None:
