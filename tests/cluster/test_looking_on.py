@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import subprocess
 import sys
+import tty
 from pathlib import Path
 
 from rota.client import Rota
@@ -50,6 +54,43 @@ def test_output_is_followed_from_before_the_start_to_the_end_over_all_attempts(c
         ["stdout", "begin 1"], ["stderr", "oh"], ["stdout", "end"],
         ["stdout", "begin 2"], ["stderr", "oh"], ["stdout", "end"],
     ]  # fmt: skip
+
+
+def read_logs(cluster: Cluster, run_id: int, *flags: str, at_terminal: bool = False) -> bytes:
+    """Ask for what a run wrote, into a pipe or at a terminal, and give what came."""
+    reader, writer = pty.openpty() if at_terminal else os.pipe()
+    if at_terminal:
+        tty.setraw(writer)  # so that bytes arrive as they were sent
+    asked = subprocess.Popen(
+        [sys.executable, "-m", "rota", "run", "logs", str(run_id), *flags], stdin=subprocess.DEVNULL, stdout=writer,
+        cwd=cluster.folder, env={"PATH": PATH, "PYTHONPATH": str(ROOT), "ROTA_DB": cluster.url},
+    )  # fmt: skip
+    os.close(writer)
+    parts: list[bytes] = []
+    with contextlib.suppress(OSError):  # which a terminal gives when nobody has its other end
+        while part := os.read(reader, 65536):
+            parts.append(part)
+    os.close(reader)
+    assert asked.wait(20) == 0
+    return b"".join(parts)
+
+
+def test_a_terminal_is_shown_control_characters_and_obeys_none_unless_it_is_asked_to(cluster: Cluster) -> None:
+    said = b"plain \xc3\xa9\n\x1b[31mred\x1b[2J\n\xc2\x9bH\x07 a\rb\n\xff\n"
+    path = cluster.folder / "said"
+    path.write_bytes(said)
+    cluster.add_shell("paints", f"cat {path}")
+    cluster.start("a")
+    (run_id,) = cluster.enqueue("paints")
+    assert cluster.wait_for_end(run_id) == {"succeeded"}
+
+    assert read_logs(cluster, run_id) == said
+    shown = b"plain \xc3\xa9\n\\x1b[31mred\\x1b[2J\n\\x9bH\\x07 a\\x0db\n\\xff\n"
+    assert read_logs(cluster, run_id, at_terminal=True) == shown
+    assert read_logs(cluster, run_id, "-f", at_terminal=True) == shown
+    assert read_logs(cluster, run_id, "--raw", at_terminal=True) == said
+    assert read_logs(cluster, run_id, "--search", "red") == b"\x1b[31mred\x1b[2J\n"
+    assert read_logs(cluster, run_id, "--search", "red", at_terminal=True) == b"\\x1b[31mred\\x1b[2J\n"
 
 
 def test_a_command_tells_its_progress_and_the_next_attempt_begins_from_its_checkpoint(cluster: Cluster) -> None:

@@ -44,6 +44,18 @@ def lines(*requests):
     connection.sendall("".join(request + chr(10) for request in requests).encode())
     file = connection.makefile()
     return [json.loads(file.readline()) for _ in requests]
+def busy():
+    from rota.execution import context
+    run, told, send = current_run(), [], context.report_progress
+    def report(*what):
+        told.append(what)
+        send(*what)
+    context.report_progress = report
+    began = time.monotonic()
+    for n in range(20000): run.progress(n / 20000, "half" if n < 10000 else "more")
+    seconds = time.monotonic() - began
+    run.progress(1.0, "more")
+    return [len(told), seconds, told[-1][0], len({message for _, message in told})]
 def track(go):
     for item in current_run().track([1, 2, 3, 4], message="items"):
         if item == 4: wait(go)
@@ -112,6 +124,16 @@ def test_progress_and_checkpoint_are_told_while_it_runs_and_the_checkpoint_with_
     (folder / "go").touch()
     outcome = harness.ended(order)
     assert json.loads(outcome.result or "") == json.loads(outcome.checkpoint or "") == {"page": 3}
+
+
+def test_of_progress_that_is_told_in_a_loop_ten_a_second_leave_the_job_and_the_last(
+    harness: Harness, call: Any
+) -> None:
+    outcome = harness.ended(call("busy"))
+
+    count, seconds, last, messages = json.loads(outcome.result or "")
+    assert (last, messages) == (1.0, 2)  # each message is told
+    assert count <= seconds / 0.1 + 4
 
 
 def test_an_attempt_begins_with_the_checkpoint_of_an_earlier_one(harness: Harness, call: Any) -> None:
