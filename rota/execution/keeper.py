@@ -23,6 +23,7 @@ from rota.execution.attempt import (
     CALL,
     FOREVER,
     LOOK,
+    MEMORY_KILLS_SECONDS,
     NURSERY_LOOKS_EVERY_SECONDS,
     REPORT_AFTER_SECONDS,
     REPORT_SECONDS,
@@ -37,6 +38,7 @@ from rota.execution.attempt import (
 from rota.execution.control import CONTROL_FOLDER
 from rota.execution.guardian import JOURNAL_AGAIN_SECONDS, JOURNAL_TRIES_MAX, traceback_to_log
 from rota.execution.journal import write_end
+from rota.execution.limits import count_memory_kills, say_memory_kills
 from rota.execution.linux import boottime, sweep_children
 from rota.execution.output import Capture
 from rota.execution.spawn import Birth, fork_job, read_report
@@ -108,6 +110,9 @@ class Keeper:
         self._is_retired = False
         self._free_at = 0.0  # its loop was seen to turn
         self._ask_at = FOREVER
+        # How often the kernel had killed for want of memory at the last two looks, as a guardian keeps it.
+        self._memory_kills = [count_memory_kills()]
+        self._memory_kills_at = boottime()
         self._control_path = f"{post.folder}/{CONTROL_FOLDER}/{post.name}"
 
     def serve(self) -> None:
@@ -303,6 +308,9 @@ class Keeper:
         return max(0.0, first - now)
 
     def _keep_time(self, now: float) -> None:
+        if now >= self._memory_kills_at + MEMORY_KILLS_SECONDS:
+            self._memory_kills = [*self._memory_kills[-1:], count_memory_kills()]
+            self._memory_kills_at = now
         overdue: list[_Run] = []
         for run in self._runs.values():
             if now >= run.kill_at:
@@ -407,7 +415,7 @@ class Keeper:
                     self._read_executor(message, blob)
             executor.close()
         self._is_over = True
-        how = f"{why}, {_say_status(status)}" if by_itself else why
+        how = f"{why}, {_say_status(status)}{self._say_memory_kills(status)}" if by_itself else why
         if by_itself and not self._has_spoken:
             self._fault = f"{how}, before it was ready; see {LOG_NAME} in the worker's folder"
         for run in list(self._runs.values()):
@@ -416,6 +424,12 @@ class Keeper:
         if not self._is_retired:
             self._is_retired = True
             self._worker.send({"op": "retire", "why": how})
+
+    def _say_memory_kills(self, status: int) -> str:
+        before, now = self._memory_kills[0], count_memory_kills()
+        if before is None or now is None or now == before or os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
+            return ""
+        return f" {say_memory_kills(now - before)}"
 
     def _end_of_killed(self, run: _Run, how: str) -> Message:
         if self._fault is not None:

@@ -143,8 +143,7 @@ def explain_end(
         if number == signal.SIGXCPU or (code == -signal.SIGKILL and is_late):
             return "CpuLimit", f"it used {cpu_seconds:.1f} s, and cpu_max is {cpu_max:g} s"
     if number == signal.SIGKILL and memory_kills:
-        killed = f"{memory_kills} process{'es' if memory_kills > 1 else ''}"
-        return "OutOfMemory", f"killed while the kernel killed {killed} for want of memory; {peak}"
+        return "OutOfMemory", f"killed {say_memory_kills(memory_kills)}; {peak}"
     remarks: list[str] = []
     if code == -signal.SIGKILL:
         guess = " that may have been the kernel, for want of memory;" if memory_kills is None else ""
@@ -155,6 +154,11 @@ def explain_end(
         were = "process that it left was" if leftovers == 1 else "processes that it left were"
         remarks.append(f"processes_max is {count}" + (f", and {leftovers} {were} killed" if leftovers else ""))
     return None, "; ".join(remarks) or None
+
+
+def say_memory_kills(count: int) -> str:
+    """Say that the kernel has killed so many processes of this machine meanwhile."""
+    return f"while the kernel killed {count} process{'es' if count > 1 else ''} for want of memory"
 
 
 def say_bytes(size: int) -> str:

@@ -209,3 +209,7 @@ def ask_elsewhere() -> str:
     thread.start()
     thread.join()
     return found[0]
+
+
+def eat(size: int) -> int:
+    return len(bytearray(size))

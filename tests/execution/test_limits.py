@@ -15,6 +15,7 @@ import pytest
 
 from rota.execution.limits import CPU_GRACE_SECONDS
 from tests.execution.harness import Harness
+from tests.execution.test_executors import executor_of, run
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to become another user")
 MIB = 1024 * 1024
@@ -162,6 +163,17 @@ def test_a_job_that_the_kernel_kills_for_want_of_memory_is_told_apart(harness: H
     peak = f"its memory peaked at {outcome.memory_bytes_max / MIB:.1f} MiB"
     assert outcome.error_message == f"killed while the kernel killed 1 process for want of memory; {peak}"
     assert (in_shell.exit_code, in_shell.error_type) == (128 + signal.SIGKILL, "OutOfMemory")
+
+
+def test_so_is_an_executor_process(harness: Harness, small_cgroup: Path) -> None:
+    pid = executor_of(harness, "thread")
+    (small_cgroup / "cgroup.procs").write_text(str(pid))
+
+    outcome = run(harness, "thread", "eat", {"size": 1 << 28})
+
+    assert (outcome.ended, outcome.error_type) == ("lease_over", "ExecutorLost")
+    killed = "killed by signal 9 while the kernel killed 1 process for want of memory"
+    assert outcome.error_message == f"its executor process ended, {killed}"
 
 
 FORK_BOMB = "bomb() { while :; do bomb & done; }; bomb"  # a shell that cannot fork ends, with 2
