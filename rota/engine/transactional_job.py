@@ -23,6 +23,10 @@ from rota.store.transaction import JobTransaction, Undone, run_on, run_statement
 SQL = "--sql"
 
 
+class Stopped(Exception):
+    """The callable has returned because it is being stopped: its work is not done."""
+
+
 def main(target: str) -> int:
     """Carry out ``target``, and give the process's exit status."""
     facts = json.loads(read_database())
@@ -75,6 +79,8 @@ def _within(facts: dict[str, Any], work: Callable[[JobTransaction], object], tar
     try:
         try:
             result = _masked(python_job.encode_result(target, work(transaction)), facts["mask"])
+            if context.has_heard_stop():
+                raise Stopped("it was told that it is being stopped, so nothing of what it wrote is kept")
         except Exception as error:
             undone = None if isinstance(error, Undone) else transaction.find_trouble(error)
             if undone is not None:

@@ -402,10 +402,13 @@ def end_of(outcome: Outcome, pid: int | None = None) -> End:
         except RotaError as error:
             kind, result, error_type, error_message = "bad_result", None, type(error).__name__, str(error)
     retry_after_seconds = None
-    if kind == "exited" and (wish := read_wish(outcome.error_type)) is not None:
+    wish = read_wish(outcome.error_type)
+    if kind == "exited" and wish is not None:
         kind, error_type = _WISHES.get(wish[0], ("exception", "Retry"))
         if wish[1] is not None and 0 <= wish[1] <= DURATION_SECONDS_MAX:  # else after the delay of its job
             retry_after_seconds = wish[1]
+    elif wish is not None and outcome.ended != "exited":
+        error_type = None  # its process was stopped, or killed, before it had ended as it wished
     elif kind == "exited" and outcome.error_type is not None:  # told by a callable, whatever its exit code
         kind = {"NoResult": "no_result", "BadResult": "bad_result"}.get(outcome.error_type, "exception")
     return End(

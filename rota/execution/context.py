@@ -148,12 +148,16 @@ class CurrentRun:
         is_stopped = why_stopping() is not None
         if _has_term and not is_stopped:
             why_stopping()  # TERM came between the two; the guardian is to know that this job was told
-        return is_stopped or _has_term
+        if is_stopped or _has_term:
+            _note_heard()
+            return True
+        return False
 
 
 _last_progress = LastTold()
 _connections: list[Callable[[], Connection]] = []
 _has_term = False
+_has_heard_stop = False
 
 
 def _last_told() -> LastTold:
@@ -164,6 +168,16 @@ def _last_told() -> LastTold:
 def _note_term(number: int, frame: FrameType | None) -> None:
     global _has_term
     _has_term = True
+
+
+def _note_heard() -> None:
+    global _has_heard_stop
+    _has_heard_stop = True
+
+
+def has_heard_stop() -> bool:
+    """Tell whether the code of this process has asked whether it is being stopped, and was told so."""
+    return _has_heard_stop
 
 
 def offer_connection(connect: Callable[[], Connection]) -> None:

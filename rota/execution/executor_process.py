@@ -315,6 +315,7 @@ class Executor:
         ear = run.ear
         ended: Message = {"op": "ended", "claim_id": run.claim_id, "status": status, "has_begun": True}
         ended |= {"error": ear.error, "bases": ear.error_bases, "cpu_seconds": cpu_seconds}
+        ended["has_heard_stop"] = ear.has_heard_stop
         ended["has_result"] = ear.result is not None
         self.send(ended, ear.result or b"")
 

@@ -509,7 +509,8 @@ def _end_of(run: _Run, message: Message, result: bytes) -> Message:
     """Describe the end that the executor has told of a run."""
     status: int = message["status"]
     end: Message = {"ended": "exited", "exit_code": status, "cpu_seconds": message.get("cpu_seconds")}
-    has_returned = status == 0 and message.get("has_result")
+    # One that has asked, and was told that it is being stopped, has left work undone, whatever it returns.
+    has_returned = status == 0 and message.get("has_result") and not message.get("has_heard_stop")
     if run.stop_why is not None and not has_returned:
         if not message["has_begun"] and run.stop_why in ("released", "lease_over"):
             return _not_begun("it was to be stopped")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, select, text
 
+from rota.store.interventions import cancel_run
 from rota.store.tables import node
 from rota.store.transaction import JobTransaction
 from tests.cluster.cluster import Cluster, descendants_of
@@ -86,6 +87,20 @@ def test_only_what_ends_well_is_kept(kept: Cluster, how: str, state: str, rows: 
 
     assert rows_of(kept, run_id) == rows
     assert told in kept.run(run_id).reason_text
+    assert worker.trouble() == []
+
+
+@pytest.mark.every_database
+def test_of_one_that_returns_because_it_is_told_to_stop_nothing_is_kept(kept: Cluster) -> None:
+    add(kept, "keep_when_stopped")
+    worker = kept.start("a", grace_seconds=20.0)
+    (run_id,) = kept.enqueue("keep_when_stopped")
+    kept.wait((kept.folder / "waits").exists, "it waits")
+
+    cancel_run(kept.database, run_id, actor="ann@desk")
+
+    assert kept.wait_for_end(run_id) == {"cancelled"}
+    assert rows_of(kept, run_id) == 0
     assert worker.trouble() == []
 
 

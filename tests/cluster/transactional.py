@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,16 @@ def keep_and(how: str) -> Any:
 def _wait_for(name: str) -> None:
     while not Path(os.environ["FOLDER"], name).exists():
         threading.Event().wait(0.02)
+
+
+def keep_when_stopped() -> None:
+    """Keep a row as soon as the run is to be stopped, and return."""
+    run = current_run()
+    assert not run.cancelled
+    Path(os.environ["FOLDER"], "waits").touch()
+    while not run.cancelled:
+        time.sleep(0.01)
+    run.connection.execute(KEEP, {"run_id": run.run_id, "n": 0, "attempt": run.attempt})
 
 
 def keep_when_told() -> None:

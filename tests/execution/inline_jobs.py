@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import logging
 import os
 import sys
@@ -213,3 +214,19 @@ def ask_elsewhere() -> str:
 
 def eat(size: int) -> int:
     return len(bytearray(size))
+
+
+def leave_thread(began: str, until: str) -> str:
+    """Go on until the run is to be stopped, and return then."""
+    _say(began)
+    while not current_run().cancelled:
+        time.sleep(0.01)
+    return until
+
+
+async def leave_async(began: str, until: str) -> str:
+    _say(began)
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(1000)
+    assert current_run().cancelled
+    return until

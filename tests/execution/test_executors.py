@@ -295,6 +295,23 @@ def test_a_run_that_obeys_is_stopped_and_no_other_notices(harness: Harness, kind
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("why", ["cancelled", "timeout"])
+def test_a_run_that_was_told_that_it_is_stopped_has_been_whatever_it_returns(
+    harness: Harness, kind: str, why: str
+) -> None:
+    values: dict[str, Any] = {"timeout_seconds": 0.1} if why == "timeout" else {}
+    told = Waiting(harness, kind, target=f"leave_{kind}", **values)
+    pid = told.pid()
+
+    if why == "cancelled":
+        harness.crew.stop(told.order.claim_id, "cancelled", 10.0)
+    outcome = harness.ended(told.order)
+
+    assert outcome.ended == why
+    assert executor_of(harness, kind) == pid
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("why", ["cancelled", "timeout"])
 def test_a_run_that_ignores_its_stop_ends_when_its_process_is_killed_which_waits_for_the_others(
     harness: Harness, kind: str, why: str
 ) -> None:

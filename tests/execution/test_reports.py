@@ -215,6 +215,19 @@ def test_an_end_that_is_none_is_refused_and_the_job_ends_as_it_does(
     assert (outcome.ended, outcome.exit_code, outcome.error_type) == ("exited", 0, None)
 
 
+def test_a_stop_that_comes_before_the_end_that_was_chosen_goes_first(folder: Path, harness: Harness) -> None:
+    (folder / "tell.py").write_text(TELL_LINE)
+    tell = f'{sys.executable} {folder}/tell.py \'{{"op": "skip", "message": "nothing new"}}\''
+    order = harness.start("sh", "-c", f"{tell}; touch {folder}/told; exec sleep 1000")
+    harness.started(order)
+    wait_until((folder / "told").exists, "it has told")
+
+    harness.crew.stop(order.claim_id, "cancelled", 10.0)
+
+    end = end_of(harness.ended(order))
+    assert (end.kind, end.error_type, end.error_message) == ("cancelled", None, "nothing new")
+
+
 def test_going_through_items_tells_how_many_are_done(folder: Path, harness: Harness, call: Any) -> None:
     order = call("track", str(folder / "go"))
 
