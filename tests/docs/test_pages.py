@@ -77,6 +77,16 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert broken == []
 
 
+def test_the_unit_for_systemd_leaves_jobs_alone_and_lets_them_find_rota() -> None:
+    text = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
+    unit = text[text.index("[Service]") : text.index("[Install]")].splitlines()
+
+    assert "KillMode=process" in unit  # the usual one kills guardians and jobs with their worker
+    program = next(line.partition("=")[2] for line in unit if line.startswith("ExecStart=")).split()[0]
+    paths = next(line.rpartition("=")[2] for line in unit if line.startswith("Environment=PATH="))
+    assert str(Path(program).parent) in paths.split(":")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_test_that_a_page_names_is_there(page: Path) -> None:
     named = set(re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8")))

@@ -263,6 +263,22 @@ def test_code_that_was_changed_is_imported_anew_and_what_runs_goes_on_with_the_o
     wait_until(lambda: harness.crew.poll(0) or not is_alive(old_pid), "the old process has left")
 
 
+def test_a_process_that_has_grown_is_renewed(harness: Harness) -> None:
+    pid = executor_of(harness, "thread")
+    assert result_of(run(harness, "thread", "hoard", {"size": 280 << 20})) == pid
+
+    pids = {executor_of(harness, "thread") for _ in range(101)}  # one run in a hundred looks
+
+    assert len(pids - {pid}) == 1
+    assert any("its memory grew by" in note for note in harness.crew.take_notes())
+
+    def is_gone() -> bool:
+        harness.crew.poll(0.01)
+        return not is_alive(pid)
+
+    wait_until(is_gone, "the grown one leaves")
+
+
 def test_an_asynchronous_run_has_ended_when_its_tasks_and_calls_in_threads_have(harness: Harness) -> None:
     path = harness.folder.parent
 

@@ -7,8 +7,16 @@ from typing import Any
 import pytest
 
 from rota.errors import Conflict
+from rota.model.run import Claim
+from rota.store.endings import rescue_runs
 from rota.store.interventions import freeze_run, thaw_run
-from tests.store.ledger import Ledger
+from rota.store.leases import renew_claims
+from tests.clock import Clock
+from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of
+
+
+def frozen(ledger: Ledger, claim: Claim) -> frozenset[str]:
+    return renew_claims(ledger.database, identity_of("a"), [claim.claim_id], LEASE_SECONDS).frozen
 
 
 @pytest.mark.parametrize(
@@ -32,6 +40,20 @@ def test_a_transaction_that_keeps_all_others_from_writing_is_not_frozen(
         freeze_run(ledger.database, run_id, actor="ann@desk")
 
     assert ledger.run(run_id).freeze_asked_at is None
+
+
+def test_another_attempt_of_a_frozen_run_is_not_frozen(ledger: Ledger, clock: Clock) -> None:
+    claim = ledger.start_one()
+    freeze_run(ledger.database, claim.run_id, actor="ann@desk")
+    assert frozen(ledger, claim) == {claim.claim_id}
+
+    clock.advance(seconds=LEASE_SECONDS + 1)
+    rescue_runs(ledger.database, rescuer="b")
+    again = ledger.claim_one("b")
+
+    assert (again.run_id, frozen(ledger, again), ledger.run(again.run_id).freeze_asked_at) == (
+        claim.run_id, frozenset(), None,
+    )  # fmt: skip
 
 
 def test_statements_on_another_connection_may_be_frozen(ledger: Ledger) -> None:
