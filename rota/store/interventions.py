@@ -163,11 +163,12 @@ def _why_not_freeze(connection: Connection, row: Row[Any], *, one_writer: bool) 
             f"shares its process with others (executor {how.executor}), so it cannot be frozen: "
             f"cancel it with `rota run cancel {row.id}`, or give its job executor process"
         )
-    is_own = row.delivery == Delivery.TRANSACTIONAL.value or (how is not None and how.connection == OWN_CONNECTION)
-    if one_writer and is_own:
+    # In its last moments a transactional job holds its run's row, for which the renewals of its node would wait.
+    is_own = how is not None and how.connection == OWN_CONNECTION
+    if row.delivery == Delivery.TRANSACTIONAL.value or (one_writer and is_own):
         return (
-            "may be in a transaction of Rota's own database, and on SQLite nobody else writes meanwhile: frozen, it "
-            f"would take all leases with it; cancel it with `rota run cancel {row.id}`"
+            "may be in a transaction of Rota's own database, and frozen it would hold what it has locked: others would "
+            f"lose their leases by that; cancel it with `rota run cancel {row.id}`"
         )
     return None
 
