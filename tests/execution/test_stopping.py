@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from mmap import mmap
 from pathlib import Path
 
 import pytest
 
+from rota.execution.attempt import SLOT, Attempt, Post
 from rota.execution.linux import boottime
-from tests.execution.harness import ROOT, Harness, is_alive, wait_until
+from rota.execution.order import order_message
+from tests.execution.harness import ROOT, Harness, is_alive, make_order, wait_until
 
 STUBBORN = "trap '' TERM; echo ready; while :; do sleep 0.05; done"
 
@@ -242,3 +245,15 @@ def test_a_callable_that_has_returned_when_it_is_stopped_is_not_done_again(
     outcome = harness.ended(order)
 
     assert (outcome.ended, outcome.exit_code, outcome.result) == (ended, exit_code, '"done"')
+
+
+def test_the_clock_is_read_again_soon_however_far_ahead_the_lease_ends(folder: Path) -> None:
+    """What it waits for is counted by a clock that stands still while the host sleeps; its limits are not."""
+    order = make_order("true", lease_seconds=1000.0, timeout_seconds=900.0)
+    slot, wake = mmap(-1, SLOT.size), os.open(os.devnull, os.O_WRONLY)
+    post = Post(str(folder), "one", nofile=(64, 64), output_bytes_max=1, slot=slot, wake=wake)
+
+    attempt = Attempt(order_message(order, None), b"", post, str(folder / "control"))
+
+    assert 0 < attempt._wait_seconds(boottime()) <= 5.0
+    os.close(wake)
