@@ -125,12 +125,11 @@ def _load(door: Door, url: str) -> None:
     from rota.client import schema
 
     schema.upgrade(url)
-    # The database's clock decides what is late, also here.
-    now = door.rota.database.now()
     for name, _, job, schedule in DEMO:
         door.rota.jobs.add(name, if_exists="update", **job)
         at = schedule.get("at")
-        timing = {"at": now + at} if at is not None else {}
+        # The database's clock decides what is late, also here; asked each time, since adding may take long.
+        timing = {"at": door.rota.database.now() + at} if at is not None else {}
         door.rota.schedules.add(name, name, if_exists="update", **(schedule | timing))
 
 
