@@ -522,10 +522,13 @@ class Attempt:
             return
         if self._is_to_freeze:
             self.freeze()
-        if self._stop_why is None:
-            if now >= self._lease_term_at():
+        is_lease_over = now >= self._lease_term_at()
+        if self._stop_why is None and (is_lease_over or now >= self._limit_at()):
+            if self._has_ended_unseen():
+                return
+            if is_lease_over:
                 self._begin_stop("lease_over", self._lease_kill_at())
-            elif now >= self._limit_at():
+            else:
                 self._begin_stop(self._limited_by, now + self._grace_seconds)
         if now >= self._kill_at or (now >= self._lease_kill_at() and not self._is_killed):
             self._signal_group(signal.SIGKILL)
@@ -534,6 +537,10 @@ class Attempt:
                 self._killed_in_cgroup = max(self._killed_in_cgroup, self._cgroup.kill_rest() - 1)
             self._is_killed = True
             self._kill_at = now + KILL_AGAIN_SECONDS
+
+    def _has_ended_unseen(self) -> bool:
+        # This process may have been stopped since it looked: what ended before its time was up was in time.
+        return self.pidfd >= 0 and not self._leader_ended and _is_over(self.pidfd)
 
     def renew(self, deadline: float) -> None:
         """Take a later end of the lease into account. A stop that has begun goes on."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import subprocess
 import sys
 from mmap import mmap
 from pathlib import Path
@@ -256,4 +258,23 @@ def test_the_clock_is_read_again_soon_however_far_ahead_the_lease_ends(folder: P
     attempt = Attempt(order_message(order, None), b"", post, str(folder / "control"))
 
     assert 0 < attempt._wait_seconds(boottime()) <= 5.0
+    os.close(wake)
+
+
+def test_a_guardian_that_was_held_up_stops_nothing_that_ended_before_its_time_was_up(folder: Path) -> None:
+    """Stopped between its look at the process and its look at the clock, it sees the lease over first."""
+    order = make_order("true", lease_seconds=10.0, timeout_seconds=5.0)
+    slot, wake = mmap(-1, SLOT.size), os.open(os.devnull, os.O_WRONLY)
+    post = Post(str(folder), "one", nofile=(64, 64), output_bytes_max=1, slot=slot, wake=wake)
+    attempt = Attempt(order_message(order, None), b"", post, str(folder / "control"))
+    process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    attempt.pid, attempt.pidfd = process.pid, os.pidfd_open(process.pid)
+    process.kill()
+    select.select([attempt.pidfd], [], [])
+
+    attempt._keep_time(boottime() + 1000)
+
+    assert attempt._stop_why is None
+    process.wait()
+    os.close(attempt.pidfd)
     os.close(wake)
