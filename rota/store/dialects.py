@@ -217,8 +217,8 @@ POSTGRESQL = Dialect(
         "set time zone 'UTC'",
         "set lock_timeout = '10s'",
         "set statement_timeout = '60s'",
-        # A machine that vanished in the middle of a transaction would keep its rows locked for hours.
-        "set idle_in_transaction_session_timeout = '60s'",
+        # A machine that froze or vanished in the middle of a transaction keeps its rows locked, and all others waiting.
+        "set idle_in_transaction_session_timeout = '5s'",
     ),
     # A job may take its time. That it was killed, or its machine vanished, the server finds out by looking.
     on_connect_of_job=(
@@ -255,9 +255,10 @@ MYSQL = Dialect(
         "set session transaction isolation level read committed",
         "set session time_zone = '+00:00'",
         "set session sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO'",
-        "set session innodb_lock_wait_timeout = 10",
+        # The second one as for PostgreSQL. MySQL has none, and takes it for a comment.
+        "set session innodb_lock_wait_timeout = 10 /*M! , session idle_transaction_timeout = 5 */",
     ),
-    on_connect_of_job=("set session innodb_lock_wait_timeout = 50",),
+    on_connect_of_job=("set session innodb_lock_wait_timeout = 50 /*M! , session idle_transaction_timeout = 0 */",),
     connect_args_of_job={"read_timeout": None, "write_timeout": None},
     begin_write="start transaction",
     # https://mariadb.com/kb/en/sql-statements-that-cause-an-implicit-commit/, but for those on temporary tables

@@ -180,6 +180,32 @@ def make_deadlock(database: Database, pauses: Pauses, times: int) -> Any:
     return work
 
 
+def test_what_a_frozen_node_has_locked_is_let_go_and_its_work_is_done_again(
+    database: Database, database_kind: str, database_url: str
+) -> None:
+    if database_kind not in ("postgresql", "mariadb"):
+        pytest.skip("no other server ends the transaction of a client that says nothing")
+    tries: list[bool] = []
+
+    def freezes(connection: Connection) -> None:
+        connection.execute(INSERT, {"name": "frozen"})
+        if not tries:
+            tries.append(True)
+            thread.start()
+            thread.join(30)  # as if stopped, until the other one has got what is locked here
+            tries.append(names(other) == ["frozen"])
+        connection.execute(INSERT, {"name": "thawed"})
+
+    other = Database(database_url)
+    thread = threading.Thread(target=add, args=(other, "frozen"), kwargs={"repeatable": True})
+    with pytest.raises(IntegrityError):  # the second try finds the name taken
+        database.write(freezes, repeatable=True)
+
+    assert tries == [True, True]
+    assert names(database) == ["frozen"]
+    other.close()
+
+
 def test_a_deadlock_is_answered_by_doing_the_whole_again(database: Database, pauses: Pauses) -> None:
     assert database.write(make_deadlock(database, pauses, 3), repeatable=False) == 4
 
