@@ -137,9 +137,7 @@ def _argv(claim: Claim, settings: NodeSettings) -> tuple[str, ...]:
         case "call":
             if claim.environment is None:
                 return argv_for_call(claim.target, settings.python)
-            return argv_for_environment(
-                claim.target, interpreter_of(claim, settings), claim.environment.spelled, claim.environment.python_path
-            )
+            return argv_for_environment(claim.target, interpreter_of(claim, settings), claim.environment.spelled)
         case "shell":
             return argv_for_shell(claim.target, claim.variables.get("SHELL", "/bin/sh"))
         case "command":
@@ -149,10 +147,11 @@ def _argv(claim: Claim, settings: NodeSettings) -> tuple[str, ...]:
 
 
 def _needs(claim: Claim) -> tuple[str, ...]:
-    """Return what of its environment must be there. The process of a callable looks for itself, and says more."""
-    if claim.environment is None or claim.kind not in {"command", "shell"}:
+    """Return what of its environment must be there; a callable's interpreter is missed when it is executed."""
+    if claim.environment is None:
         return ()
-    return (claim.environment.interpreter or "", *claim.environment.python_path)
+    interpreter = "" if claim.kind == "call" else claim.environment.interpreter or ""
+    return (interpreter, *claim.environment.python_path)
 
 
 def _command(claim: Claim) -> tuple[str, ...]:

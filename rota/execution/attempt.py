@@ -26,7 +26,7 @@ import struct
 from rota.execution.cgroup import Cgroup, Usage, name_for, say_without
 from rota.execution.control import Control
 from rota.execution.limits import (
-    count_memory_kills,
+    MemoryKills,
     explain_end,
     read_disk_bytes,
     read_own_cpu_seconds,
@@ -52,7 +52,6 @@ DRAIN_SECONDS_MAX = 0.5  # output still in a pipe that somebody outside the job'
 KILL_AGAIN_SECONDS = 1.0
 NURSERY_LOOKS_EVERY_SECONDS = 1.0
 STAND_IN_SECONDS = 10.0  # what a stand-in may need from its start to its first renewal, on a machine that is busy
-MEMORY_KILLS_SECONDS = 60.0
 
 STREAMS = ("stdout", "stderr")
 FOREVER = float("inf")
@@ -145,10 +144,7 @@ class Attempt:
         self._limits: dict[str, Any] = order.get("limits") or {}
         self._secrets: dict[str, str] = order.get("secrets") or {}
         self._mask = Mask(self._secrets.values()) if self._secrets else None
-        # How often the kernel had killed for want of memory: looked at anew now and then, so that what happened to
-        # others days ago is not taken for the end of this job. Two looks, since the kill may lie before the last.
-        self._memory_kills: list[int | None] = []
-        self._memory_kills_at = 0.0
+        self._memory_kills = MemoryKills(boottime())
         self.cold_because: str | None = order.get("cold_because")  # why it was not started from a warm parent
         self._warm: WarmBirth | None = None
         self._warm_give_up_at = FOREVER  # waiting for its parent
@@ -174,7 +170,6 @@ class Attempt:
             self._refuse("LeaseOver", "the lease was about to end before the job could be started")
             return
         self._publish_deadline(now)
-        self._look_at_memory_kills(now)
         if self._post.cgroups:
             self._make_cgroup()
         try:
@@ -509,13 +504,8 @@ class Attempt:
         first = min(first, self._warm_give_up_at)
         return max(0.0, min(WAIT_SECONDS_MAX, first - now))
 
-    def _look_at_memory_kills(self, now: float) -> None:
-        self._memory_kills = [*self._memory_kills[-1:], count_memory_kills()]
-        self._memory_kills_at = now
-
     def _keep_time(self, now: float) -> None:
-        if now >= self._memory_kills_at + MEMORY_KILLS_SECONDS:
-            self._look_at_memory_kills(now)
+        self._memory_kills.look(now)
         if self._is_at_gate():
             if now >= self._lease_term_at():
                 self._abandon_at_gate()
@@ -830,7 +820,6 @@ class Attempt:
         code = end["exit_code"] if end["signal"] is None else -end["signal"]
         if not code and end["ended"] == "exited":
             return
-        before, now = self._memory_kills[0], count_memory_kills()
         own = None if self._usage is None else self._usage.memory_kills  # of this job, not of this machine
         kind, sentence = explain_end(
             code if end["ended"] != "timeout" else 0,
@@ -838,7 +827,7 @@ class Attempt:
             cpu_seconds=cpu_seconds[0],
             own_cpu_seconds=cpu_seconds[1],
             memory_bytes_max=memory_bytes_max,
-            memory_kills=own if own is not None else None if before is None or now is None else now - before,
+            memory_kills=own if own is not None else self._memory_kills.count(),
             leftovers=leftovers,
         )
         end["error_type"], end["error_message"] = kind, sentence

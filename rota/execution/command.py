@@ -31,9 +31,9 @@ def argv_with_database(target: str, python: str = sys.executable) -> tuple[str, 
     return (python, "-P", "-m", "rota.engine.transactional_job", target)
 
 
-def argv_for_environment(target: str, interpreter: str, environment: str, folders: Sequence[str]) -> tuple[str, ...]:
+def argv_for_environment(target: str, interpreter: str, environment: str) -> tuple[str, ...]:
     """Build the command that calls ``target`` in an environment, whose Python may be another and know no Rota."""
-    return (interpreter, RUNNER_PATH, target, environment, *folders)
+    return (interpreter, RUNNER_PATH, target, environment)
 
 
 def argv_for_warm_parent(argv: Sequence[str], *numbers: int) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Guardians: each watches one attempt at a time, outlives its worker, and gives the end to whoever takes it.
 
 Invariant: an end is kept, in memory and after a second on disk, until a worker has acknowledged that it is committed.
-Any error of sending means "no worker now", and never costs the outcome. Forked by the nursery, which runs ``guard``.
+Any error of sending means "no worker now", and never costs the outcome. Forked by the nursery, which runs ``serve``.
 One thread, few imports, no database.
 """
 
@@ -30,11 +30,6 @@ ALONE_SECONDS = 1.0  # what a worker that is started again may need to come back
 CALL_AGAIN_SECONDS = 5.0
 SILENCE_SECONDS_MIN = 5.0  # a worker that is only late shall not be left
 DOOR_AGAIN_SECONDS = 1.0
-
-
-def guard(worker: Channel, post: Post) -> None:
-    """Serve attempts until the worker closes the connection."""
-    Guardian(worker, post).serve()
 
 
 def traceback_to_log() -> None:

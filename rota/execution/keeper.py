@@ -7,8 +7,8 @@ Invariants: no code of a run is executed beyond its lease, whoever else is alive
 nursery too, which kills should this process be stopped; only an executor that answers is renewed for. A run that does
 not end when it is to be stopped costs the others nothing, as long as they can end: the executor gets no new runs, and
 is killed when only such are left. No end is told while the run's code may still be executed. Ends that the worker has
-not acknowledged when it goes are written to disk. Forked by the nursery, which runs ``keep``; few imports, no database.
-Long, since a run, its process and the worker are one state seen from three sides.
+not acknowledged when it goes are written to disk. Forked by the nursery, which runs ``serve``; few imports, no
+database. Long, since a run, its process and the worker are one state seen from three sides.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from rota.execution.attempt import (
     CALL,
     FOREVER,
     LOOK,
-    MEMORY_KILLS_SECONDS,
     NURSERY_LOOKS_EVERY_SECONDS,
     REPORT_AFTER_SECONDS,
     REPORT_SECONDS,
@@ -38,7 +37,7 @@ from rota.execution.attempt import (
 from rota.execution.control import CONTROL_FOLDER
 from rota.execution.guardian import JOURNAL_AGAIN_SECONDS, JOURNAL_TRIES_MAX, traceback_to_log
 from rota.execution.journal import write_end
-from rota.execution.limits import count_memory_kills, say_memory_kills
+from rota.execution.limits import MemoryKills, say_memory_kills
 from rota.execution.linux import boottime, sweep_children
 from rota.execution.output import Capture
 from rota.execution.spawn import Birth, fork_job, read_report
@@ -53,11 +52,6 @@ LOG_BYTES_MAX = 1024 * 1024  # it begins anew above that
 LEAVE_SECONDS_MAX = 2.0  # for the exit hooks of an executor that nobody needs any more
 ASK_SECONDS = 1.0  # while a run that was to be stopped has not ended
 EXECUTOR_LOST = "ExecutorLost"  # the error type of a run that was stopped or killed because of others, or of its lease
-
-
-def keep(worker: Channel, post: Post) -> None:
-    """Keep one executor process until the worker closes the connection."""
-    Keeper(worker, post).serve()
 
 
 class _Run:
@@ -110,9 +104,7 @@ class Keeper:
         self._is_retired = False
         self._free_at = 0.0  # its loop was seen to turn
         self._ask_at = FOREVER
-        # How often the kernel had killed for want of memory at the last two looks, as a guardian keeps it.
-        self._memory_kills = [count_memory_kills()]
-        self._memory_kills_at = boottime()
+        self._memory_kills = MemoryKills(boottime())
         self._control_path = f"{post.folder}/{CONTROL_FOLDER}/{post.name}"
 
     def serve(self) -> None:
@@ -308,9 +300,7 @@ class Keeper:
         return max(0.0, first - now)
 
     def _keep_time(self, now: float) -> None:
-        if now >= self._memory_kills_at + MEMORY_KILLS_SECONDS:
-            self._memory_kills = [*self._memory_kills[-1:], count_memory_kills()]
-            self._memory_kills_at = now
+        self._memory_kills.look(now)
         overdue: list[_Run] = []
         for run in self._runs.values():
             if now >= run.kill_at:
@@ -426,10 +416,10 @@ class Keeper:
             self._worker.send({"op": "retire", "why": how})
 
     def _say_memory_kills(self, status: int) -> str:
-        before, now = self._memory_kills[0], count_memory_kills()
-        if before is None or now is None or now == before or os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
+        count = self._memory_kills.count()
+        if not count or os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
             return ""
-        return f" {say_memory_kills(now - before)}"
+        return f" {say_memory_kills(count)}"
 
     def _end_of_killed(self, run: _Run, how: str) -> Message:
         if self._fault is not None:

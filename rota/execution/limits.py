@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Seconds between SIGXCPU, which ends a process unless it prepared for it, and SIGKILL.
 CPU_GRACE_SECONDS = 5
+MEMORY_KILLS_SECONDS = 60.0
 _IOPRIO_WHO_PROCESS = 1
 _IOPRIO_CLASS_SHIFT = 13
 # The number of ioprio_set(2), which has no function in the C library.
@@ -107,6 +108,29 @@ def become_groups(names: list[str]) -> None:
 def count_memory_kills() -> int | None:
     """Tell how often the kernel has killed a process of this machine for want of memory; None where it does not say."""
     return number_in(read_facts("/proc/vmstat"), b"\noom_kill ")
+
+
+class MemoryKills:
+    """How many processes of this machine the kernel has killed for want of memory lately: within a minute or two.
+
+    Looked at anew now and then, so that what happened to others days ago is not taken for the end of this job. Two
+    looks are kept, since the kill may lie before the last.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._seen = [count_memory_kills()]  # at the last two looks
+        self._at = now
+
+    def look(self, now: float) -> None:
+        """Look again when it is time; to be called often."""
+        if now >= self._at + MEMORY_KILLS_SECONDS:
+            self._seen = [self._seen[-1], count_memory_kills()]
+            self._at = now
+
+    def count(self) -> int | None:
+        """Count those since the last look but one; None where the kernel does not say."""
+        before, now = self._seen[0], count_memory_kills()
+        return None if before is None or now is None else now - before
 
 
 def read_disk_bytes(pid: int) -> tuple[int | None, int | None]:

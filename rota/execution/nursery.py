@@ -18,8 +18,8 @@ from mmap import mmap
 
 from rota.execution.attempt import CALL, SLOT, Post
 from rota.execution.cgroup import clear, kill
-from rota.execution.guardian import guard, traceback_to_log
-from rota.execution.keeper import keep
+from rota.execution.guardian import Guardian, traceback_to_log
+from rota.execution.keeper import Keeper
 from rota.execution.linux import (
     become_subreaper,
     boottime,
@@ -154,7 +154,6 @@ class Nursery:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._worker.close()
         os.close(self._wake_read)
-        serve = keep if name == "keeper" else guard
         post = Post(
             self._folder,
             f"{os.getpid()}-{os.urandom(4).hex()}",
@@ -164,7 +163,8 @@ class Nursery:
             wake=self._wake_write,
             cgroups=self._cgroups,
         )
-        _be(name, lambda: serve(Channel(socket.socket(fileno=descriptor)), post))
+        kind = Keeper if name == "keeper" else Guardian
+        _be(name, lambda: kind(Channel(socket.socket(fileno=descriptor)), post).serve())
 
     def _reap(self) -> None:
         """Reap the dead, and kill what has become our child without being a guardian: orphans of a dead one."""

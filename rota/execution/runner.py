@@ -1,7 +1,7 @@
 """The process of a Python callable in an environment of its own: lends it Rota's part, then is ``python_job``.
 
-Run by path under the environment's interpreter: ``INTERPRETER .../runner.py TARGET ENVIRONMENT FOLDER...``, with the
-folders in PYTHONPATH too; or ``INTERPRETER .../runner.py --warm ...`` to be the warm parent of such jobs. Invariant: of
+Run by path under the environment's interpreter: ``INTERPRETER .../runner.py TARGET ENVIRONMENT``; or
+``INTERPRETER .../runner.py --warm ...`` to be the warm parent of such jobs. Invariant: of
 the worker's installation the package ``rota`` becomes importable, and nothing else; it is this one whatever is
 installed there, since job and guardian must speak the same way. Written so that old Pythons, 2.7 among them, can read
 it and say that they are too old.
@@ -54,28 +54,21 @@ def refuse(sentence):
     connection.close()
 
 
-def find_fault(environment, folders):
-    # type: (str, list[str]) -> str | None
-    """Say why nothing can run in this environment; None when it can."""
-    advice = "correct the environment where it is registered"
-    if sys.version_info < PYTHON_MIN:
-        version = ".".join(str(part) for part in sys.version_info[:3])
-        wanted = ".".join(str(part) for part in PYTHON_MIN)
-        has = "the interpreter " + sys.executable + " of environment " + environment + " is Python " + version
-        return has + ", and Python jobs need " + wanted + " or later: " + advice + ", or run it as a command"
-    for folder in folders:
-        if not os.path.exists(folder):
-            gone = "folder " + repr(folder) + " of environment " + environment + " is not there"
-            return gone + ": put it back, or " + advice
-    return None
+def refuse_old_python(environment):
+    # type: (str) -> None
+    """Say that no Python job can run under this interpreter."""
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    wanted = ".".join(str(part) for part in PYTHON_MIN)
+    has = "the interpreter " + sys.executable + " of environment " + environment + " is Python " + version
+    advice = "correct the environment where it is registered, or run it as a command"
+    refuse(has + ", and Python jobs need " + wanted + " or later: " + advice)
 
 
-def main(target, environment, folders):
-    # type: (str, str, list[str]) -> int
+def main(target, environment):
+    # type: (str, str) -> int
     """Be the process of ``target``, and give its exit status."""
-    fault = find_fault(environment, folders)
-    if fault is not None:
-        refuse(fault)
+    if sys.version_info < PYTHON_MIN:
+        refuse_old_python(environment)
         return 1
     from rota.execution import python_job
 
@@ -97,4 +90,4 @@ if __name__ in ("__main__", "__mp_main__") and sys.version_info >= PYTHON_MIN:
 if __name__ == "__main__" and sys.argv[1] == "--warm":
     be_warm_parent(sys.argv[2:])
 elif __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3:]))
+    sys.exit(main(sys.argv[1], sys.argv[2]))

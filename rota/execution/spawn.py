@@ -87,7 +87,6 @@ def fork_job(birth: Birth, report: int) -> int:
         die_with_parent(guardian_pid)
         birth.step = "limiting what it may use"
         set_limits(birth.limits)
-        _look_for(birth)
         birth.step = f"running {birth.argv[0]!r}"
         _exec(birth.argv, {**birth.environment, **birth.secrets})
     except BaseException as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
@@ -125,6 +124,7 @@ def set_up(birth: Birth) -> None:
     if birth.cwd is not None:
         birth.step = f"entering folder {birth.cwd!r}"
         os.chdir(birth.cwd)
+    _look_for(birth)
 
 
 def _look_for(birth: Birth) -> None:

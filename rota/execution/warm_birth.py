@@ -29,7 +29,7 @@ MARK = "ROTA_CONTROL"
 PLACEHOLDER = "-" * SOCKET_PATH_BYTES_MAX
 
 _STREAMS = ("stdin", "stdout", "stderr")
-_OUR_OWN = {*_STREAMS, "step", "argv", "secrets", "needs"}
+_OUR_OWN = {*_STREAMS, "step", "argv", "secrets"}
 
 
 class WarmEnd:

@@ -30,9 +30,8 @@ FRAME_BYTES_MAX = 48 * 1024 * 1024  # between our own processes: an order with i
 RESULT_BYTES_MAX = 1024 * 1024  # what a job may report, as JSON in UTF-8
 CONTROL_BYTES_MAX = RESULT_BYTES_MAX + 256 * 1024  # a frame from a job: its result, or its error with a traceback
 SOCKET_PATH_BYTES_MAX = 107
-WISH_MARK = (
-    "rota:"  # begins the error type of an attempt that is to end otherwise than well or badly; no exception has it
-)
+# Begins the error type of an attempt that is to end otherwise than well or badly; no exception has it.
+WISH_MARK = "rota:"
 SKIP_BYTES_MAX = 64 * 1024 * 1024  # a frame above the limit is read and thrown away up to here, to answer it
 
 _HEADER = struct.Struct("!II")

@@ -39,6 +39,19 @@ def shop(cluster: Cluster, version: str, **facts: Any) -> dict[str, Any]:
     return {"name": "shop", "version": version, "python_path": [str(folder)], **facts}
 
 
+def broken_shop(cluster: Cluster, what: str) -> dict[str, Any]:
+    """Describe an environment of which something is not there, or cannot be executed."""
+    facts = shop(cluster, "1")
+    gone, no_program = cluster.folder / "gone", cluster.folder / "python"
+    no_program.write_text("#!/bin/sh\n")  # which nobody may execute
+    facts |= {
+        "interpreter": {"interpreter": str(gone / "bin/python")},
+        "program": {"interpreter": str(no_program)},
+        "folder": {"python_path": [*facts["python_path"], str(gone)]},
+    }[what]
+    return facts
+
+
 def trouble(*workers: Worker) -> list[str]:
     """Return what went wrong, but for the finding that an environment is missing, where that is meant."""
     return [line for worker in workers for line in worker.trouble() if "has environment shop==2; a has" not in line]
@@ -139,15 +152,8 @@ def test_an_environment_that_a_node_gets_is_there_after_it_has_read_its_settings
 def test_an_environment_that_is_broken_fails_the_run_with_the_reason_and_its_retries_wait(
     cluster: Cluster, bare_venv: Path, what: str
 ) -> None:
-    facts = shop(cluster, "1")
-    gone = cluster.folder / "gone"
-    no_program = cluster.folder / "python"
-    no_program.write_text("#!/bin/sh\n")  # which nobody may execute
-    facts |= {
-        "interpreter": {"interpreter": str(gone / "bin/python")},
-        "program": {"interpreter": str(no_program)},
-        "folder": {"python_path": [str(gone)]},
-    }[what]
+    gone, no_program = cluster.folder / "gone", cluster.folder / "python"
+    facts = broken_shop(cluster, what)
     add_call(cluster, "broken", env="shop", retries=1, retry_delay_seconds=0.2)
     add_call(cluster, "patient", env="shop", retries=1, retry_delay_seconds=3600.0)
     cluster.add_shell("good", "note start")
@@ -166,8 +172,8 @@ def test_an_environment_that_is_broken_fails_the_run_with_the_reason_and_its_ret
         "environment shop==1 on a: put it back, or correct the environment where it is registered",
         "program": f"running '{no_program}' failed: Permission denied; it is the interpreter of environment shop==1 on "
         "a: put it back, or correct the environment where it is registered",
-        "folder": f"folder '{gone}' of environment shop==1 is not there: put it back, or correct the environment where "
-        "it is registered",
+        "folder": f"looking for '{gone}' failed: No such file or directory; it is a folder of environment shop==1 on "
+        "a: put it back, or correct the environment where it is registered",
     }[what]
     assert view["error"]["message"] == sentence
     assert sentence in view["reason"]["text"]
@@ -182,15 +188,8 @@ def test_an_environment_that_is_broken_fails_the_run_with_the_reason_and_its_ret
 def test_a_command_of_a_broken_environment_runs_no_other_program_of_that_name(
     cluster: Cluster, kind: str, what: str
 ) -> None:
-    facts = shop(cluster, "1")
-    gone = cluster.folder / "gone"
-    no_program = cluster.folder / "python"
-    no_program.write_text("#!/bin/sh\n")  # which nobody may execute
-    facts |= {
-        "interpreter": {"interpreter": str(gone / "bin/python")},
-        "program": {"interpreter": str(no_program)},
-        "folder": {"python_path": [facts["python_path"][0], str(gone)]},
-    }[what]
+    gone, no_program = cluster.folder / "gone", cluster.folder / "python"
+    facts = broken_shop(cluster, what)
     target = {"command": f'["touch", "{cluster.folder}/ran"]', "shell": f"touch {cluster.folder}/ran"}[kind]
     cluster.add_job("broken", kind, target, env="shop", variables="{}")
     worker = cluster.start("a", environments=[facts])

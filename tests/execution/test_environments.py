@@ -72,7 +72,7 @@ def call(harness: Harness, application: Path) -> Callable[..., Outcome]:
         text = json.dumps(arguments or {})
         environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": folder, **FACTS, "ROTA_ARGS": text}
         return harness.run(
-            *argv_for_environment(target, python, "shop==1.2", [folder]),
+            *argv_for_environment(target, python, "shop==1.2"),
             environment=environment,
             arguments=text,
             expects_result=True,
@@ -176,20 +176,6 @@ def test_names_of_rota_s_own_modules_are_free_for_an_application(
     assert read(call(bare_python, "app:look")) == [True] * 6
 
 
-def test_a_folder_that_is_gone_ends_the_attempt_as_not_started_and_says_which(
-    call: Callable[..., Outcome], application: Path, bare_python: str
-) -> None:
-    gone = str(application / "gone")
-
-    end = end_of(call(bare_python, "app:look", folder=gone))
-
-    assert (end.kind, end.error_type) == ("not_started", "EnvironmentBroken")
-    assert end.error_message == (
-        f"folder {gone!r} of environment shop==1.2 is not there: put it back, or correct the environment where it is "
-        "registered"
-    )
-
-
 def test_an_interpreter_that_takes_itself_for_too_old_is_refused(
     harness: Harness, folder: Path, application: Path, bare_python: str
 ) -> None:
@@ -203,7 +189,7 @@ def test_an_interpreter_that_takes_itself_for_too_old_is_refused(
     old.chmod(0o755)
 
     outcome = harness.run(
-        *argv_for_environment("app:look", str(old), "shop==1.2", []),
+        *argv_for_environment("app:look", str(old), "shop==1.2"),
         environment={"PATH": "/usr/bin:/bin", **FACTS},
         expects_result=True,
     )

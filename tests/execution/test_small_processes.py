@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rota.execution.control import AFTER_SECONDS_MAX
+from rota.execution.keeper import EXECUTOR_LOST
 from rota.execution.linux import children_of
+from rota.model.durations import DURATION_SECONDS_MAX
+from rota.model.ending import EXECUTOR_LOST_ERROR
 from tests.execution.harness import ROOT, Harness, wait_until
 
 MIB = 1024 * 1024
@@ -122,3 +126,8 @@ def test_two_hundred_guardians_at_once_and_none_of_them_stays(harness: Harness) 
 
     harness.crew.close()
     wait_until(lambda: not Path(f"/proc/{harness.crew.nursery_pid}").exists(), "all have left")
+
+
+def test_what_they_may_not_import_and_so_repeat_is_what_the_model_says() -> None:
+    assert AFTER_SECONDS_MAX == DURATION_SECONDS_MAX
+    assert EXECUTOR_LOST == EXECUTOR_LOST_ERROR

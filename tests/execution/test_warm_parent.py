@@ -167,7 +167,7 @@ class Warm:
         values = {"arguments": text, "expects_result": True, "environment": environment} | values
         argv = argv_for_call(target)
         if self.interpreter is not None:
-            argv = argv_for_environment(target, self.interpreter, "shop==1.2", [str(self.folder)])
+            argv = argv_for_environment(target, self.interpreter, "shop==1.2")
             environment["PYTHONPATH"] = str(self.folder)
         return make_order(*argv, call=target if warm else None, **values)
 
@@ -747,6 +747,16 @@ def test_what_cannot_be_set_up_in_a_fork_starts_cold_and_shows_the_error(warm: W
 
     assert (outcome.ended, outcome.error_type) == ("not_started", "LookupError")
     assert "becoming user" in (outcome.error_message or "")
+
+
+def test_a_folder_of_the_import_path_that_is_gone_ends_warm_and_cold_starts_alike(warm: Warm, folder: Path) -> None:
+    warm.await_parent()
+
+    for is_warm in (False, True):
+        outcome = warm.run("value", {"a": 2}, warm=is_warm, needs=("", str(folder), str(folder / "gone")))
+
+        assert (outcome.ended, outcome.error_type) == ("not_started", "FileNotFoundError")
+        assert outcome.error_message == f"looking for '{folder}/gone' failed: No such file or directory"
 
 
 def test_many_quick_jobs_at_once_all_end_well(warm: Warm) -> None:
