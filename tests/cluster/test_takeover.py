@@ -191,12 +191,12 @@ def test_an_end_that_came_while_no_worker_was_there_is_delivered_by_the_next_one
 def test_an_end_that_comes_after_the_next_worker_has_started_there_is_delivered_too(cluster: Cluster) -> None:
     line = 'note start; while [ ! -e "$FOLDER/go" ]; do sleep 0.05; done; note end'
     cluster.add_shell("waits", line)
-    first = cluster.start("a", lease_seconds=6.0)
+    first = cluster.start("a", lease_seconds=60.0)
     (run_id,) = cluster.enqueue("waits")
     cluster.wait_for_note("start", run_id)
 
     first.kill()
-    cluster.start("a", lease_seconds=6.0)
+    cluster.start("a", lease_seconds=60.0)
     (cluster.folder / "go").touch()
 
     assert cluster.wait_for_end(run_id) == {"succeeded"}
