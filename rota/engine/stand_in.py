@@ -68,6 +68,8 @@ def main() -> int:
     set_process_name("rota-stand-in")
     told: dict[str, Any] = json.loads(sys.stdin.buffer.read())
     folder = Path(told["folder"])
+    if not folder.is_dir():
+        return 0  # removed, with all that was left to do
     place = Place.take(str(folder))
     if place is None:
         return 0  # another one sees to it

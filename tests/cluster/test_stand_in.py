@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from rota.engine.settings import NodeSettings
+from rota.engine.stand_in import program
 from rota.execution.linux import children_of
 from rota.store.interventions import cancel_run, freeze_run, thaw_run
 from tests.cluster.cluster import Cluster, Worker, parent_of
@@ -248,3 +251,11 @@ def test_what_ends_while_its_worker_stands_still_is_recorded_meanwhile_and_once(
     (tried,) = cluster.attempts(run_id)
     assert (tried.state, tried.orphan_at) == ("succeeded", None)
     assert worker.trouble() == []
+
+
+def test_a_stand_in_whose_folder_was_removed_leaves_and_is_not_sent_for_again(cluster: Cluster) -> None:
+    start = program(NodeSettings(database_url=cluster.url, state_dir=cluster.folder), cluster.folder / "removed")
+
+    ended = subprocess.run(start.argv, input=start.stdin, env=dict(os.environ), stderr=subprocess.PIPE, check=False)
+
+    assert (ended.returncode, ended.stderr) == (0, b"")  # at any other status the nursery starts another

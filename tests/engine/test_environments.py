@@ -54,7 +54,7 @@ def order(environment: Environment | None, *, kind: str = "call", target: str = 
 def test_a_callable_runs_by_the_interpreter_of_its_environment_and_on_its_path() -> None:
     made = order(SHOP)
 
-    assert made.argv == ("/srv/shop/venv/bin/python3", RUNNER_PATH, "app:go", "shop==1.2", "/srv/shop", "/srv/lib")
+    assert made.argv == ("/srv/shop/venv/bin/python3", RUNNER_PATH, "app:go", "shop==1.2")
     assert made.environment["PYTHONPATH"] == "/srv/shop:/srv/lib"
 
 
