@@ -20,7 +20,7 @@ COLUMNS: Columns = {
     "job": "job",
     "schedule": "schedule",
     "slot": lambda view: short_time(view["slot"]),
-    "state": "state",
+    "state": lambda view: view["state"] + (" (frozen)" if view["freeze_asked_at"] else ""),
     "attempt": "attempt",
     "node": "node",
     "reason": lambda view: view["reason"]["text"],
@@ -64,6 +64,9 @@ def show(door: Door, *, run_id: str) -> None:
 
 def _show_run(door: Door, view: View) -> None:
     facts = dict(view) | {"reason": f"{view['reason']['text']} ({view['reason']['code']})"}
+    if view["freeze_asked_at"]:
+        since = f"since {short_time(view['freeze_asked_at'])}, by {view['freeze_asked_by']}"
+        facts["state"] = f"{view['state']} (frozen {since}; `rota run thaw {view['id']}`)"
     error: dict[str, Any] = view["error"] or {}
     facts["error"] = ": ".join(part for part in (error.get("type"), error.get("message")) if part)
     if view.get("slot_count") == 1:

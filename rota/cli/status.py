@@ -48,9 +48,8 @@ def show_status(view: View) -> None:
         if view[key]:
             click.echo()
             print_table(make_table(view[key], columns, title))
-    for kind in ("pool", "job", "schedule"):
-        for name in view[f"paused_{kind}s"]:
-            click.echo(clean(f"{kind} {name} is paused"))
+    for one in view["suspended"]:
+        click.echo(clean(one["text"]))
     for found in view["findings"]:
         click.echo(tell_finding(found))
     if not view["nodes"] and not view["findings"]:

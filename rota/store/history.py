@@ -30,7 +30,7 @@ from rota.store.pools import (
     say_unsupplied,
 )
 from rota.store.shown import say_moment, say_span
-from rota.store.suspension import read_paused_pools, say_paused
+from rota.store.suspension import read_paused_pools, say_pause_of, say_paused
 from rota.store.tables import attempt, job, run, schedule
 from rota.store.types import Instant, db_now
 
@@ -332,7 +332,8 @@ def _explain_unclaimed(connection: Connection, row: Row[Any], servers: list[Serv
     if row.known_job_id is None:
         because.append(f"its job {row.job} was deleted: nobody knows how to run it; cancel it")
     if row.job_state == JobState.PAUSED.value:
-        because.append(f"its job {row.job} is paused: `rota job resume {row.job}`")
+        since = say_pause_of(connection, "job", row.job)
+        because.append(f"its job {row.job} is paused{since}: `rota job resume {row.job}`")
     breaker = connection.execute(READ_BREAKER, {"job_id": row.job_id}).one_or_none()
     if breaker is not None and (held := say_held(breaker, row.now, row.id)) is not None:
         because.append(held)
@@ -384,7 +385,8 @@ def why_job(database: Database, name: str) -> Answer:
             raise NotFound("job", name)
         because: list[str] = []
         if row.state == JobState.PAUSED.value:
-            because.append(f"it is paused: none of its runs start, and slots are skipped; `rota job resume {name}`")
+            paused = f"it is paused{say_pause_of(connection, 'job', name)}"
+            because.append(f"{paused}: none of its runs start, and slots are skipped; `rota job resume {name}`")
         if (held := say_held(row, row.now)) is not None:
             because.append(held)
         because += explain_pool(connection, row.pool, row.env, row.secrets)

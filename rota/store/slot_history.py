@@ -29,6 +29,7 @@ from rota.store.history import READ_RUN, Answer, explain_hold, explain_pool, exp
 from rota.store.schedule_rows import spec_of
 from rota.store.schedules import READ_SCHEDULE
 from rota.store.shown import say_moment, say_span, shown
+from rota.store.suspension import say_pause_of
 from rota.store.tables import event, run
 from rota.store.types import Instant
 
@@ -134,7 +135,7 @@ def _explain_cursor(connection: Connection, row: Row[Any]) -> list[str]:
     if row.problem is not None:
         because.append(f"it is set aside and fires nothing until it is edited: {row.problem}")
     if row.state == JobState.PAUSED.value:
-        since = f" since {say_moment(row.paused_at)}" if row.paused_at is not None else ""
+        since = say_pause_of(connection, "schedule", row.name)
         because.append(f"it is paused{since}: `rota schedule resume {row.name}`")
     is_due = row.next_slot_at is not None and row.next_slot_at <= row.now
     if is_due and (held := explain_hold(connection, row)) is not None:

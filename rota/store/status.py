@@ -17,8 +17,8 @@ from rota.store.health import check_health, show_health
 from rota.store.nodes import list_nodes
 from rota.store.runs import read_runs
 from rota.store.shown import shown
-from rota.store.suspension import read_paused_pools
-from rota.store.tables import job, run, schedule
+from rota.store.suspension import read_suspended
+from rota.store.tables import run, schedule
 from rota.store.types import Number, db_now_plus
 
 RECENT_RUNS = 10_000
@@ -66,10 +66,6 @@ FIND_PROBLEMS = (
     .order_by(schedule.c.name)
     .limit(PART_MAX)
 )
-FIND_PAUSED_JOBS = select(job.c.name).where(job.c.state == JobState.PAUSED.value).order_by(job.c.name).limit(PART_MAX)
-FIND_PAUSED_SCHEDULES = (
-    select(schedule.c.name).where(schedule.c.state == JobState.PAUSED.value).order_by(schedule.c.name).limit(PART_MAX)
-)
 
 
 def read_status(database: Database) -> dict[str, Any]:
@@ -82,6 +78,7 @@ def read_status(database: Database) -> dict[str, Any]:
         counts[RunState.WAITING.value] = connection.execute(COUNT_WAITING).scalar_one()
         counts[RunState.READY.value] = connection.execute(COUNT_READY).scalar_one()
         counts[RunState.RUNNING.value] = connection.execute(COUNT_RUNNING).scalar_one()
+        suspended = read_suspended(connection)
         return {
             "now": format_instant(now_of(connection)),
             "counts": counts,
@@ -90,9 +87,10 @@ def read_status(database: Database) -> dict[str, Any]:
             "failed": list(connection.execute(FIND_FAILED).scalars()),
             "overdue": [_show_overdue(row) for row in connection.execute(FIND_OVERDUE, late)],
             "problems": [{"key": row.name, "problem": row.problem} for row in connection.execute(FIND_PROBLEMS)],
-            "paused_jobs": list(connection.execute(FIND_PAUSED_JOBS).scalars()),
-            "paused_pools": list(read_paused_pools(connection))[:PART_MAX],
-            "paused_schedules": list(connection.execute(FIND_PAUSED_SCHEDULES).scalars()),
+            "suspended": suspended,
+            "paused_jobs": [one["name"] for one in suspended if one["kind"] == "job"],
+            "paused_pools": [one["name"] for one in suspended if one["kind"] == "pool"],
+            "paused_schedules": [one["name"] for one in suspended if one["kind"] == "schedule"],
         }
 
     found = database.read(read)

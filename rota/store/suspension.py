@@ -7,18 +7,33 @@ belongs to the node's name, not to the process that goes by it: a restart does n
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, case, exists, func, null, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    null,
+    select,
+    text,
+    update,
+)
 
 from rota.errors import NotFound
+from rota.model.instants import format_instant
 from rota.model.states import JobState, NodeState, RunState
 from rota.store.database import Database
 from rota.store.events import tell_change
 from rota.store.nodes import read_node
 from rota.store.pools import read_servers, serving
 from rota.store.shown import say_moment, shown
-from rota.store.tables import node, pool, run
+from rota.store.tables import event, job, node, pool, run, schedule
 from rota.store.types import AnyRow, db_now
 from rota.store.wakeup import announce
 
@@ -53,6 +68,49 @@ LIST_POOLS = (
 )
 READ_PAUSED_POOLS = (
     select(pool.c.name, pool.c.paused_at, pool.c.paused_by).where(_is_paused).order_by(pool.c.name).limit(PAGE_MAX)
+)
+PART_MAX = 20
+
+
+def _paused(kind: str, table: Any, *named: ColumnElement[bool]) -> Select[Any, Any, Any]:
+    """The jobs or schedules that are paused, and the moment and actor of the event by which they became so."""
+    found = (
+        select(table.c.name, *([table.c.paused_at] if "paused_at" in table.c else []))
+        .where(table.c.state == JobState.PAUSED.value, *named)
+        .order_by(table.c.name)
+        .limit(PART_MAX)
+        .subquery("found")
+    )
+    change = event.alias("change")
+    # Served by rota_event_kind, whose condition is repeated as it stands: few rows, of what people did.
+    last_change = (
+        select(func.max(change.c.id))
+        .where(
+            change.c.kind == text(f"'{kind}'"),
+            change.c.kind != text("'run'"),
+            change.c[kind] == found.c.name,
+            change.c.to_state.in_(["added", "paused", "resumed", "deleted"]),
+        )
+        .correlate(found)
+        .scalar_subquery()
+    )
+    paused = and_(event.c.id == last_change, event.c.to_state == "paused")
+    return (
+        select(found.c.name, found.c.get("paused_at", event.c.at).label("paused_at"), event.c.actor.label("paused_by"))
+        .select_from(found.outerjoin(event, paused))
+        .order_by(found.c.name)
+    )
+
+
+_SUSPENDED = {"job": job, "schedule": schedule}
+FIND_PAUSED = {kind: _paused(kind, table) for kind, table in _SUSPENDED.items()}
+READ_PAUSED = {kind: _paused(kind, table, table.c.name == bindparam("name")) for kind, table in _SUSPENDED.items()}
+# Served by rota_run_lease.
+FIND_FROZEN = (
+    select(run.c.id, run.c.job, run.c.freeze_asked_at, run.c.freeze_asked_by)
+    .where(run.c.lease_ends_at.is_not(None), run.c.freeze_asked_at.is_not(None))
+    .order_by(run.c.id)
+    .limit(PART_MAX)
 )
 # Served by rota_run_claim.
 COUNT_READY = select(func.count()).where(run.c.state == RunState.READY.value, run.c.pool == bindparam("of_pool"))
@@ -148,9 +206,42 @@ def read_paused_pools(connection: Connection) -> dict[str, AnyRow]:
 
 def say_paused(row: AnyRow) -> str:
     """Say that a pool of ``read_paused_pools`` is paused, and how that ends."""
-    since = f" since {say_moment(row.paused_at)}" if row.paused_at is not None else ""
-    who = f", by {row.paused_by}" if row.paused_by else ""
-    return f"pool {row.name} is paused{since}{who}: `rota pool resume {row.name}`"
+    since = say_since(row.paused_at, row.paused_by)
+    return f"pool {row.name} is paused{since}: `rota pool resume {row.name}`"
+
+
+def say_since(moment: datetime | None, actor: str | None) -> str:
+    """Say since when something is suspended, and by whom, as far as that is known."""
+    since = f" since {say_moment(moment)}" if moment is not None else ""
+    return f"{since}, by {actor}" if actor else since
+
+
+def say_pause_of(connection: Connection, kind: str, name: str) -> str:
+    """Say since when a job or schedule is paused, and by whom, as its events tell; nothing where they do not."""
+    row = connection.execute(READ_PAUSED[kind], {"name": name}).one_or_none()
+    return "" if row is None else say_since(row.paused_at, row.paused_by)
+
+
+def read_suspended(connection: Connection) -> list[dict[str, Any]]:
+    """Return the pools, jobs and schedules that are paused and the runs that are frozen, the first ones of each kind:
+    since when, by whom, and a sentence that says how it ends."""
+    paused = [("pool", row) for row in list(read_paused_pools(connection).values())[:PART_MAX]]
+    paused += [(kind, row) for kind, find in FIND_PAUSED.items() for row in connection.execute(find)]
+    return [_show_suspended(kind, row.name, row.paused_at, row.paused_by) for kind, row in paused] + [
+        _show_suspended("run", row.id, row.freeze_asked_at, row.freeze_asked_by)
+        for row in connection.execute(FIND_FROZEN)
+    ]
+
+
+def _show_suspended(kind: str, name: Any, moment: datetime | None, actor: str | None) -> dict[str, Any]:
+    state, word = ("frozen", "thaw") if kind == "run" else ("paused", "resume")
+    return {
+        "kind": kind,
+        "name": name,
+        "since": None if moment is None else format_instant(moment),
+        "by": actor,
+        "text": f"{kind} {name} is {state}{say_since(moment, actor)}: `rota {kind} {word} {name}`",
+    }
 
 
 def drain_node(database: Database, name: str, *, actor: str) -> dict[str, Any]:

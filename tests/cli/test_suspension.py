@@ -9,6 +9,7 @@ import pytest
 
 from rota.model.run import NodeIdentity
 from rota.store.database import Database
+from rota.store.leases import claim_runs
 from rota.store.nodes import register_node
 
 
@@ -69,3 +70,21 @@ def test_a_pool_is_paused_and_resumed_and_shown_so(rota, node):
 def test_before_a_node_has_worked_there_is_no_pool_to_list_or_pause(rota):
     assert rota("pool", "list").stdout.startswith("no node has worked for a pool yet")
     assert "a pool is known once a node works for it" in rota("pool", "pause", "default").stderr
+
+
+def test_a_frozen_run_is_named_by_status_and_shown_so(rota, url, node):
+    rota("job", "add", "x", "--shell", "true")
+    rota("job", "run", "x")
+    database = Database(url)
+    claim_runs(database, NodeIdentity(node, "holder", "boot"), ["default"], 1, 60.0)
+    database.close()
+
+    frozen = rota("run", "freeze", "1")
+    by = json.loads(rota("run", "show", "1", "--json").stdout)["freeze_asked_by"]
+    status = rota("status").stdout
+
+    assert frozen.stdout == "run 1: its node was asked to freeze it\n"
+    assert "run 1 is frozen since " in status
+    assert f", by {by}: `rota run thaw 1`" in status
+    assert "running (frozen)" in rota("run", "list").stdout
+    assert "running (frozen since " in rota("run", "show", "1").stdout

@@ -152,7 +152,7 @@ def test_a_paused_job_decides_before_the_slots_that_are_taken(ledger: Ledger) ->
 
     because = why(ledger, run_id)
 
-    assert because[0] == "its job job is paused: `rota job resume job`"
+    assert because[0] == f"its job job is paused since 2026-11-02T12:00:00Z, by {ANN}: `rota job resume job`"
     assert because[1] == "all 1 slots of pool default are taken, on a"
     assert not any("offered" in sentence for sentence in because)
 

@@ -132,7 +132,7 @@ def test_what_a_schedule_waits_for_is_told_with_what_decides_first(ledger: Ledge
     ]
     assert held[0].startswith("the database's clock has stepped: nothing late is decided before 2026-11-02T14:01:00Z")
     assert held[1] == "its slot 2026-11-02T13:00:00Z is due since 1h and not decided"
-    assert paused[0] == "it is paused since 2026-11-02T14:00:00Z: `rota schedule resume each`"
+    assert paused[0] == f"it is paused since 2026-11-02T14:00:00Z, by {ANN}: `rota schedule resume each`"
     assert paused[1].startswith("the database's clock has stepped")
     assert paused[2] == "its job job is paused: slots that come are skipped"
 

@@ -14,9 +14,13 @@ from rota.store.advancing import advance_runs
 from rota.store.firing import fire_schedules
 from rota.store.health import check_health
 from rota.store.history import why_job, why_run
+from rota.store.interventions import freeze_run
+from rota.store.jobs import pause_job, resume_job
 from rota.store.leases import FIND_CLAIMABLE_LOCKED, renew_claims
 from rota.store.nodes import describe_node, list_nodes, read_node
 from rota.store.outlook import look
+from rota.store.schedules import pause_schedule
+from rota.store.slot_history import why_schedule
 from rota.store.status import read_status
 from rota.store.suspension import drain_node, list_pools, pause_pool, resume_node, resume_pool
 from rota.store.tables import event, node
@@ -417,6 +421,37 @@ def test_status_names_what_is_paused_and_which_node_drains(ledger: Ledger) -> No
 
     assert status["paused_pools"] == ["default"]
     assert [view["state"] for view in status["nodes"]] == ["draining"]
+
+
+def test_status_and_why_say_since_when_and_by_whom_a_job_a_schedule_and_a_run_are_held(
+    ledger: Ledger, clock: Clock
+) -> None:
+    start_node(ledger)
+    claim = ledger.start_one()
+    ledger.add_schedule(next_slot_at=clock.now)
+    ledger.add_job("other", state="paused")  # by hand: no event tells of it
+    pause_job(ledger.database, "job", actor=BOB)
+    resume_job(ledger.database, "job", actor=BOB)
+    pause_job(ledger.database, "job", actor=ANN)
+    clock.advance(seconds=1)
+    pause_schedule(ledger.database, "each", actor=BOB)
+    clock.advance(seconds=1)
+    freeze_run(ledger.database, claim.run_id, actor=ANN)
+
+    job_since, schedule_since = f"since 2026-11-02T12:00:00Z, by {ANN}", f"since 2026-11-02T12:00:01Z, by {BOB}"
+    status = read_status(ledger.database)
+    assert [one["text"] for one in status["suspended"]] == [
+        f"job job is paused {job_since}: `rota job resume job`",
+        "job other is paused: `rota job resume other`",
+        f"schedule each is paused {schedule_since}: `rota schedule resume each`",
+        f"run {claim.run_id} is frozen since 2026-11-02T12:00:02Z, by {ANN}: `rota run thaw {claim.run_id}`",
+    ]
+    assert (status["paused_jobs"], status["paused_schedules"]) == (["job", "other"], ["each"])
+    assert why_job(ledger.database, "job")["because"][0].startswith(f"it is paused {job_since}: none of its runs")
+    assert (
+        f"it is paused {schedule_since}: `rota schedule resume each`"
+        in why_schedule(ledger.database, "each")["because"]
+    )
 
 
 def test_a_moment_that_was_broken_by_hand_stops_no_answer(ledger: Ledger) -> None:
