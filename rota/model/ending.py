@@ -248,6 +248,8 @@ def decide_end(end: End, facts: RunFacts, rule: RetryRule, chance: float = 1.0) 
     if end.kind == "deadline" or facts.cancel_asked:
         return failed
     if not rule.has_retry(facts.retries_used):
+        if not rule.retries and end.error_type == RETRY_ASKED:
+            return replace(failed, text=f"{failed.text}; not retried: it has no retries: give it some with --retries")
         used = "its one retry is used" if rule.retries == 1 else f"its {rule.retries} retries are used"
         return replace(failed, text=f"{failed.text}; {used}") if rule.retries else failed
     if (why_not := rule.why_not_chosen(end)) is not None:
@@ -256,7 +258,7 @@ def decide_end(end: End, facts: RunFacts, rule: RetryRule, chance: float = 1.0) 
     wait = rule.delay_seconds(facts.retries_used, chance) if after is None else after
     if (too_late := _say_too_late(facts, rule, wait)) is not None:
         return replace(failed, reason=Reason.DEADLINE, text=f"{failed.text}; not retried: {too_late}")
-    left = "for ever" if rule.retries == FOR_EVER else f"{facts.retries_used + 1} of {rule.retries}"
+    left = str(facts.retries_used + 1) + ("" if rule.retries == FOR_EVER else f" of {rule.retries}")
     return Ending(
         RunState.WAITING,
         Because.RETRY_LEFT,
@@ -357,6 +359,8 @@ def _say(end: End) -> tuple[Reason, str]:
         return Reason.CPU_LIMIT, f"used up its CPU time{message}"
     if end.kind in _OF_LIMITS and end.error_type in OUT_OF_MEMORY_ERRORS:
         return Reason.OUT_OF_MEMORY, f"ran out of memory{message}"
+    if end.error_type == RETRY_ASKED and end.kind in {"exited", "exception"}:
+        return Reason.EXCEPTION, f"asked for a retry{message}"
     match end.kind:
         case "exited":
             if end.error_type:

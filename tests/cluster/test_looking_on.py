@@ -156,7 +156,7 @@ def test_a_command_chooses_how_its_attempt_ends(cluster: Cluster) -> None:
     ]  # fmt: skip
     assert cluster.run(skipped).reason_text == "the job found nothing to do"
     first = cluster.attempts(retried)[0]
-    assert (first.state, first.reason_text.endswith("raised Retry: not there yet; retry 1 of 1 in 0.1 s")) == (
+    assert (first.state, first.reason_text.endswith("asked for a retry: not there yet; retry 1 of 1 in 0.1 s")) == (
         "failed", True,
     )  # fmt: skip
     assert cluster.attempts(given_back)[0].reason_text == "a gave attempt 1 back: busy"

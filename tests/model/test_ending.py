@@ -297,6 +297,29 @@ def test_a_retry_that_the_job_asks_for_is_made_whatever_it_retries_on() -> None:
     assert decide_end(asked, FACTS, rule).wait_seconds == 7
 
 
+@pytest.mark.parametrize(
+    ("retries", "used", "why"),
+    [
+        (0, 0, "not retried: it has no retries: give it some with --retries"),
+        (1, 1, "its one retry is used"),
+        (3, 3, "its 3 retries are used"),
+    ],
+)
+def test_a_retry_that_is_asked_for_and_not_left_says_why_none_is_made(retries: int, used: int, why: str) -> None:
+    asked = End("c", 1, "exception", error_type="Retry", error_message="later")
+
+    ending = decide_end(asked, replace(FACTS, retries_used=used), RetryRule(retries=retries))
+
+    assert (ending.target, ending.reason) == (RunState.FAILED, Reason.EXCEPTION)
+    assert ending.text == f"attempt 1 on a asked for a retry: later; {why}"
+
+
+def test_retries_without_a_number_are_counted_all_the_same() -> None:
+    ending = decide_end(end_of("exited", 1), replace(FACTS, retries_used=4), RetryRule(retries=-1))
+
+    assert ending.text == "attempt 1 on a exited with 1; retry 5 in 10 s"
+
+
 def test_a_job_without_retries_does_not_speak_of_what_it_retries_on() -> None:
     ending = decide_end(end_of("exited", 1), FACTS, RetryRule(retry_on=("OSError",)))
 
