@@ -25,6 +25,7 @@ from rota.client.rota import Rota
 from rota.client.schema import upgrade
 from rota.engine.scheduler import Scheduler
 from rota.errors import Invalid, StateError
+from rota.execution.limits import say_time_limit
 from rota.execution.python_job import call, find_callable, name_bases, name_type
 from rota.model.documents import encode_document
 from rota.model.durations import parse_duration
@@ -363,7 +364,8 @@ class Simulation:
         seconds = parse_duration("takes", takes(run) if callable(takes) else takes, zero_ok=True)
         if claim.limit_seconds is not None and seconds > claim.limit_seconds:
             seconds = claim.limit_seconds
-            end = End(claim.claim_id, claim.run_id, claim.limited_by)
+            said = say_time_limit(seconds, seconds, claim.limited_by, grace_seconds=None)
+            end = End(claim.claim_id, claim.run_id, claim.limited_by, error_message=said)
         end = dataclasses.replace(end, seconds=seconds)
         return _Underway(claim, self._now + timedelta(seconds=seconds), end)
 

@@ -217,6 +217,7 @@ def test_a_time_limit_cuts_a_run_off(sim: Simulation) -> None:
     sim.run_until_idle()
 
     assert (handle.state, handle.show()["reason"]["code"]) == ("failed", "timeout")
+    assert handle.show()["reason"]["text"].endswith("it ran for 3600.0 s, and its timeout is 3600 s")
     assert sim.now == datetime(2026, 3, 2, 1, tzinfo=UTC)
 
 

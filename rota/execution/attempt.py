@@ -31,6 +31,7 @@ from rota.execution.limits import (
     read_disk_bytes,
     read_own_cpu_seconds,
     say_bytes,
+    say_time_limit,
 )
 from rota.execution.linux import boottime, kill_tree, signal_descendants, start_of, sweep_children
 from rota.execution.masking import Mask, MaskedCapture
@@ -737,7 +738,7 @@ class Attempt:
         self._drain()
         message: Message = {key: self._order[key] for key in ("claim_id", "run_id", "attempt", "fence")}
         message |= self._describe_end(status, ended_at)
-        self._explain_end(message, (cpu_seconds, own_cpu_seconds), memory_bytes_max, leftovers)
+        self._explain_end(message, ended_at, (cpu_seconds, own_cpu_seconds), memory_bytes_max, leftovers)
         parts = [part for capture in self._captures for part in (bytes(capture.head), capture.tail())]
         totals = [capture.total for capture in self._captures]
         result = self._control.result if self._control else None
@@ -805,10 +806,13 @@ class Attempt:
         return end
 
     def _explain_end(
-        self, end: Message, cpu_seconds: tuple[float, float], memory_bytes_max: int, leftovers: int
+        self, end: Message, ended_at: float, cpu_seconds: tuple[float, float], memory_bytes_max: int, leftovers: int
     ) -> None:
         """Say which limit ended the job, where that can be known; what the job said itself goes first."""
-        if end["ended"] not in ("exited", "signalled", "timeout"):
+        if end["ended"] in ("timeout", "deadline"):
+            self._explain_time_limit(end, ended_at)
+            return
+        if end["ended"] not in ("exited", "signalled"):
             return
         if end["error_type"] is not None:
             if end["error_type"] == "MemoryError":
@@ -822,7 +826,7 @@ class Attempt:
             return
         own = None if self._usage is None else self._usage.memory_kills  # of this job, not of this machine
         kind, sentence = explain_end(
-            code if end["ended"] != "timeout" else 0,
+            code,
             self._limits,
             cpu_seconds=cpu_seconds[0],
             own_cpu_seconds=cpu_seconds[1],
@@ -831,6 +835,15 @@ class Attempt:
             leftovers=leftovers,
         )
         end["error_type"], end["error_message"] = kind, sentence
+
+    def _explain_time_limit(self, end: Message, ended_at: float) -> None:
+        """Say how long it ran before, and that it was killed; what the job said itself comes after that."""
+        limit: float | None = self._order["timeout_seconds"]
+        # Without what it waited for its parent, and what it was frozen.
+        ran_seconds = ended_at - self._timeout_at + (limit or 0.0)
+        grace = self._grace_seconds if end["signal"] == signal.SIGKILL and self._is_killed else None
+        said = say_time_limit(limit, ran_seconds, self._limited_by, grace_seconds=grace)
+        end["error_message"] = "; ".join(part for part in (said, end["error_message"]) if part) or None
 
     def _describe_unknown_end(self, ended_at: float) -> Message:
         """Describe the end of a job whose exit status nobody knows: what it has told counts."""

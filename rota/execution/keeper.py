@@ -37,7 +37,7 @@ from rota.execution.attempt import (
 from rota.execution.control import CONTROL_FOLDER
 from rota.execution.guardian import JOURNAL_AGAIN_SECONDS, JOURNAL_TRIES_MAX, traceback_to_log
 from rota.execution.journal import write_end
-from rota.execution.limits import MemoryKills, say_memory_kills
+from rota.execution.limits import MemoryKills, say_memory_kills, say_time_limit
 from rota.execution.linux import boottime, sweep_children
 from rota.execution.output import Capture
 from rota.execution.spawn import Birth, fork_job, read_report
@@ -373,6 +373,10 @@ class Keeper:
         message: Message = {key: run.order[key] for key in ("claim_id", "run_id", "attempt", "fence")}
         message |= {"exit_code": None, "signal": None, "error_type": None, "error_message": None, "traceback": None}
         message |= end
+        if message["ended"] == "timeout":
+            limit: float | None = run.order["timeout_seconds"]
+            said = say_time_limit(limit, boottime() - run.timeout_at + (limit or 0.0), "timeout", grace_seconds=None)
+            message["error_message"] = "; ".join(part for part in (said, message["error_message"]) if part) or None
         message |= {
             "op": "ended",
             "seconds": boottime() - run.born_at,
@@ -425,7 +429,7 @@ class Keeper:
         if self._fault is not None:
             return _not_started(self._fault)
         if run.stop_why in ("cancelled", "timeout", "deadline"):
-            return {"ended": run.stop_why}
+            return {"ended": run.stop_why, "error_message": how}
         if not run.has_begun:
             return _not_begun(how) if self._has_spoken else _too_late(how)
         ended = "released" if run.stop_why == "released" else "lease_over"

@@ -360,7 +360,8 @@ def _say(end: End) -> tuple[Reason, str]:
     if end.kind in _OF_LIMITS and end.error_type in OUT_OF_MEMORY_ERRORS:
         return Reason.OUT_OF_MEMORY, f"ran out of memory{message}"
     if end.error_type == RETRY_ASKED and end.kind in {"exited", "exception"}:
-        return Reason.EXCEPTION, f"asked for a retry{message}"
+        said = "" if end.error_message == "the job asked for a retry" else message  # Retry's own words
+        return Reason.EXCEPTION, f"asked for a retry{said}"
     match end.kind:
         case "exited":
             if end.error_type:

@@ -152,6 +152,7 @@ _ADVICE: dict[str, str] = {
     Reason.CATCH_UP_LATEST: "catch-up all would have run it too",
     Reason.CATCH_UP_LIMIT: "a larger catch-up limit would have run it",
     Reason.WINDOW_PASSED: "start_within says how late a run may start",
+    Reason.TIMEOUT: "timeout of its job says how long each attempt may run",
     Reason.CPU_LIMIT: "cpu_max of its job says how much CPU time each of its processes may use",
     Reason.OUT_OF_MEMORY: "memory_max of its job, if it has one, or the memory of the machine was too little",
     Reason.DEADLINE: "a longer deadline would have given it more time; a rerun counts it anew",

@@ -346,6 +346,8 @@ def test_a_run_that_ignores_its_stop_ends_when_its_process_is_killed_which_waits
     outcome = harness.ended(stubborn.order)
     assert outcome.ended == why
     assert not is_alive(pid)
+    limit = ", and its timeout is 0.1 s; it did not end when it was to be stopped, so its executor process was killed"
+    assert why == "cancelled" or (outcome.error_message or "").endswith(limit)
 
 
 @pytest.mark.parametrize("kind", KINDS)

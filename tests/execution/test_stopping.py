@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -32,6 +33,7 @@ def test_a_time_limit_sends_term_and_the_job_may_end_in_order(harness: Harness) 
     outcome = harness.run("sh", "-c", "trap 'echo bye; exit 0' TERM; while :; do sleep 0.02; done", timeout_seconds=0.3)
 
     assert (outcome.ended, outcome.exit_code, outcome.stdout.head) == ("timeout", 0, b"bye\n")
+    assert re.fullmatch(r"it ran for \d+\.\d s, and its timeout is 0\.3 s", outcome.error_message or "")
 
 
 def test_a_job_that_is_stopped_at_the_deadline_of_its_run_has_ended_as_that(harness: Harness) -> None:
@@ -46,6 +48,11 @@ def test_a_job_that_ignores_term_is_killed_after_the_grace(harness: Harness) -> 
     assert (outcome.ended, outcome.signal) == ("timeout", signal.SIGKILL)
     assert outcome.seconds >= 0.5
     assert outcome.stdout.head == b"ready\n"
+    ran, limit, killed = re.split("; |, and ", outcome.error_message or "", maxsplit=2)
+    assert re.fullmatch(r"it ran for \d+\.\d s", ran)
+    assert (limit, killed) == (
+        "its timeout is 0.2 s", "it did not end within 0.3 s of being told to, and was killed",
+    )  # fmt: skip
 
 
 def test_term_reaches_the_whole_group(harness: Harness, folder: Path) -> None:

@@ -256,7 +256,7 @@ def test_full_jitter_waits_anything_up_to_what_doubling_would_wait_and_its_limit
     assert [rule.delay_seconds(used, 0.5) for used in range(4)] == [5, 10, 20, 30]
     assert [rule.delay_seconds(used, 0.0) for used in range(4)] == [0, 0, 0, 0]
     assert ending.wait_seconds == 5
-    assert ending.text.endswith("retry for ever in 5 s")
+    assert ending.text.endswith("retry 2 in 5 s")
 
 
 def test_the_chance_of_a_delay_is_spread_evenly_and_the_same_each_time_it_is_asked_for() -> None:
