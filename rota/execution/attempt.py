@@ -814,11 +814,16 @@ class Attempt:
             return
         if end["ended"] not in ("exited", "signalled"):
             return
+        is_address_space = self._cgroup is None or "memory_max_bytes" not in self._cgroup.holds
         if end["error_type"] is not None:
             if end["error_type"] == "MemoryError":
                 limit = self._limits.get("memory_max_bytes")
-                of = "" if limit is None else f", and memory_max is {say_bytes(limit)}"
-                peak = f"its memory peaked at {say_bytes(memory_bytes_max)}{of}"
+                peak = f"its memory peaked at {say_bytes(memory_bytes_max)}"
+                if limit is not None and is_address_space:
+                    asked = f"it asked for more address space than memory_max allows, {say_bytes(limit)} a process"
+                    peak = f"{asked}; {peak}, which counts only what was in use"
+                elif limit is not None:
+                    peak = f"{peak}, and memory_max is {say_bytes(limit)}"
                 end["error_message"] = "; ".join(part for part in (end["error_message"], peak) if part)
             return
         code = end["exit_code"] if end["signal"] is None else -end["signal"]
@@ -833,6 +838,7 @@ class Attempt:
             memory_bytes_max=memory_bytes_max,
             memory_kills=own if own is not None else self._memory_kills.count(),
             leftovers=leftovers,
+            is_address_space=is_address_space,
         )
         end["error_type"], end["error_message"] = kind, sentence
 

@@ -151,11 +151,13 @@ def explain_end(
     memory_bytes_max: int,
     memory_kills: int | None,
     leftovers: int,
+    is_address_space: bool = True,
 ) -> tuple[str | None, str | None]:
     """Say what can be known of why a job ended badly: the type of its error, where that is certain, and a sentence.
 
     ``code`` is its exit code, or minus the signal; ``memory_kills`` how many processes of this machine the kernel has
     killed for want of memory meanwhile, None where it does not say. A shell passes on a child's signal as 128 more.
+    Unless a cgroup holds ``memory_max``, it ``is_address_space``, of which more is reserved than used.
     """
     cpu_max = limits.get("cpu_max_seconds")
     memory_max = limits.get("memory_max_bytes")
@@ -166,7 +168,12 @@ def explain_end(
         # processors with others the two were seen to differ by 30 %.
         is_late = own_cpu_seconds > 0.6 * (cpu_max + CPU_GRACE_SECONDS)
         if number == signal.SIGXCPU or (code == -signal.SIGKILL and is_late):
-            return "CpuLimit", f"it used {cpu_seconds:.1f} s, and cpu_max is {cpu_max:g} s"
+            said = f"it used {cpu_seconds:.1f} s, and cpu_max is {cpu_max:g} s"
+            if round(cpu_seconds, 1) < cpu_max:
+                said += (
+                    ", for which the kernel counts whole clock ticks: of a process that is often interrupted, too many"
+                )
+            return "CpuLimit", said
     if number == signal.SIGKILL and memory_kills:
         return "OutOfMemory", f"killed {say_memory_kills(memory_kills)}; {peak}"
     remarks: list[str] = []
@@ -174,7 +181,8 @@ def explain_end(
         guess = " that may have been the kernel, for want of memory;" if memory_kills is None else ""
         remarks.append(f"that came from outside Rota;{guess} {peak}")
     elif memory_max is not None and code and 2 * memory_bytes_max > memory_max:
-        remarks.append(f"{peak}, and memory_max is {say_bytes(memory_max)}")
+        of = " of address space" if is_address_space else ""
+        remarks.append(f"{peak}, and memory_max is {say_bytes(memory_max)}{of}")
     if code and (count := limits.get("processes_max")) is not None:
         were = "process that it left was" if leftovers == 1 else "processes that it left were"
         remarks.append(f"processes_max is {count}" + (f", and {leftovers} {were} killed" if leftovers else ""))

@@ -225,7 +225,9 @@ def _explain_finished(connection: Connection, row: Row[Any]) -> list[str]:
     because += [_tell_attempt(found) for found in tried[:ATTEMPTS_MAX]]
     if len(tried) > ATTEMPTS_MAX:
         because.append(f"`rota run show {row.id}` shows the attempts before these")
-    if (advice := _ADVICE.get(row.reason)) is not None:
+    if row.reason == Reason.OUT_OF_MEMORY.value and "memory_max" in row.reason_text:
+        because.append("a larger memory_max of its job would have given it more")
+    elif (advice := _ADVICE.get(row.reason)) is not None:
         because.append(advice)
     return because
 

@@ -119,7 +119,7 @@ def test_jobs_that_reach_a_limit_or_die_are_told_apart(cluster: Cluster) -> None
         "vanishes": "no_result",
     }
     assert " s, and cpu_max is 1 s" in reasons["cpu"][1]
-    assert "MiB, and memory_max is 256.0 MiB" in reasons["memory"][1]
+    assert "more address space than memory_max allows, 256.0 MiB a process" in reasons["memory"][1]
     assert "SIGKILL: that came from outside Rota" in reasons["killed"][1]
     assert "was ended by signal SIGSEGV" in reasons["violates"][1]
     assert "ended without saying what it returned" in reasons["vanishes"][1]

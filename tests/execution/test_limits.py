@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rota.execution.limits import CPU_GRACE_SECONDS
+from rota.execution.limits import CPU_GRACE_SECONDS, explain_end
 from tests.execution.harness import Harness
 from tests.execution.test_executors import executor_of, run
 
@@ -87,8 +87,25 @@ def test_a_job_that_uses_up_its_cpu_time_is_told_apart_with_the_figures(harness:
 
     assert (outcome.ended, outcome.signal, outcome.error_type) == ("signalled", signal.SIGXCPU, "CpuLimit")
     assert 0.5 < outcome.cpu_seconds < 1.0 + CPU_GRACE_SECONDS  # Linux measures it, and counts ticks for the limit
-    assert outcome.error_message == f"it used {outcome.cpu_seconds:.1f} s, and cpu_max is 1 s"
+    assert (outcome.error_message or "").startswith(f"it used {outcome.cpu_seconds:.1f} s, and cpu_max is 1 s")
     assert (in_shell.exit_code, in_shell.error_type) == (128 + signal.SIGXCPU, "CpuLimit")
+
+
+@pytest.mark.parametrize(("cpu_seconds", "is_explained"), [(0.74, True), (0.96, False), (1.2, False)])
+def test_less_cpu_time_than_the_limit_is_explained_by_how_the_kernel_counts(
+    cpu_seconds: float, is_explained: bool
+) -> None:
+    kind, said = explain_end(
+        -signal.SIGXCPU,
+        {"cpu_max_seconds": 1.0},
+        cpu_seconds=cpu_seconds,
+        own_cpu_seconds=cpu_seconds,
+        memory_bytes_max=MIB,
+        memory_kills=0,
+        leftovers=0,
+    )
+
+    assert (kind, "the kernel counts whole clock ticks" in (said or "")) == ("CpuLimit", is_explained)
 
 
 def test_a_job_that_holds_off_the_first_warning_is_killed_and_told_apart_too(harness: Harness) -> None:
@@ -105,8 +122,9 @@ def test_a_callable_that_gets_no_more_memory_says_so_with_the_figures(harness: H
     outcome = harness.run(*call, expects_result=True, limits={"memory_max_bytes": 200 * MIB})
 
     assert (outcome.ended, outcome.error_type) == ("exited", "MemoryError")
-    peak = f"its memory peaked at {outcome.memory_bytes_max / MIB:.1f} MiB, and memory_max is 200.0 MiB"
-    assert (outcome.error_message or "").endswith(peak)
+    limit = "it asked for more address space than memory_max allows, 200.0 MiB a process"
+    peak = f"its memory peaked at {outcome.memory_bytes_max / MIB:.1f} MiB, which counts only what was in use"
+    assert outcome.error_message == f"{limit}; {peak}"
     assert "in eat" in (outcome.traceback or "")
 
 
@@ -116,7 +134,7 @@ def test_a_command_that_fails_close_to_its_memory_limit_is_told_with_both_figure
     outcome = harness.run(*PYTHON, program, limits={"memory_max_bytes": 128 * MIB})
 
     assert outcome.exit_code == 1
-    assert (outcome.error_message or "").endswith("and memory_max is 128.0 MiB")
+    assert (outcome.error_message or "").endswith("and memory_max is 128.0 MiB of address space")
 
 
 def test_a_kill_from_outside_is_told_as_that(harness: Harness) -> None:

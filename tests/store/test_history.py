@@ -251,6 +251,22 @@ def test_a_finished_run_repeats_its_recorded_reason(ledger: Ledger) -> None:
     assert why(ledger, never) == [f"cancelled by {ANN} before it started (cancel)", "it never started"]
 
 
+@pytest.mark.parametrize(
+    ("message", "advice"),
+    [
+        ("it asked for more address space than memory_max allows", "a larger memory_max of its job would have given"),
+        ("killed while the kernel killed 1 process", "memory_max of its job, if it has one, or the memory"),
+    ],
+)
+def test_what_ran_out_of_memory_is_told_which_memory_where_that_is_known(
+    ledger: Ledger, message: str, advice: str
+) -> None:
+    claim = ledger.start_one()
+    ledger.end(claim, "exited", exit_code=1, error_type="MemoryError", error_message=message)
+
+    assert why(ledger, claim.run_id)[-1].startswith(advice)
+
+
 def test_a_run_whose_job_was_deleted_by_hand_says_so(ledger: Ledger) -> None:
     ledger.add_job()
     start_node(ledger)
