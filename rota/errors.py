@@ -48,7 +48,8 @@ class Invalid(UsageError):
         shown = repr(value)
         if len(shown) > 120:
             shown = shown[:117] + "..."
-        super().__init__(f"{field} {shown} is refused: {rule}")
+        nothing = {"None": f"{field} is not given", "[]": f"{field} is refused"}  # which nobody has written so
+        super().__init__(f"{nothing.get(shown, f'{field} {shown} is refused')}: {rule}")
         self.field = field
         self.value = value
         self.rule = rule

@@ -40,7 +40,9 @@ def progress(fraction: str, message: str | None) -> None:
     try:
         value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
-        raise Invalid("progress", fraction, "it is a fraction from 0 to 1, or a percentage: 0.4 or 40%") from None
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise Invalid("progress", fraction, "it is a fraction from 0 to 1, or a percentage: 0.4 or 40%")
     run.progress(value, message)
 
 

@@ -30,7 +30,7 @@ def check_job_options(options: Mapping[str, Any], *, new: bool) -> dict[str, Any
     _check_names("job", options, JOB_OPTIONS)
     given = [kind for kind in _KINDS if options.get(kind) is not None]
     if len(given) > 1 or (new and not given):
-        raise Invalid("job", given, "it has exactly one of call, command, shell and sql")
+        raise Invalid("job", " and ".join(given) if given else [], "it has exactly one of call, command, shell and sql")
     found = {name: value for name, value in options.items() if name not in _KINDS and not (new and value is None)}
     return found | ({"kind": given[0], "target": options[given[0]]} if given else {})
 

@@ -21,6 +21,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 
 from rota.errors import Invalid, Preempted, StateError
+from rota.model.durations import format_duration
 from rota.model.run import End
 from rota.store.database import Database, connect_elsewhere, first_line, parse_url
 from rota.store.dialects import Dialect, Trouble
@@ -212,4 +213,4 @@ def check_time_of_transaction(dialect: Dialect, timeout_seconds: float | None, l
             f"on SQLite, where one writes at a time, a transactional job has a time limit of at most a third of its "
             f"lease, {longest:g} s of {lease_seconds:g} s: give such a timeout, or a longer lease"
         )
-        raise Invalid("timeout", timeout_seconds, rule)
+        raise Invalid("timeout", None if timeout_seconds is None else format_duration(timeout_seconds), rule)

@@ -269,3 +269,23 @@ def test_a_worker_that_cannot_begin_is_no_node(rota, start_rota, tmp_path):
 
     assert process.wait(60) == 2
     assert read(rota("node", "list", "--json")) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["job", "add", "x", "--sql", "select 1"], "timeout is not given: on SQLite, where one writes at a time"),
+        (["job", "add", "x", "--sql", "select 1", "--timeout", "30s"], "timeout '30s' is refused: on SQLite"),
+        (["job", "add", "x"], "job is refused: it has exactly one of call, command, shell and sql"),
+        (
+            ["job", "add", "x", "--shell", "true", "--call", "a:b"],
+            "job 'call and shell' is refused: it has exactly one",
+        ),
+        (["schedule", "add", "x", "hello"], "schedule is refused: it has at least one of"),
+    ],
+)
+def test_what_was_not_given_or_given_twice_is_named_as_it_is_typed(rota_with_job, words, said):
+    result = rota_with_job(*words)
+
+    assert result.exit_code == 2
+    assert said in result.stderr
