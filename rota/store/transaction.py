@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 
 from rota.errors import Invalid, Preempted, StateError
 from rota.model.durations import format_duration
@@ -29,6 +29,8 @@ from rota.store.endings import end_within
 from rota.store.moves import Stale
 
 LEASE_PART = 3  # what a transaction may take of its lease where it keeps all others from writing
+
+WORDS_MAX = 40  # of a statement, in a sentence: characters
 
 _ENDS_BY_WORD = frozenset({"abort", "begin", "commit", "end", "rollback", "start", "xa"})
 
@@ -160,7 +162,7 @@ def run_on(url: str, work: Callable[[Connection], Any]) -> Any:
     """
     engine = connect_elsewhere(url)
     try:
-        with engine.begin() as connection:
+        with plainly(), engine.begin() as connection:
             return work(connection)
     finally:
         engine.dispose()
@@ -173,14 +175,42 @@ def run_statements(
 
     ``:name`` in a statement is the value of that name; each row of an answer is shown as a line of JSON.
     """
-    return [_run_statement(connection, statement, values, show) for statement in statements]
+    counts: list[int] = []
+    for number, statement in enumerate(statements, 1):
+        words = " ".join(statement.split())
+        which = f"statement {number}, {words if len(words) <= WORDS_MAX else words[:WORDS_MAX] + '...'}"
+        with plainly(f"{which}: "):
+            counts.append(_run_statement(connection, statement, values, show, which))
+    return counts
+
+
+@contextlib.contextmanager
+def plainly(where: str = "") -> Generator[None]:
+    """Have what is raised say in one line what the database said, and ``where``; types and causes stay."""
+    try:
+        yield
+    except StatementError as error:
+        if error.code is not None or error.statement is not None:  # else it was done within
+            error.args = (f"{where}{_sentence_of(error.orig) if error.orig is not None else error.args[0]}",)
+            error.code = error.statement = error.params = None
+        raise
+
+
+def _sentence_of(error: BaseException) -> str:
+    # PyMySQL gives a number and a sentence, the others the sentence, and below it where in the statement it is.
+    given = error.args[1] if len(error.args) == 2 and isinstance(error.args[1], str) else str(error)
+    return (given.strip().splitlines() or [type(error).__name__])[0]
 
 
 def _run_statement(
-    connection: Connection, statement: str, values: Mapping[str, Any], show: Callable[[str], None]
+    connection: Connection, statement: str, values: Mapping[str, Any], show: Callable[[str], None], which: str
 ) -> int:
     prepared = text(statement)
-    wanted = {name: values[name] for name in prepared.compile().params if name in values}
+    names = prepared.compile().params
+    if missing := [name for name in names if name not in values]:
+        given = json.dumps(dict.fromkeys(missing, "..."))
+        raise TypeError(f"{which}: it has no value for :{', :'.join(missing)}; give it with --args '{given}'")
+    wanted = {name: values[name] for name in names}
     answer = connection.execute(prepared, wanted)
     if not answer.returns_rows:
         return answer.rowcount

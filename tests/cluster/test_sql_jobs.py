@@ -57,7 +57,10 @@ def test_statements_take_their_values_from_the_run_and_commit_with_its_end(kept:
     [
         ("insert into kept (n) values (null)", "null"),
         ("insert into nowhere (n) values (1)", "nowhere"),
-        ("insert into kept (n) values (:other)", "other"),
+        (
+            "insert into kept (n) values (:other)",
+            'it has no value for :other; give it with --args \'{"other": "..."}\'',
+        ),
         ("commit", "COMMIT would end the transaction"),
     ],
 )
@@ -68,7 +71,11 @@ def test_of_statements_that_fail_none_is_kept(kept: Cluster, second: str, told: 
 
     assert kept.wait_for_end(run_id) == {"failed"}
 
-    assert told in kept.run(run_id).reason_text
+    reason = kept.run(run_id).reason_text
+    assert told in reason
+    assert "\n" not in reason
+    assert "sqlalche.me" not in reason
+    assert second == "commit" or f": statement 2, {second[:40]}" in reason
     assert rows_of(kept) == []
     assert worker.trouble() == []
 

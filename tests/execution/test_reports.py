@@ -330,3 +330,10 @@ def test_without_a_worker_it_waits_and_the_next_one_hears_everything(folder: Pat
     outcome = again.ended(order)
     assert json.loads(outcome.result or "") == {"page": 3}
     again.crew.close()
+
+
+def test_a_progress_that_a_command_may_not_tell_is_refused_as_it_was_written(harness: Harness) -> None:
+    outcome = harness.run(sys.executable, "-P", "-m", "rota", "current", "progress", "400%")
+
+    assert outcome.exit_code == 2
+    assert b"progress '400%' is refused: it is a fraction from 0 to 1, or a percentage" in outcome.stderr.head
