@@ -99,7 +99,10 @@ def declare_modules(door: Door, settings: NodeSettings) -> None:
         except Exception as error:
             hint = ""
             if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+                absent = [folder for folder in settings.import_dirs if not Path(folder).is_dir()]
                 hint = "; name the folder that it is in with -I"
+                if absent:
+                    hint = f"; there is no folder {', '.join(absent)}, named with -I"
             raise ConfigError(f"module {module!r} cannot be imported: {type(error).__name__}: {error}{hint}") from error
     for folder in settings.import_dirs:
         if not Path(folder).is_dir():

@@ -203,6 +203,16 @@ def test_a_module_that_cannot_be_imported_is_named_and_no_worker_starts(start_ro
     assert "module 'no_such_module' cannot be imported" in errors
 
 
+def test_a_folder_of_dash_i_that_is_not_there_is_named_where_its_module_is_missing(start_rota, tmp_path):
+    process = start_rota("worker", "-I", str(tmp_path / "nope"), "-m", "no_such_module")
+
+    _, errors = process.communicate(timeout=SECONDS_MAX)
+
+    assert process.returncode == 2
+    assert f"there is no folder {tmp_path / 'nope'}, named with -I" in errors
+    assert "name the folder" not in errors
+
+
 def test_up_makes_the_schema_and_works(start_rota, tmp_path):
     process = start_rota("up", "--log-file", str(tmp_path / "worker.log"), "--db", f"sqlite:///{tmp_path / 'new.db'}")
 

@@ -333,7 +333,10 @@ def test_without_a_worker_it_waits_and_the_next_one_hears_everything(folder: Pat
 
 
 def test_a_progress_that_a_command_may_not_tell_is_refused_as_it_was_written(harness: Harness) -> None:
-    outcome = harness.run(sys.executable, "-P", "-m", "rota", "current", "progress", "400%")
+    facts = {"ROTA_RUN_ID": "7", "ROTA_JOB": "job", "ROTA_ATTEMPT": "1", "ROTA_NODE": "a", "ROTA_FENCE": "3"}
+    argv = (sys.executable, "-P", "-m", "rota", "current", "progress", "400%")
+
+    outcome = harness.run(*argv, environment={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)} | facts)
 
     assert outcome.exit_code == 2
     assert b"progress '400%' is refused: it is a fraction from 0 to 1, or a percentage" in outcome.stderr.head
