@@ -98,8 +98,27 @@ def test_what_is_configured_counts_more_than_what_is_registered(
 
     assert found.spelled == ("shop==1.2", "shop==1.3")
     assert found.find("shop==1.2") == SHOP
-    assert [record.getMessage() for record in caplog.records] == [
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.INFO] == [
         "the entry point 'shop = shop_rota:Shop' of rota.environments is left out: the configuration has shop==1.2 too"
+    ]
+
+
+def test_what_an_environment_lacks_is_told_when_it_is_gathered_and_it_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = [str(tmp_path / "gone"), str(tmp_path / "venv/bin/python")]
+    broken = Environment.checked("shop", version="1", interpreter=gone[1], python_path=[str(tmp_path), gone[0]])
+    whole = Environment.checked("whole", version="1", interpreter=sys.executable, python_path=[str(tmp_path)])
+
+    found = gather_environments([broken, whole])
+
+    assert found.spelled == ("shop==1", "whole==1")
+    assert [(record.levelname, record.getMessage().partition("; ")[0]) for record in caplog.records] == [
+        (
+            "WARNING",
+            "environment shop==1 is broken, and runs that ask for it fail here: "
+            f"there is no interpreter {gone[1]}, no folder {gone[0]}",
+        )
     ]
 
 
