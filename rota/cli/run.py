@@ -223,8 +223,10 @@ def cancel(door: Door, *, run_id: str) -> None:
 def freeze(door: Door, *, run_id: str) -> None:
     """Hold all processes of a running run; its lease goes on."""
     handle = door.rota.runs[run_id]
+    was_frozen = handle.show()["freeze_asked_at"] is not None
     handle.freeze()
-    door.screen.tell(f"run {handle.id}: its node was asked to freeze it", handle.show())
+    text = "is frozen already" if was_frozen else "is to be frozen: its node was asked to"
+    door.screen.tell(f"run {handle.id} {text}", handle.show())
 
 
 @run.command()
@@ -233,8 +235,10 @@ def freeze(door: Door, *, run_id: str) -> None:
 def thaw(door: Door, *, run_id: str) -> None:
     """Let a frozen run go on."""
     handle = door.rota.runs[run_id]
+    was_frozen = handle.show()["freeze_asked_at"] is not None
     handle.thaw()
-    door.screen.tell(f"run {handle.id}: its node was asked to let it go on", handle.show())
+    text = "is to go on: its node was asked to let it" if was_frozen else "is not frozen"
+    door.screen.tell(f"run {handle.id} {text}", handle.show())
 
 
 @run.command()

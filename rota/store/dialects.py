@@ -297,8 +297,9 @@ def dialect_named(name: str) -> Dialect:
     try:
         return _DIALECTS[name]
     except KeyError:
+        meant = "; did you mean postgresql://?" if name == "postgres" else ""
         raise NotSupported(
-            f"database {name!r} is not supported: use sqlite, postgresql, mysql or mariadb in the URL"
+            f"database {name!r} is not supported: use sqlite, postgresql, mysql or mariadb in the URL{meant}"
         ) from None
 
 

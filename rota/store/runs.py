@@ -310,7 +310,8 @@ def read_transcript(
         attempts = connection.execute(READ_NUMBERS, {"run_id": run_id}).all()
         wanted = [row for row in attempts if attempt_number in (None, row.attempt)]
         if attempt_number is not None and not wanted:
-            raise NotFound("attempt", attempt_number, f"run {run_id} has {len(attempts)} attempts")
+            count = len(attempts)
+            raise NotFound("attempt", attempt_number, f"run {run_id} has {count} attempt{'' if count == 1 else 's'}")
         if not wanted:
             return Transcript(None, None, ())
         last = wanted[-1]

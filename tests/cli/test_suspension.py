@@ -83,8 +83,15 @@ def test_a_frozen_run_is_named_by_status_and_shown_so(rota, url, node):
     by = json.loads(rota("run", "show", "1", "--json").stdout)["freeze_asked_by"]
     status = rota("status").stdout
 
-    assert frozen.stdout == "run 1: its node was asked to freeze it\n"
+    assert frozen.stdout == "run 1 is to be frozen: its node was asked to\n"
+    assert rota("run", "freeze", "1").stdout == "run 1 is frozen already\n"
     assert "run 1 is frozen since " in status
     assert f", by {by}: `rota run thaw 1`" in status
     assert "running (frozen)" in rota("run", "list").stdout
     assert "running (frozen since " in rota("run", "show", "1").stdout
+    assert rota("run", "thaw", "1").stdout == "run 1 is to go on: its node was asked to let it\n"
+    assert rota("run", "thaw", "1").stdout == "run 1 is not frozen\n"
+    assert "run 1 has 1 attempt\n" in rota("run", "logs", "1", "--attempt", "2").stderr
+    wrong = rota("status", environ={"ROTA_DB": "postgres://me@host/rota"})
+    assert "database 'postgres' is not supported" in wrong.stderr
+    assert "did you mean postgresql://?" in wrong.stderr
