@@ -161,7 +161,7 @@ version = "2"
     [
         ("environments = 3", r"environments is a section for each"),
         ("environments.shop = 3", r"environments\.shop is a section"),
-        ("[environments.shop]", r"environments\.shop\.version None is refused"),
+        ("[environments.shop]", r"environments\.shop\.version is not given"),
         ("[environments.shop]\nversion = 1.2", r"environments\.shop\.version 1\.2 is refused: a version is text"),
         ('[environments.shop]\nverson = "1"', r"shop\.verson; did you mean environments\.shop\.version\?"),
         (
