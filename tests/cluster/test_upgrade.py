@@ -19,14 +19,16 @@ NEWER = "99.9.9"
 
 
 def install(library: Path, version: str | None = None) -> None:
-    """Install Rota there, in place of what was there before."""
-    shutil.rmtree(library, ignore_errors=True)
-    shutil.copytree(ROOT / "rota", library / "rota", ignore=shutil.ignore_patterns("__pycache__"))
+    """Install Rota there, in place of what was there before: at once, since a stand-in may be starting from it."""
+    package = library / f"rota-{version}"
+    shutil.copytree(ROOT / "rota", package, ignore=shutil.ignore_patterns("__pycache__"))
     if version is not None:
-        init = library / "rota" / "__init__.py"
+        init = package / "__init__.py"
         text, count = re.subn(r'^__version__ = ".*"$', f'__version__ = "{version}"', init.read_text(), flags=re.M)
         assert count == 1
         init.write_text(text)
+    (library / "next").symlink_to(package)
+    (library / "next").replace(library / "rota")
 
 
 def version_of(cluster: Cluster) -> str:
