@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import signal
@@ -16,7 +17,7 @@ import pytest
 from sqlalchemy import NullPool, create_engine, inspect, text
 from sqlalchemy.exc import OperationalError
 
-from tests.conftest import assert_no_violations
+from tests.conftest import assert_no_violations, migrate
 from tests.servers import Server
 from tests.servers.process import FOLDER_PREFIX
 
@@ -31,6 +32,26 @@ def tables(url: str) -> set[str]:
         return set(inspect(connection).get_table_names())
 
 
+def described(url: str) -> dict[str, str]:
+    """Tell all that a database was prepared with."""
+    told: dict[str, str] = {}
+    with create_engine(url, poolclass=NullPool).connect() as connection:
+        looked = inspect(connection)
+        for name in looked.get_table_names():
+            looks = (
+                looked.get_columns, looked.get_unique_constraints, looked.get_check_constraints, looked.get_indexes,
+                looked.get_foreign_keys,
+            )  # fmt: skip
+            facts = [sorted(map(str, look(name))) for look in looks]
+            facts += [looked.get_pk_constraint(name), looked.get_table_options(name)]
+            rows = (
+                [] if name == "rota_schema" else [str(row) for row in connection.execute(text(f"select * from {name}"))]
+            )
+            told[name] = re.sub(" at 0x[0-9a-f]+", "", f"{facts} {rows}")  # conditions of indexes are objects
+        told |= {name: looked.get_view_definition(name) for name in looked.get_view_names()}
+    return told
+
+
 def test_an_empty_database_holds_nothing(empty_database_url: str) -> None:
     assert tables(empty_database_url) == set()
 
@@ -38,6 +59,12 @@ def test_an_empty_database_holds_nothing(empty_database_url: str) -> None:
 def test_a_prepared_database_holds_the_schema_and_no_violation(database_url: str) -> None:
     assert "rota_run" in tables(database_url)
     assert_no_violations(database_url)
+
+
+def test_a_prepared_database_is_what_the_migrations_make(database_url: str, empty_database_url: str) -> None:
+    migrate(empty_database_url)
+
+    assert described(database_url) == described(empty_database_url)
 
 
 def test_two_databases_of_one_server_do_not_share_rows(database_server: Server, database_url: str) -> None:
