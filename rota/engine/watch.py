@@ -8,6 +8,7 @@ slot any more. Ends go to the bookkeeper, and are acknowledged when it has commi
 from __future__ import annotations
 
 import logging
+import math
 import select
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,6 +36,9 @@ from rota.model.states import Delivery, NodeState
 log = logging.getLogger("rota.worker")
 
 WAIT_SECONDS_MAX = 5.0
+# At first, a guardian may be about to notice that its worker or a stand-in has gone: until then it has no door.
+KNOCK_AGAIN_SECONDS = 1.0
+KNOCKS_SECONDS = 60.0
 LOGGED_MAX = 1000  # of what a job says
 
 # What a job's process tells instead of an end: the kind of end it makes, and its error type.
@@ -101,6 +105,8 @@ class Watch:
         self._outbox: Mailbox[BookkeeperMessage | Renewed] = Mailbox()
         self._asked_at = 0.0  # when the guardians were last asked for a sign of life
         self._renew_at = 0.0
+        self._knock_at = 0.0
+        self._knocks_until = boottime() + KNOCKS_SECONDS
         self._is_renewed = False  # since it was asked for last, on leaving
         self._is_closed = False  # what was claimed and comes only now is given back unstarted
         self._is_closed_inline = False  # the same for what would end with this worker
@@ -130,6 +136,8 @@ class Watch:
         if bookkeeper.is_accepting:
             self._crew.adopt()
         self._recover(bookkeeper)
+        now = boottime()
+        self._knock_at = now + KNOCK_AGAIN_SECONDS if now < self._knocks_until else math.inf
 
     def _recover(self, bookkeeper: Bookkeeping) -> None:
         for outcome in self._crew.recover(self._recovering):
@@ -171,7 +179,7 @@ class Watch:
 
     def round(self, bookkeeper: Bookkeeping, renewer: Renewing, wake_fd: int, *, until: float | None = None) -> None:
         """Wait for the next thing to happen, no longer than ``until`` (CLOCK_BOOTTIME), and see to it."""
-        wake_at = self._renew_at if until is None else min(self._renew_at, until)
+        wake_at = min(self._renew_at, self._knock_at, math.inf if until is None else until)
         timeout = max(0.0, min(WAIT_SECONDS_MAX, wake_at - boottime()))
         select.select([self._crew.fileno(), self._outbox.fileno(), wake_fd], [], [], timeout)
         for message in self._outbox.take_all():
@@ -203,6 +211,8 @@ class Watch:
         if boottime() >= self._renew_at:
             self._let_silent_go(bookkeeper)
             self._renew(renewer)
+            self.take_over(bookkeeper)
+        elif boottime() >= self._knock_at:
             self.take_over(bookkeeper)
 
     def _hear(self, message: BookkeeperMessage | Renewed, bookkeeper: Bookkeeping) -> None:
