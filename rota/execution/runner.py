@@ -1,10 +1,10 @@
 """The process of a Python callable in an environment of its own: lends it Rota's part, then is ``python_job``.
 
 Run by path under the environment's interpreter: ``INTERPRETER .../runner.py TARGET ENVIRONMENT``; or
-``INTERPRETER .../runner.py --warm ...`` to be the warm parent of such jobs. Invariant: of
-the worker's installation the package ``rota`` becomes importable, and nothing else; it is this one whatever is
-installed there, since job and guardian must speak the same way. Written so that old Pythons, 2.7 among them, can read
-it and say that they are too old.
+``INTERPRETER .../runner.py --warm ...`` to be the warm parent of such jobs. Invariant: of the
+worker's installation the package ``rota`` becomes importable, and nothing else; it is this one whatever is installed
+there, since job and guardian must speak the same way. Written so that old Pythons, 2.7 among them, can read it and say
+that they are too old.
 
 ``multiprocessing`` reads it again, as ``__mp_main__``, in each process that it spawns: those are lent it too.
 """

@@ -17,13 +17,12 @@ from rota.store.health import check_health, show_health
 from rota.store.nodes import list_nodes
 from rota.store.runs import read_runs
 from rota.store.shown import shown
-from rota.store.suspension import read_suspended
+from rota.store.suspension import PART_MAX, read_suspended
 from rota.store.tables import run, schedule
 from rota.store.types import Number, db_now_plus
 
 RECENT_RUNS = 10_000
 LATE_SECONDS = 10.0  # ready for longer than this: no node takes it
-PART_MAX = 20
 
 _latest = select(func.coalesce(func.max(run.c.id), 0)).scalar_subquery()
 _recent = run.c.id > _latest - RECENT_RUNS

@@ -69,7 +69,7 @@ LIST_POOLS = (
 READ_PAUSED_POOLS = (
     select(pool.c.name, pool.c.paused_at, pool.c.paused_by).where(_is_paused).order_by(pool.c.name).limit(PAGE_MAX)
 )
-PART_MAX = 20
+PART_MAX = 20  # of each kind that a status names
 
 
 def _paused(kind: str, table: Any, *named: ColumnElement[bool]) -> Select[Any, Any, Any]:
