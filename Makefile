@@ -1,20 +1,24 @@
 # make demo     watch Rota at work: its own environment, an embedded database, jobs that show the point
 # make test     check style, types and layers, then run every test on every database that can be had
 #               DATABASES="sqlite postgresql" limits them; PYTEST_OPTIONS="-n 3 -k lease" goes to pytest
-# make test-cluster  the tests of whole workers, each on every database; `make test` runs most of them on one
+# make test-databases  whatever works on a database, on every one; `make test` runs the store on all, the rest on one
+# make test-crash  a process killed at each crash point: both deliveries, every database; `make test` does a selection
 # make docs     write the reference again, from the code
 # make bench    measure; DATABASE=postgresql, BENCH_OPTIONS=...
+# make faults   five hosts under load and random faults; DATABASE=mariadb, SEED=2, FAULT_OPTIONS="--seconds 60"
 #
 # Everything lives in .venv, which `make clean` removes. PYTHON chooses the interpreter that it is made with.
 
 SHELL = /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster test-long test-zones lint format docs bench clean prerequisites
+.PHONY: help demo test test-databases test-crash test-long test-zones lint format docs bench faults clean prerequisites
 
 DATABASES ?= $(ROTA_TEST_DATABASES)
 DATABASE ?= sqlite
 PYTEST_OPTIONS ?= -n 3 --dist worksteal
 BENCH_OPTIONS ?=
+SEED ?= 1
+FAULT_OPTIONS ?=
 # The first of these that is new enough.
 ifndef PYTHON
 PYTHON := $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -34,8 +38,13 @@ demo: .venv/.installed
 test: lint
 	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest $(PYTEST_OPTIONS)
 
-test-cluster: .venv/.developing
-	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest --every-database tests/cluster $(PYTEST_OPTIONS)
+test-databases: .venv/.developing
+	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest --every-database tests/cluster tests/engine tests/client \
+		$(PYTEST_OPTIONS)
+
+test-crash: .venv/.developing
+	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest --every-database -m "not zones" \
+		tests/test_crash.py tests/cluster/test_crash_points.py $(PYTEST_OPTIONS)
 
 test-long: .venv/.developing
 	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest --every-database -m long $(PYTEST_OPTIONS)
@@ -58,6 +67,9 @@ docs: .venv/.developing
 
 bench: .venv/.developing
 	$(BIN)/python -m benchmarks --database $(DATABASE) $(BENCH_OPTIONS)
+
+faults: .venv/.developing
+	$(BIN)/python -m faults --database $(DATABASE) --seed $(SEED) $(FAULT_OPTIONS)
 
 clean:
 	rm -rf .venv .build .pytest_cache .ruff_cache .hypothesis .import_linter_cache

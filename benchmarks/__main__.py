@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.figures import Figure, measure_all
+from benchmarks.history import measure_history
 from benchmarks.schedules import measure_schedules
 from tests.servers import KINDS, STARTERS, Unavailable, find
 
@@ -30,6 +31,7 @@ def main() -> int:
     parser.add_argument("--idle-seconds", type=float, default=120.0, help="how long an idle worker is watched")
     parser.add_argument("--schedules", type=int, default=0, help="measure with so many schedules instead")
     parser.add_argument("--due", type=int, default=100, help="how many of the schedules are due each second")
+    parser.add_argument("--history", type=int, default=0, help="measure beside so many ended runs instead")
     parser.add_argument("--machine", action=argparse.BooleanOptionalAction, default=True, help="the machine too")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures go as JSON")
     given = parser.parse_args()
@@ -58,6 +60,8 @@ def measure(url: str, given: argparse.Namespace, console: Console, *, machine: b
     if given.schedules:
         seconds = max(given.idle_seconds, 60.0)
         return measure_schedules(url, schedules=given.schedules, per_second=given.due, seconds=seconds, say=say)
+    if given.history:
+        return measure_history(url, runs=given.history, say=say)
     return measure_all(
         url, runs=given.runs, slots=given.slots, idle_seconds=given.idle_seconds, machine=machine, say=say
     )

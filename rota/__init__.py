@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from rota.client.claims import Claim
     from rota.client.dispatch import Dispatch
+    from rota.client.groups import GroupHandle
     from rota.client.rota import Rota
     from rota.client.runs import RunHandle
     from rota.errors import (
@@ -43,6 +44,7 @@ __all__ = [
     "DatabaseUnavailable",
     "DatabaseVersion",
     "Dispatch",
+    "GroupHandle",
     "Invalid",
     "NotFound",
     "NotSupported",
@@ -64,6 +66,7 @@ _HOMES = {
     "Dispatch": "rota.client.dispatch",
     "Release": "rota.model.outcomes",
     "Retry": "rota.model.outcomes",
+    "GroupHandle": "rota.client.groups",
     "Rota": "rota.client.rota",
     "RunHandle": "rota.client.runs",
     "Skip": "rota.model.outcomes",

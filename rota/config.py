@@ -9,6 +9,7 @@ line, again by a worker that is told to read its configuration anew.
     retry_delay = "30s"           # of new jobs that name none
     pools = ["default", "reports"]
     lease = "60s"
+    labels = { gpu = "yes" }      # of this node, for the rules of pools and for jobs that name nodes by them
 
     [connections.warehouse]
     url = "postgresql://..."
@@ -16,6 +17,9 @@ line, again by a worker that is told to read its configuration anew.
     [environments.shop]           # for jobs with --env shop or --env shop==1.2
     version = "1.2"
     interpreter = "/srv/shop/venv/bin/python"
+
+    [keep_runs]                   # how long finished runs are kept, of jobs that do not say so
+    failed = "90d"
 
     [secrets]                     # for jobs with --secret DB_PASSWORD: where it is, never the secret itself
     DB_PASSWORD = { file = "/run/secrets/db" }
@@ -37,7 +41,9 @@ from rota.model.durations import format_duration, parse_duration
 from rota.model.environment import Environment
 from rota.model.instants import check_zone
 from rota.model.job import LEASE_SECONDS, LEASE_SECONDS_MIN, OWN_CONNECTION, check_word
+from rota.model.keeping import KEEP_DEFAULT, check_keep_setting, format_keep
 from rota.model.names import check_name
+from rota.model.placement import NO_LABELS, check_labels
 from rota.model.secret import SECRETS_MAX, SecretSource
 from rota.model.states import OnTerm
 
@@ -88,10 +94,12 @@ class Config:
     log_file: Path | None
     slots: int | None
     pools: tuple[str, ...]
+    labels: Mapping[str, str]
     drain_timeout_seconds: float
     on_term: OnTerm
     cgroup: str  # auto, off, or the absolute path of a directory
     keep_output_seconds: float | None
+    keep_runs: Mapping[str, float | None]  # seconds, by how a run ended; None: for ever
     connections: Mapping[str, Connection]
     environments: tuple[Environment, ...]  # of this node; more may be registered by what is installed on it
     secrets: tuple[SecretSource, ...]  # where this node has those of jobs
@@ -158,6 +166,16 @@ def _pools(field: str, value: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _labels(field: str, value: object) -> dict[str, str]:
+    if isinstance(value, str):
+        value = value.replace(",", " ").split()
+    return check_labels(field, value)
+
+
+def _shown_labels(value: Any) -> str:
+    return ", ".join(f"{name}={text}" for name, text in value.items()) or "(none)"
+
+
 def _shown(value: Any) -> str:
     return "(chosen by the worker)" if value is None else str(value)
 
@@ -197,13 +215,15 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("log_file",      "ROTA_LOG_FILE",      None,         _path,                         _shown_path),
     Setting("slots",         "ROTA_SLOTS",         None,         _slots,                        _shown),
     Setting("pools",         "ROTA_POOLS",         ("default",), _pools,                        ", ".join),
+    Setting("labels",        "ROTA_LABELS",        NO_LABELS,    _labels,                       _shown_labels),
     Setting("drain_timeout", "ROTA_DRAIN_TIMEOUT", 60.0,         _duration(0, zero_ok=True),    _shown_duration),
     Setting("on_term",       "ROTA_ON_TERM",       OnTerm.AUTO,  _on_term,                      _shown),
     Setting("cgroup",        "ROTA_CGROUP",        "auto",       _cgroup,                       _shown),
     Setting("keep_output",   "ROTA_KEEP_OUTPUT",   2592000.0,    _keep,                         _shown_keep),
+    Setting("keep_runs",     "ROTA_KEEP_RUNS",     KEEP_DEFAULT, check_keep_setting,            format_keep),
 )
 # fmt: on
-_FLAGS = {"database": "--db", "pools": "--pool"}  # those that are called otherwise than their key
+_FLAGS = {"database": "--db", "pools": "--pool", "labels": "--label"}  # those that are called otherwise than their key
 KEYS = tuple(setting.key for setting in SETTINGS)
 
 
@@ -241,10 +261,12 @@ def read_config(
         log_file=resolved["log_file"].value,
         slots=resolved["slots"].value,
         pools=resolved["pools"].value,
+        labels=resolved["labels"].value,
         drain_timeout_seconds=resolved["drain_timeout"].value,
         on_term=resolved["on_term"].value,
         cgroup=resolved["cgroup"].value,
         keep_output_seconds=resolved["keep_output"].value,
+        keep_runs=resolved["keep_runs"].value,
         connections=connections,
         environments=environments,
         secrets=secrets,

@@ -141,6 +141,7 @@ class Simulation:
                 LEASE_SECONDS,
                 clock=self._seconds_passed,
             )
+            self._scheduler.labels = None
             self._register()
         except BaseException:
             self._folder.cleanup()
@@ -327,6 +328,7 @@ class Simulation:
             LEASE_SECONDS,
             self._scheduler.environments,
             self._scheduler.secrets,
+            self._scheduler.labels,
         )
         marked = mark_started(self._database, [claim.claim_id for claim in claims if not claim.marked])
         for claim in claims:
@@ -364,7 +366,7 @@ class Simulation:
         seconds = parse_duration("takes", takes(run) if callable(takes) else takes, zero_ok=True)
         if claim.limit_seconds is not None and seconds > claim.limit_seconds:
             seconds = claim.limit_seconds
-            said = say_time_limit(seconds, seconds, claim.limited_by, grace_seconds=None)
+            said = say_time_limit(seconds, seconds, claim.limited_by, None, grace_seconds=None)
             end = End(claim.claim_id, claim.run_id, claim.limited_by, error_message=said)
         end = dataclasses.replace(end, seconds=seconds)
         return _Underway(claim, self._now + timedelta(seconds=seconds), end)

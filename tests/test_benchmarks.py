@@ -29,3 +29,16 @@ def test_every_figure_is_measured(tmp_path: Path) -> None:
         "idle statements",
     } <= set(figures)
     assert all(figure["value"] > 0 for name, figure in figures.items() if name != "idle statements")
+
+
+def test_claims_beside_a_long_history_are_measured(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    options = ("--database", "sqlite", "--history", "100", "--json", str(file))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *options], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(file.read_text())["sqlite"]
+    assert {"claim: median beside them to that before", "end beside 100 ended runs, 99th percentile"} <= set(figures)

@@ -21,6 +21,8 @@ from tests.conftest import assert_no_violations, migrate
 from tests.servers import Server
 from tests.servers.process import FOLDER_PREFIX
 
+pytestmark = pytest.mark.every_database
+
 
 def execute(url: str, statement: str) -> None:
     with create_engine(url, poolclass=NullPool).begin() as connection:

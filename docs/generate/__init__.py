@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from docs.generate.commands import write_commands, write_definitions, write_environment, write_settings
+from docs.generate.crash import write_crash_points
+from docs.generate.protocol import write_protocol
 from docs.generate.python import write_errors, write_python
 from docs.generate.schema import write_states, write_tables, write_transitions, write_violations
 
@@ -28,6 +30,8 @@ PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "reference/tables.md": write_tables,
     "reference/violations.md": write_violations,
     "internals/states.md": write_transitions,
+    "internals/crash-points.md": write_crash_points,
+    "internals/protocol.md": write_protocol,
 }
 
 

@@ -44,9 +44,15 @@ SETTING_MEANINGS = {
     "log_file": "Where a worker logs to; opened anew at USR2.",
     "slots": "How many runs a worker takes at once: four for each processor, unless told.",
     "pools": "The pools a worker takes runs of; a variable separates them by commas.",
+    "labels": "Labels of the node, a table of names and values in the file; a variable has `K=V`, separated by commas. "
+    "See [nodes and pools](../pools.md#which-nodes-serve-a-pool).",
     "drain_timeout": "How long a worker that was told to drain waits for its jobs.",
     "keep_output": "How long what an attempt wrote is kept after its end, or `forever`. Any node deletes what is older "
     "by its own setting, so give all of them the same.",
+    "keep_runs": "How long finished runs are kept with their history, by how they ended, of jobs that do not say so "
+    "(`--keep`): a section, a duration or `forever` for all ends, or as a text `failed=90d,lost=forever`; ends that "
+    "are not named keep their default. Any node removes what is older by its own setting, so give all of them the "
+    "same. See [operating](../operating.md#how-long-runs-are-kept).",
     "on_term": "What a worker that is told TERM makes of its jobs: `leave` them to the next one, or `drain`; `auto` "
     "drains as process 1 of a container, and leaves otherwise.",
     "cgroup": "Where each attempt gets a cgroup (v2) of its own: `auto` uses a directory that systemd has delegated to "

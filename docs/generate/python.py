@@ -35,6 +35,7 @@ VALUES = {
     "Rota": ("rota", True),
     "Dispatch": ("dispatch", True),
     "RunHandle": ("run", False),
+    "GroupHandle": ("group", False),
     "Claim": ("claim", False),
 }
 # Public for other modules, and of no use outside.

@@ -13,9 +13,11 @@ from rota.cli.run import follow_run
 from rota.cli.screen import Columns, View
 from rota.errors import Invalid
 from rota.model.ending import Backoff
-from rota.model.job import Executor, Startup
+from rota.model.job import POOL_DEFAULT, Executor, Startup
+from rota.model.placement import RetryNode, RunsOn
 from rota.model.states import Delivery
 
+_WORD_LISTS = ("retry_on", "no_retry_on", "secrets", "prefer", "exclude", "mutexes")
 COLUMNS: Columns = {"name": "name", "state": "state", "runs": lambda view: brief(describe_target(view)), "pool": "pool"}
 
 
@@ -105,6 +107,21 @@ def definition_flags(function: Callable[..., Any]) -> Callable[..., Any]:
                 type=Words(*Executor),
                 help="A function: in its own process, or with others in one. [process]",
             ),
+            click.option("--on", type=Words(*RunsOn), help="One node of its pool, or each of them. [any]"),
+            click.option("--max-parallel", metavar="N", help="With --on all: on so many nodes at once."),
+            click.option("--prefer", metavar="NODE|K=V", multiple=True, help="These nodes first; repeatable."),
+            click.option("--exclude", metavar="NODE|K=V", multiple=True, help="Never these nodes; repeatable."),
+            click.option("--retry-node", type=Words(*RetryNode), help="After a bad end: another node first. [any]"),
+            click.option("--max-running", metavar="N", help="So many of its runs at once, in the whole cluster."),
+            click.option(
+                "--mutex", "mutexes", metavar="NAME", multiple=True, help="Alone among jobs that name it; repeatable."
+            ),
+            click.option("--concurrency-key", metavar="ARG", help="The argument whose value is a run's key."),
+            click.option("--max-per-key", metavar="N", help="So many of its runs of one key at once."),
+            click.option("--rate", metavar="N/D", help="So many starts in any stretch of that length: 100/1h."),
+            click.option(
+                "--keep", metavar="[END=]D", multiple=True, help="How long its runs are kept: failed=90d, 7d, forever."
+            ),
             click.argument("arguments", metavar="[-- ARG...]", nargs=-1),
         )
     ):
@@ -128,10 +145,30 @@ def read_definition(
     if arguments and not command:
         raise Invalid("command", shlex.join(arguments), "arguments belong to --command; put --command before `--`")
     variables = read_pairs("variable", flags.pop("variable"))
-    words = {name: _read_words(flags.pop(name)) for name in ("retry_on", "no_retry_on", "secrets")}
+    words = {name: _read_words(flags.pop(name)) for name in _WORD_LISTS}
+    words["keep"] = _read_keep(flags.pop("keep"))
     target = given(call=call, command=list(arguments) if command else None, shell=shell, sql=list(sql) or None)
     groups = "none" if run_as_groups == ("none",) else list(run_as_groups) or None
     return target | given(variables=variables, run_as_groups=groups, **words, **flags)
+
+
+def _warn_of_pool(door: Door, view: View) -> None:
+    # Jobs may come before the first worker does, so it is no refusal.
+    pool = view["pool"]
+    if pool != POOL_DEFAULT and not door.rota.pools.is_known(pool):
+        click.echo(
+            f"there is no pool {pool} yet, and no node serves it: start one with `rota worker --pool {pool}`, or "
+            f"make it with `rota pool create {pool}`",
+            err=True,
+        )
+
+
+def _read_keep(words: tuple[str, ...]) -> Any:
+    if not words or words == ("none",):
+        return "none" if words else None
+    if len(words) == 1 and "=" not in words[0]:
+        return words[0]
+    return read_pairs("keep", words)
 
 
 def _read_words(words: tuple[str, ...]) -> list[str] | str | None:
@@ -154,6 +191,7 @@ def add(door: Door, *, name: str, if_exists: str, **flags: Any) -> None:
     if door.config.resolved["retry_delay"].origin != "default":
         options.setdefault("retry_delay", door.config.retry_delay_seconds)
     view = door.rota.jobs.add(name, if_exists=if_exists, **options)
+    _warn_of_pool(door, view)
     door.screen.tell(f"job {view['name']}: {describe_target(view)}", view)
 
 
@@ -182,6 +220,7 @@ def edit(door: Door, *, name: str, **flags: Any) -> None:
     if not options:
         raise Invalid("job", name, "say what to change; see `rota job edit --help`")
     view = door.rota.jobs.edit(name, **options)
+    _warn_of_pool(door, view)
     door.screen.tell(f"job {view['name']} is at revision {view['revision']}", view)
 
 
@@ -217,9 +256,11 @@ def delete(door: Door, *, name: str) -> None:
 @click.option("--in", "delay", metavar="D", help="Not before this long from now.")
 @click.option("--start-within", metavar="D", help="How late it may still start.")
 @click.option("--key", metavar="K", help="While a run with this key is unfinished, it is that one.")
+@click.option("--unique-for", metavar="D|forever", help="So long after it was asked for too, however it ended.")
 @click.option("--priority", metavar="N", help="Higher first.")
 @click.option("--retries", metavar="N|forever", help="How often to try this run again, not the job's.")
 @click.option("--retry-delay", metavar="D", help="How long this run waits before that, not the job's.")
+@click.option("--concurrency-key", metavar="K", help="Its key for limits, not that of its arguments.")
 @click.option("--wait", is_flag=True, help="Wait for the end; exit 0 only if it succeeded.")
 @click.option("--follow", is_flag=True, help="Wait, and print what it writes as it comes.")
 @through_door
@@ -229,5 +270,11 @@ def run(door: Door, *, name: str, args: str | None, wait: bool, follow: bool, at
     handle = door.rota.enqueue(name, read_args(args), at=moment, **given(**flags))
     if wait or follow:
         return follow_run(door, handle, output=follow, timeout=None)
-    door.screen.tell(f"run {handle.id}", handle.show())
+    view = handle.show()
+    group = view.get("group")
+    runs = view.get("runs")
+    said = f"run {handle.id}" if not runs else f"runs {', '.join(str(one['id']) for one in runs)} of group {group}"
+    if not runs and view["finished_at"]:
+        said += f" has the key {view['key']} and is {view['state']}: no other was made"
+    door.screen.tell(said, view)
     return 0

@@ -22,6 +22,9 @@ def node_flags(function: Callable[..., Any]) -> Callable[..., Any]:
         (
             click.option("--name", metavar="N", help="Of this node. [the host's, then host:2, host:3]"),
             click.option("--pool", "pools", metavar="P", multiple=True, help="Work for it; repeatable. [ROTA_POOLS]"),
+            click.option(
+                "--label", "labels", metavar="K=V", multiple=True, help="Of this node; repeatable. [ROTA_LABELS]"
+            ),
             click.option("--slots", metavar="N", allow_from_autoenv=False, help="Runs at once. [ROTA_SLOTS]"),
             click.option("-I", "import_dirs", metavar="DIR", multiple=True, help="Import Python jobs from here, too."),
             click.option(
@@ -70,11 +73,13 @@ def read_settings(
         name=name,
         pools=config.pools,
         slots=config.slots or slots_default(),
+        labels=config.labels,
         lease_seconds=config.lease_seconds,
         drain_timeout_seconds=config.drain_timeout_seconds,
         on_term=config.on_term,
         cgroup=config.cgroup,
         keep_output_seconds=config.keep_output_seconds,
+        keep_runs=config.keep_runs,
         poll_seconds=config.poll_seconds,
         modules=modules,
         import_dirs=tuple(str(Path(folder).absolute()) for folder in import_dirs),
@@ -227,3 +232,13 @@ def drain(door: Door, *, name: str) -> None:
 def resume(door: Door, *, name: str) -> None:
     """Let it claim again."""
     door.screen.tell(f"node {name} may claim again", door.rota.nodes.resume(name))
+
+
+@node.command()
+@click.argument("name")
+@through_door
+def forget(door: Door, *, name: str) -> None:
+    """Forget one that is gone for good; runs that were for it alone are missed."""
+    missed = door.rota.nodes.forget(name)
+    also = f"; {missed} runs that were for it alone are missed" if missed else ""
+    door.screen.tell(f"node {name} is forgotten{also}", {"name": name, "forgotten": True, "missed": missed})

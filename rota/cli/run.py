@@ -13,6 +13,7 @@ from rota.cli.screen import Columns, View, clean, short_time, write_value
 from rota.model.states import RunState
 
 if TYPE_CHECKING:
+    from rota.client.groups import GroupHandle
     from rota.client.runs import RunHandle
 
 COLUMNS: Columns = {
@@ -38,16 +39,22 @@ def run() -> None:
 @run.command("list")
 @click.option("--job", metavar="J", help="Of this job.")
 @click.option("--schedule", metavar="S", help="Of this schedule.")
+@click.option("--group", metavar="G", help="Of this group: of one slot, or one request, on all nodes.")
 @click.option("--state", metavar="S", multiple=True, help="In this state; repeatable.")
 @click.option("--since", metavar="TIME", help="Asked for since this time.")
 @click.option("--limit", metavar="N", type=int, default=50, show_default=True, help="At most so many.")
 @click.option("--before", metavar="ID", type=int, help="The next page: older than this run.")
 @through_door
-def list_(door: Door, *, since: str | None, state: tuple[str, ...], limit: int, **flags: Any) -> None:
+def list_(
+    door: Door, *, since: str | None, state: tuple[str, ...], limit: int, group: str | None, **flags: Any
+) -> None:
     """List runs, newest first."""
     moment = read_time("since", since, door.config.zone)
-    views = door.rota.runs.list(state=list(state) or None, since=moment, limit=limit, **flags)
-    door.screen.show_list(views, COLUMNS, nothing="no such runs")
+    views = door.rota.runs.list(state=list(state) or None, since=moment, limit=limit, group=group, **flags)
+    columns = COLUMNS if group is None else {"for node": "target_node", **COLUMNS}
+    door.screen.show_list(views, columns, nothing="no such runs")
+    if group is not None and not door.screen.as_json:
+        click.echo(clean(door.rota.runs.group(group).show()["summary"]))
 
 
 @run.command()
@@ -71,6 +78,8 @@ def _show_run(door: Door, view: View) -> None:
     facts["error"] = ": ".join(part for part in (error.get("type"), error.get("message")) if part)
     if view.get("slot_count") == 1:
         facts.pop("slot_count")
+    if view.get("completeness"):
+        facts["completeness"] = view["completeness"]["summary"]
     door.screen.show_one(facts, leave_out=("attempts", "events", "on"))
     if error.get("traceback"):
         click.echo(f"\n{clean(error['traceback'])}")
@@ -118,9 +127,13 @@ def wait(door: Door, *, run_id: str, timeout: str | None) -> int:
 
 def follow_run(door: Door, handle: RunHandle, *, output: bool, timeout: str | None) -> int:
     """Wait for a run, show how it ended, and return the exit status: 0 only if it succeeded."""
+    from rota.client.groups import GroupHandle
+
     try:
         if not door.screen.as_json and sys.stderr.isatty():
             click.echo(f"run {handle.id}: waiting for its end; Ctrl-C leaves it alone", err=True)
+        if isinstance(handle, GroupHandle):
+            return _follow_group(door, handle, output=output, timeout=timeout)
         if output and not door.screen.as_json:
             write_as_it_comes(handle, OutputWriter())
         _wait(door, handle, timeout)
@@ -136,6 +149,26 @@ def follow_run(door: Door, handle: RunHandle, *, output: bool, timeout: str | No
         click.echo(clean(text), err=True)
     else:
         door.screen.tell(text, view)
+    return 0 if view["state"] == RunState.SUCCEEDED else 1
+
+
+def _follow_group(door: Door, handle: GroupHandle, *, output: bool, timeout: str | None) -> int:
+    """Wait for all runs of a group, show how each ended, and return the exit status: 0 only if all succeeded."""
+    handle.wait(timeout)
+    view = handle.show()
+    if door.screen.as_json:
+        door.screen.show_one(view)
+    else:
+        for node, one in handle.runs.items() if output else ():
+            # One after the other: lines of several nodes at once would be nobody's.
+            click.echo(clean(f"--- {node}, run {one.id}"), err=True)
+            started_at, parts = one.transcript()
+            OutputWriter().write(parts, started_at)
+        for one in view["runs"]:
+            said = f"{one['node']}: run {one['id']} {one['state']}: {one['reason']['text']}"
+            result = "" if one["result"] is None else f"; result {write_value(one['result'])}"
+            click.echo(clean(said + result), err=output)
+        click.echo(clean(view["summary"]), err=output)
     return 0 if view["state"] == RunState.SUCCEEDED else 1
 
 
@@ -223,9 +256,7 @@ def cancel(door: Door, *, run_id: str) -> None:
 def freeze(door: Door, *, run_id: str) -> None:
     """Hold all processes of a running run; its lease goes on."""
     handle = door.rota.runs[run_id]
-    was_frozen = handle.show()["freeze_asked_at"] is not None
-    handle.freeze()
-    text = "is frozen already" if was_frozen else "is to be frozen: its node was asked to"
+    text = "is to be frozen: its node was asked to" if handle.freeze() else "is frozen already"
     door.screen.tell(f"run {handle.id} {text}", handle.show())
 
 
@@ -235,9 +266,7 @@ def freeze(door: Door, *, run_id: str) -> None:
 def thaw(door: Door, *, run_id: str) -> None:
     """Let a frozen run go on."""
     handle = door.rota.runs[run_id]
-    was_frozen = handle.show()["freeze_asked_at"] is not None
-    handle.thaw()
-    text = "is to go on: its node was asked to let it" if was_frozen else "is not frozen"
+    text = "is to go on: its node was asked to let it" if handle.thaw() else "is not frozen"
     door.screen.tell(f"run {handle.id} {text}", handle.show())
 
 

@@ -143,7 +143,11 @@ def list_(door: Door) -> None:
 @through_door
 def show(door: Door, *, key: str) -> None:
     """Show a schedule."""
-    door.screen.show_one(door.rota.schedules[key].show())
+    view = door.rota.schedules[key].show()
+    if view["last_group"] and not door.screen.as_json:
+        last = view["last_group"]
+        view |= {"last_group": f"{last['summary']}; `rota run list --group {last['group']}`"}
+    door.screen.show_one(view)
 
 
 @schedule.command("next")

@@ -6,7 +6,8 @@ import click
 
 from rota.cli.door import Door, through_door
 from rota.cli.run import COLUMNS as RUN_COLUMNS
-from rota.cli.screen import Columns, View, clean, make_table, print_table, short_time
+from rota.cli.screen import Columns, View, clean, make_table, print_table
+from rota.model.durations import format_duration
 from rota.model.findings import Severity
 
 COLOURS = {Severity.INFO: "blue", Severity.WARNING: "yellow", Severity.CRITICAL: "red"}
@@ -18,10 +19,29 @@ NODE_COLUMNS: Columns = {
     "environments": lambda view: (
         ", ".join(view["environments"]) if isinstance(view["environments"], list) else view["environments"]
     ),
+    "labels": lambda view: tell_labels(view["labels"]),
+    "clock": lambda view: tell_skew(view["skew_seconds"]),
     "running": lambda view: f"{len(view['running'])} of {view['slots']}",
-    "seen": lambda view: short_time(view["seen_at"]),
+    "last good round": lambda view: tell_age(view["seen_seconds"]),
     "version": "version",
 }
+
+
+def tell_labels(labels: object) -> str:
+    """Write labels as they are typed."""
+    if not isinstance(labels, dict):
+        return str(labels or "")
+    return ", ".join(f"{name}={value}" for name, value in labels.items())  # pyright: ignore[reportUnknownVariableType]
+
+
+def tell_skew(seconds: float | None) -> str:
+    """Write how far a node's clock is from the database's; nothing where it was not measured."""
+    return "" if seconds is None else f"{round(seconds, 1) + 0.0:+.1f} s"  # zero has no sign of its own
+
+
+def tell_age(seconds: float | None) -> str:
+    """Say how long ago something was; nothing of what is no moment."""
+    return "" if seconds is None else f"{format_duration(round(seconds))} ago"
 
 
 @click.command()

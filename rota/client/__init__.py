@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rota.client.claims import Claim
     from rota.client.dispatch import Dispatch
+    from rota.client.groups import GroupHandle
     from rota.client.rota import Rota
     from rota.client.runs import RunHandle
 
-__all__ = ["Claim", "Dispatch", "Rota", "RunHandle"]
+__all__ = ["Claim", "Dispatch", "GroupHandle", "Rota", "RunHandle"]
 
 _HOMES = {
     "Claim": "rota.client.claims",
     "Dispatch": "rota.client.dispatch",
+    "GroupHandle": "rota.client.groups",
     "Rota": "rota.client.rota",
     "RunHandle": "rota.client.runs",
 }

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rota.errors import AlreadyFinished, Preempted
+from rota.errors import AlreadyFinished, DatabaseUnavailable, Invalid, Preempted
 from rota.execution.python_job import name_bases, name_type
 from rota.model.documents import encode_document
 from rota.model.durations import parse_duration
@@ -72,12 +72,11 @@ class Poller:
                 continue
             if not held.marked and held.claim_id not in mark_started(self._rota.database, [held.claim_id]):
                 continue  # cancelled, or lost, between the claim and the mark
-            try:
-                args = json.loads(held.args)
-            except (ValueError, RecursionError) as error:
+            args, broken = _read(held)
+            if broken is not None:
                 # Written by hand: it fails with the reason, and the next one is taken.
-                broken = f"its arguments are not JSON: {error}"
-                end_runs(self._rota.database, [End(held.claim_id, held.run_id, "not_started", error_message=broken)])
+                end = End(held.claim_id, held.run_id, "not_started", error_message=_text(broken))
+                end_runs(self._rota.database, [end])
                 continue
             return Claim(self._rota, self.identity, replace(held, marked=True), args)
         return None
@@ -189,8 +188,10 @@ class Claim:
         """
         self._refuse_ended()
         renewal = renew_claims(self._rota.database, self._identity, [self._held.claim_id], self.lease_seconds)
-        if self._held.claim_id not in renewal.kept:
+        if self._held.claim_id in renewal.lost:
             raise Preempted(self.run_id, self.fence)
+        if self._held.claim_id not in renewal.kept:
+            raise DatabaseUnavailable(f"run {self.run_id} is locked by another transaction: try again")
         self._cancelled_by = renewal.cancelled.get(self._held.claim_id)
         return self.is_cancelled
 
@@ -269,6 +270,16 @@ class Claim:
     def _refuse_ended(self) -> None:
         if self._is_ended:
             raise AlreadyFinished(self.run_id, read_ended(self._rota.database, self.run_id).state)
+
+
+def _read(held: Held) -> tuple[Any, str | None]:
+    """Return the arguments of a run, and what keeps it from being carried out, if anything does."""
+    if held.problem is not None:
+        return None, str(Invalid("job", held.job, held.problem))
+    try:
+        return json.loads(held.args), None
+    except (ValueError, RecursionError) as error:
+        return None, f"its arguments are not JSON: {error}"
 
 
 def _text(text: str) -> str:

@@ -28,7 +28,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 # What `enqueue` takes for itself; a function's own parameters have other names.
-ENQUEUE_OPTIONS = ("key", "at", "delay", "start_within", "priority", "retries", "retry_delay")
+ENQUEUE_OPTIONS = (
+    "key", "unique_for", "at", "delay", "start_within", "priority", "retries", "retry_delay", "concurrency_key",
+)  # fmt: skip
 # Options of the decorator that belong to the schedule; all others are the job's. `start_within` is the job's.
 _SCHEDULE_OPTIONS = frozenset(SCHEDULE_OPTIONS) - {"job", "start_within"}
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rota.client.runs import check_run_id
+from rota.errors import Invalid
 from rota.model.names import check_name, check_pool
-from rota.store import history, slot_history, suspension
+from rota.model.placement import PoolRule
+from rota.store import forgetting, history, membership, slot_history, suspension
+from rota.store.jobs import check_if_exists
 from rota.store.nodes import list_nodes, read_node
 
 if TYPE_CHECKING:
     from rota.client.rota import Rota
+
+    Labels = Mapping[str, str] | Sequence[str]
 
 
 class Nodes:
@@ -53,9 +59,18 @@ class Nodes:
         """
         return suspension.resume_node(self._rota.database, check_name("node", name), actor=self._rota.actor)
 
+    def forget(self, name: str) -> int:
+        """Forget a node that is gone for good; return how many runs that were for it alone are missed now.
+
+        Raises:
+            NotFound: no node has that name.
+            Conflict: it is alive, or runs of it go on.
+        """
+        return forgetting.forget_node(self._rota.database, check_name("node", name), actor=self._rota.actor)
+
 
 class Pools:
-    """All pools: a pool is known once a node works for it."""
+    """All pools: one is known once it was created, or a node works for it."""
 
     def __init__(self, rota: Rota) -> None:
         self._rota = rota
@@ -66,6 +81,86 @@ class Pools:
         while page := suspension.list_pools(self._rota.database, after=found[-1]["name"] if found else ""):
             found += page
         return found
+
+    def show(self, name: str) -> dict[str, Any]:
+        """Return how a pool is shown, with all nodes that serve it and by what each does.
+
+        Raises:
+            NotFound: there is no such pool.
+        """
+        return membership.read_pool(self._rota.database, check_pool(name))
+
+    def is_known(self, name: str) -> bool:
+        """Tell whether there is such a pool: somebody created it, or a node works for it."""
+        return membership.is_known(self._rota.database, check_pool(name))
+
+    def create(
+        self,
+        name: str,
+        *,
+        members: Sequence[str] | None = None,
+        nodes: Sequence[str] | None = None,
+        labels: Labels | None = None,
+        if_exists: str = "error",
+    ) -> dict[str, Any]:
+        """Create a pool and return how it is shown.
+
+        Nodes serve it that are among ``members`` (names), whose name matches one of ``nodes`` (patterns such as
+        ``web*``) or that have all of ``labels`` (a mapping, or a list of ``K=V``); and those that name it themselves.
+
+        Raises:
+            Invalid: a value breaks its rule; nothing was stored.
+            AlreadyExists: there is one, and ``if_exists`` is ``"error"``.
+        """
+        rule = PoolRule.checked(name, members, nodes, labels)
+        decision = check_if_exists(if_exists)
+        return membership.create_pool(self._rota.database, rule, actor=self._rota.actor, if_exists=decision)
+
+    def edit(self, name: str, **changes: Any) -> dict[str, Any]:
+        """Replace what is given of ``members``, ``nodes`` and ``labels``; None takes it away.
+
+        Nodes follow within seconds. Runs that were taken go on.
+
+        Raises:
+            NotFound: there is no such pool.
+            Invalid: a value breaks its rule; nothing was changed.
+        """
+        for given in changes:
+            if given not in ("members", "nodes", "labels"):
+                raise Invalid(given, changes[given], "a pool has members, nodes and labels")
+
+        def change(rule: PoolRule) -> PoolRule:
+            parts = {"members": rule.members, "nodes": rule.patterns, "labels": rule.labels} | changes
+            return PoolRule.checked(name, parts["members"], parts["nodes"], parts["labels"])
+
+        return membership.edit_pool(self._rota.database, check_pool(name), change, actor=self._rota.actor)
+
+    def add(self, name: str, node: str) -> dict[str, Any]:
+        """Make a node a member of the pool, whether it is known already or not.
+
+        Raises:
+            NotFound: there is no such pool.
+        """
+        member = check_name("node", node)
+        return membership.add_member(self._rota.database, check_pool(name), member, actor=self._rota.actor)
+
+    def remove(self, name: str, node: str) -> dict[str, Any]:
+        """Take a node out of the members of the pool.
+
+        Raises:
+            NotFound: there is no such pool, or the node is no member; the message says why it serves it all the same.
+        """
+        member = check_name("node", node)
+        return membership.remove_member(self._rota.database, check_pool(name), member, actor=self._rota.actor)
+
+    def delete(self, name: str) -> None:
+        """Delete a pool that nothing names any more.
+
+        Raises:
+            NotFound: there is no such pool.
+            Conflict: jobs, unfinished runs, or nodes that are there name it.
+        """
+        membership.delete_pool(self._rota.database, check_pool(name), actor=self._rota.actor)
 
     def pause(self, name: str) -> dict[str, Any]:
         """Start no more runs of the pool, on any node. Those that run go on, schedules fire, start windows bind.

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from rota.client.declared import REGISTERED, Declaration, DeclaredJob, declare_all
 from rota.client.location import database_url
 from rota.errors import Invalid, UsageError
+from rota.model.concurrency import check_key
 from rota.model.documents import encode_arguments
 from rota.model.durations import parse_duration
 from rota.model.instants import check_zone, parse_instant
 from rota.model.job import check_priority, check_retries, check_retry_delay, check_start_within
 from rota.model.names import check_name
 from rota.model.run import NewRun
+from rota.model.uniqueness import check_unique_for
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -40,7 +42,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-REQUEST_OPTIONS = frozenset({"job", "args", "key", "at", "delay", "start_within", "priority", "retries", "retry_delay"})
+REQUEST_OPTIONS = frozenset(
+    "job args key unique_for at delay start_within priority retries retry_delay concurrency_key".split()
+)
 Request = Mapping[str, Any] | tuple[str, Mapping[str, object] | None]
 
 CONNECTIONS_MAX = 5  # one for each thread of an application that asks at the same moment; more wait for a free one
@@ -239,37 +243,46 @@ class Rota:
         args: Mapping[str, object] | None = None,
         *,
         key: str | None = None,
+        unique_for: str | float | timedelta | None = None,
         at: str | datetime | None = None,
         delay: str | float | timedelta | None = None,
         start_within: str | float | timedelta | None = None,
         priority: int | None = None,
         retries: int | str | None = None,
         retry_delay: str | float | timedelta | None = None,
+        concurrency_key: str | None = None,
     ) -> RunHandle:
         """Ask for a run of ``job``: now, at a moment, or after a delay.
 
-        While a run of the job with the same ``key`` is unfinished, that one is returned and no other made. ``retries``
-        (a number, or ``"forever"``) and ``retry_delay`` are this run's in the place of the job's.
+        Of a job that runs on all nodes of its pool, it is a run for each node that is registered, and the handle is a
+        ``GroupHandle``. While a run of the job with the same ``key`` is unfinished, that one is returned and no other
+        made. With ``unique_for`` (a duration, or ``"forever"``) that run holds the key so long after it was asked for,
+        however it ended. ``retries`` (a number, or ``"forever"``) and ``retry_delay`` are this run's in the place of
+        the job's. ``concurrency_key`` is the key by which runs are limited and share fairly, instead of what the job
+        finds in the arguments.
 
         Raises:
             Invalid: a value breaks its rule; nothing was stored.
             NotFound: there is no such job.
+            Conflict: it runs on all nodes of its pool, and none is registered.
         """
         new = self.check_request(
             job,
             args,
             key=key,
+            unique_for=unique_for,
             at=at,
             delay=delay,
             start_within=start_within,
             priority=priority,
             retries=retries,
             retry_delay=retry_delay,
+            concurrency_key=concurrency_key,
         )
-        from rota.client.runs import RunHandle
+        from rota.client.groups import handle_of
         from rota.store.requests import request_runs
 
-        return RunHandle(self, request_runs(self.database, [new])[0])
+        return handle_of(self, request_runs(self.database, [new])[0])
 
     def enqueue_many(self, requests: Sequence[Request]) -> list[RunHandle]:
         """Ask for many runs, up to 1000 of them in one transaction; return their handles, in order.
@@ -281,11 +294,11 @@ class Rota:
             Invalid: a value breaks its rule; nothing was stored.
             NotFound: there is no job of that name; nothing of its thousand was stored.
         """
-        from rota.client.runs import RunHandle
+        from rota.client.groups import handle_of
         from rota.store.requests import request_runs
 
         wanted = self._check_requests(requests)
-        return [RunHandle(self, run_id) for run_id in request_runs(self.database, wanted)] if wanted else []
+        return [handle_of(self, made) for made in request_runs(self.database, wanted)] if wanted else []
 
     def using(self, transaction: Connection | Session) -> Within:
         """Return what asks for runs inside ``transaction``: they exist if, and from when, the caller commits."""
@@ -297,12 +310,14 @@ class Rota:
         args: Mapping[str, object] | None = None,
         *,
         key: str | None = None,
+        unique_for: str | float | timedelta | None = None,
         at: str | datetime | None = None,
         delay: str | float | timedelta | None = None,
         start_within: str | float | timedelta | None = None,
         priority: int | None = None,
         retries: int | str | None = None,
         retry_delay: str | float | timedelta | None = None,
+        concurrency_key: str | None = None,
     ) -> NewRun:
         """Check what ``enqueue`` is given.
 
@@ -315,12 +330,14 @@ class Rota:
             job=check_name("job", job),
             args=encode_arguments("args", args),
             run_key=check_name("key", key) if key is not None else None,
+            unique_seconds=check_unique_for(unique_for, key),
             run_at=parse_instant("at", at, check_zone("tz", self.default_zone)) if at is not None else None,
             in_seconds=parse_duration("delay", delay, zero_ok=True) if delay is not None else None,
             start_within_seconds=check_start_within(start_within),
             priority=None if priority is None else check_priority(priority),
             retries=None if retries is None else check_retries(retries),
             retry_delay_seconds=None if retry_delay is None else check_retry_delay(retry_delay),
+            concurrency_key=None if concurrency_key is None else check_key(concurrency_key),
             requested_by=self.actor,
         )
 
@@ -357,11 +374,11 @@ class Within:
         Raises:
             Conflict: another transaction asks for the same key at this moment: roll back and try again.
         """
-        from rota.client.runs import RunHandle
+        from rota.client.groups import handle_of
         from rota.store.requests import request_runs_within
 
         new = self._rota.check_request(job, args, **options)
-        return RunHandle(self._rota, request_runs_within(self._rota.database, self._connection, [new])[0])
+        return handle_of(self._rota, request_runs_within(self._rota.database, self._connection, [new])[0])
 
 
 def _who_am_i() -> str:

@@ -18,11 +18,13 @@ from rota.model.instants import check_zone, parse_instant
 from rota.model.states import RunState
 from rota.model.transcript import Part, arrange, join
 from rota.store import interventions
+from rota.store.groups import read_group
 from rota.store.runs import LIST_MAX, Ended, list_runs, read_ended, read_run, read_transcript
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from rota.client.groups import GroupHandle
     from rota.client.rota import Rota
 
 WAIT_SECONDS_MIN = 0.02
@@ -186,27 +188,33 @@ class RunHandle:
         """
         return interventions.cancel_run(self._rota.database, self.id, actor=self._rota.actor)
 
-    def freeze(self) -> None:
+    def freeze(self) -> bool:
         """Hold all processes of a running run where they are, until it is thawed or stopped. Its lease goes on.
+
+        Returns:
+            False: its node was asked to before, and nothing is changed.
 
         Raises:
             Conflict: it is not running, or is being cancelled.
         """
-        interventions.freeze_run(self._rota.database, self.id, actor=self._rota.actor)
+        return interventions.freeze_run(self._rota.database, self.id, actor=self._rota.actor)
 
-    def thaw(self) -> None:
+    def thaw(self) -> bool:
         """Let the processes of a frozen run go on. The time it was frozen does not count towards its time limit.
+
+        Returns:
+            False: it is not frozen, and nothing is changed.
 
         Raises:
             Conflict: it is not running.
         """
-        interventions.thaw_run(self._rota.database, self.id, actor=self._rota.actor)
+        return interventions.thaw_run(self._rota.database, self.id, actor=self._rota.actor)
 
     def rerun(self) -> RunHandle:
         """Have a finished run done again: the same run, its next attempt.
 
         Raises:
-            Conflict: it has not ended.
+            Conflict: it has not ended, or another run holds its key now.
         """
         interventions.rerun_run(self._rota.database, self.id, actor=self._rota.actor)
         return self
@@ -246,13 +254,14 @@ class Runs:
         since: str | datetime | None = None,
         limit: int = 50,
         before: int | None = None,
+        group: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Return runs, newest first: of a job, of a schedule, in one state or several, asked for since a moment.
+        """Return runs, newest first: of a job, schedule or group, in one state or several, asked for since a moment.
 
         ``before`` gives the next page: the id of the last run of this one.
 
         Raises:
-            NotFound: there is neither such a job or schedule nor a run of it.
+            NotFound: there is neither such a job or schedule nor a run of it, or no such group.
         """
         if isinstance(limit, bool) or not 1 <= limit <= LIST_MAX:
             raise Invalid("limit", limit, f"1 to {LIST_MAX}; page with before")
@@ -269,12 +278,26 @@ class Runs:
             states=[str(given) for given in states],
             since=moment,
             before=check_run_id(before) if before is not None else None,
+            group=group,
             limit=limit,
         )
         if not found:
             # A name that was mistyped must not look like a job that never ran.
             self._refuse_unknown(job, schedule)
+            if group is not None:
+                self.group(group).show()
         return found
+
+    def group(self, group: str) -> GroupHandle:
+        """Return a handle for the runs of a group: those of one slot, or of one request, on all nodes of a pool.
+
+        Raises:
+            NotFound: there is no such group.
+        """
+        from rota.client.groups import GroupHandle
+
+        runs = read_group(self._rota.database, group)["runs"]
+        return GroupHandle(self._rota, min(one["id"] for one in runs), group)
 
     def _refuse_unknown(self, job: str | None, schedule: str | None) -> None:
         database = self._rota.database

@@ -11,6 +11,7 @@ database has it.
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -27,12 +28,18 @@ from rota.model.states import NodeState
 from rota.store.database import Database
 from rota.store.leases import adopt_claims, claim_runs, mark_started
 from rota.store.nodes import describe_node
+from rota.store.outlook import Outlook
+from rota.store.pool_rules import read_served
 
 log = logging.getLogger("rota.worker")
 
 GATHER_SECONDS = 0.01  # while other runs are about to end too, one transaction for several ends
+POLL_SPREAD = 0.1  # of the time between two polls, by chance: nodes that start together do not look together for long
 LOOK_AGAIN_SECONDS = 0.1
 LOOK_AFTER_END_SECONDS = 0.2  # an end may let the next run of a queue go
+HELD_BACK_SECONDS = 1.0  # until the next look while another node comes first for a run, for a while
+NOT_TOLD_SECONDS = 1.0  # from one look to the next while a guardian is to be told to freeze, or thaw, its job
+RULES_SECONDS = 3.0  # from one reading of the rules of pools to the next, where there are any
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +91,14 @@ class Bookkeeper(threading.Thread):
             identity,
             settings.pools,
             settings.lease_seconds,
-            keep_output_seconds=settings.keep_output_seconds,
             clock=clock,
             environments=settings.environments,
         )
         self._scheduler.secrets = settings.secrets.offered()
+        self._scheduler.labels = settings.labels
+        self._clock = clock
+        self._rules_at = 0.0  # by that clock: not before, the rules of pools are read again
+        self._keep(settings)
         self._woken = threading.Condition()
         self._books = Books(
             database,
@@ -104,9 +114,9 @@ class Bookkeeper(threading.Thread):
         self._trouble = Backoff()  # of single duties, while the database answers
         self._look_at = 0.0
         self._more_ready = False
-        self._frozen_count: int = 0
+        self._frozen: frozenset[int] = frozenset()  # runs whose guardians were told to hold their processes
         self._is_drained = False  # somebody asked this node to claim nothing, which the database sees to
-        self.last_good_round = 0.0  # monotonic
+        self.last_good_round = time.monotonic()
         self.idle_rounds = 0  # looks in a row that found nothing to do
 
     # What other threads say
@@ -135,6 +145,10 @@ class Bookkeeper(threading.Thread):
         with self._woken:
             self._books.dead.append(claim_id)
             self._woken.notify()
+
+    def hear_frozen(self, run_ids: frozenset[int]) -> None:
+        """Take over whose processes are held now: as long as the database wants others, renewals are asked for."""
+        self._frozen = run_ids
 
     def let_go(self, claim_id: str) -> None:
         """Take over that nobody waits for the end of this claim any more; one that comes is recorded all the same."""
@@ -175,20 +189,31 @@ class Bookkeeper(threading.Thread):
         with self._woken:
             self._settings = settings
             self._is_described = False
-            self._scheduler.pools = settings.pools
-            self._scheduler.keep_output_seconds = settings.keep_output_seconds
+            self._scheduler.labels = settings.labels
+            self._keep(settings)
             self._scheduler.environments = settings.environments
             self._hinted = True
             self._woken.notify()
 
+    def _keep(self, settings: NodeSettings) -> None:
+        tidier = self._scheduler.tidier
+        tidier.keep_output_seconds, tidier.keep_runs = settings.keep_output_seconds, settings.keep_runs
+
     def rename(self, identity: NodeIdentity) -> None:
         """Claim under another name from now on."""
         self._scheduler.identity = identity
+        self._is_described = False  # other rules of pools may name it
 
     @property
     def held_count(self) -> int:
         """How many claims are not ended in the database yet."""
         return len(self._held)
+
+    @property
+    def behind_seconds(self) -> float:
+        """How long there has been no good round, though one was due."""
+        since = self.last_good_round if self._backoff.failures else max(self.last_good_round, self._look_at)
+        return max(0.0, time.monotonic() - since)
 
     @property
     def is_accepting(self) -> bool:
@@ -252,6 +277,7 @@ class Bookkeeper(threading.Thread):
     def round(self) -> None:
         """Deliver what has ended, do what is due, claim what there is room for."""
         books = self._books
+        books.bring_back()
         if books.dead:
             self._surrender()
         if books.adopted:
@@ -286,7 +312,7 @@ class Bookkeeper(threading.Thread):
         state = NodeState.ALIVE if self._accepting else NodeState.DRAINING
         settings, identity = self._settings, self._scheduler.identity
         try:
-            describe_node(
+            self._scheduler.pools = describe_node(
                 self._database,
                 identity,
                 state=state,
@@ -294,6 +320,7 @@ class Bookkeeper(threading.Thread):
                 slots=settings.slots,
                 environments=settings.environments.spelled,
                 secrets=self._scheduler.secrets,
+                labels=settings.labels,
             )
         except BaseException:
             self._is_described = False
@@ -308,27 +335,51 @@ class Bookkeeper(threading.Thread):
         self._hinted = False
         outlook = self._scheduler.look()
         done = self._scheduler.round(outlook)
-        if outlook.has_cancelled or outlook.frozen_count != self._frozen_count:
-            self._frozen_count = outlook.frozen_count
+        is_told = (outlook.frozen_count, outlook.frozen_sum) == (len(self._frozen), sum(self._frozen))
+        if outlook.has_cancelled or not is_told:
             self._tell(RenewalWanted())
         if outlook.is_drained != self._is_drained:
             self._hear_drained(is_drained=outlook.is_drained)
+        has_moved = self._follow_rules(outlook)
         seconds = self._settings.poll_seconds or self._database.dialect.poll_seconds
+        seconds *= random.uniform(1.0 - POLL_SPREAD, 1.0)
+        if outlook.has_held_back:
+            seconds = min(seconds, HELD_BACK_SECONDS)
+        if not is_told:  # a renewal passes over a run that somebody has locked, and over a guardian that is silent
+            seconds = min(seconds, NOT_TOLD_SECONDS)
+        if outlook.has_rules:
+            seconds = min(seconds, max(0.0, self._rules_at - self._clock()))
         if done.trouble is not None:
             seconds = min(seconds, self._tell_trouble(done.trouble))
         else:
             self._trouble.succeeded()
-        if done.anything:
+        if done.anything or has_moved:
             seconds = 0.0  # the outlook is out of date
         elif (ahead := self._scheduler.seconds_until_next(outlook)) is not None:
             # What is due and was not done is being done by another node, or locked by somebody: no reason to spin.
             seconds = min(seconds, ahead if ahead > 0 else LOOK_AGAIN_SECONDS)
+        if (tidying := self._scheduler.tidier.seconds_until_next) is not None:
+            seconds = min(seconds, max(tidying, LOOK_AGAIN_SECONDS))
         self._look_at = time.monotonic() + seconds
         ready = outlook.has_ready or done.ready > 0
-        self.idle_rounds = 0 if ready or done.anything else self.idle_rounds + 1
+        self.idle_rounds = 0 if ready or done.anything or has_moved else self.idle_rounds + 1
         if self.idle_rounds:
             self._tell(Idle())
         return ready
+
+    def _follow_rules(self, outlook: Outlook) -> bool:
+        """Serve the pools whose rules name this node, and no others but its own; tell whether they have changed."""
+        before, settings = self._scheduler.pools, self._settings
+        now = self._clock()
+        if now < self._rules_at or (not outlook.has_rules and before == settings.pools):
+            return False
+        self._rules_at = now + RULES_SECONDS
+        name = self._scheduler.identity.name
+        if read_served(self._database, settings.pools, name, settings.labels) == before:
+            return False
+        self._describe()
+        log.info("serving pools %s from now on", ", ".join(self._scheduler.pools))
+        return self._scheduler.pools != before
 
     def _hear_drained(self, *, is_drained: bool) -> None:
         # Not the same as leaving: it goes on with its runs, fires, and takes guardians over.
@@ -355,11 +406,12 @@ class Bookkeeper(threading.Thread):
         claims = claim_runs(
             self._database,
             identity,
-            settings.pools,
+            self._scheduler.pools,
             wanted,
             settings.lease_seconds,
             settings.environments,
             self._scheduler.secrets,
+            self._scheduler.labels,
         )
         self._more_ready = len(claims) >= wanted
         if not claims:

@@ -1,6 +1,7 @@
 """What the attempts of a node have come to, until the database has it: ends, deaths of guardians, takings over.
 
-Invariant: no end is forgotten before the database has it, and one that cannot be recorded holds up no other. Used by
+Invariant: no end is forgotten before the database has it, and one that cannot be recorded, or whose run somebody keeps
+locked, holds up no other. Used by
 the bookkeeper and by the stand-in, each in the one thread in which it writes.
 """
 
@@ -9,9 +10,11 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
+from rota.engine.backoff import Backoff
 from rota.errors import DatabaseUnavailable
 from rota.model.run import End, Report
 from rota.store.database import Database
@@ -19,9 +22,11 @@ from rota.store.endings import Delivered, end_runs, surrender_runs
 from rota.store.reports import keep_reports
 
 log = logging.getLogger("rota.worker")
+Item = TypeVar("Item", End, str)
 
 ENDS_MAX = 100
 REFUSED_AGAIN_SECONDS = 30.0
+LOCKED_REPORT_SECONDS = 2.0
 REPORT_SECONDS = 0.3  # from one batch of reports to the next; with what guardians and followers wait, below 2 s
 REPORT_BYTES_MAX = 4 * 1024 * 1024  # of one job, while they cannot be told
 
@@ -32,13 +37,16 @@ class Kept:
 
     claim_ids: tuple[str, ...] = ()  # whose ends are there now
     waiting_seconds_min: float | None = None  # until the first retry among them; None: no retry
-    has_given_back: bool = False
+    has_given_back: bool = False  # runs, or permits that others wait for
 
 
 class Books:
     """Queues towards the database. Whoever adds to them and whoever empties them may be two threads."""
 
-    def __init__(self, database: Database, actor: Callable[[], str], adopt: Callable[[Sequence[str]], None]) -> None:
+    def __init__(
+        self, database: Database, actor: Callable[[], str], adopt: Callable[[Sequence[str]], frozenset[str]]
+    ) -> None:
+        """``adopt`` tells that these claims are in other hands, and returns those whose run somebody keeps locked."""
         self._database = database
         self._actor = actor
         self._adopt = adopt
@@ -47,18 +55,20 @@ class Books:
         self.adopted: deque[str] = deque()  # claims whose worker is gone, and whose guardian goes on with this one
         self._reports: dict[str, Report] = {}  # by claim
         self._report_at = 0.0  # monotonic: not before
-        self._refused: deque[tuple[float, End]] = deque()  # ends that cannot be recorded, and when to try again
+        self._later: list[tuple[float, Callable[[], None]]] = []  # what could not be written, and when to try again
+        self._locked = Backoff()
 
     @property
     def is_due(self) -> bool:
         """Whether there is something to write now."""
-        refused = self._refused and self._is_refused_due()
-        return bool(self.ends or self.dead or self.adopted or refused or self.seconds_until_report() == 0.0)
+        now = time.monotonic()
+        later = any(at <= now for at, _ in self._later)
+        return bool(self.ends or self.dead or self.adopted or later or self.seconds_until_report() == 0.0)
 
     @property
     def is_empty(self) -> bool:
         """Whether the database has everything."""
-        return not (self.ends or self.dead or self.adopted or self._refused)
+        return not (self.ends or self.dead or self.adopted or self._later)
 
     def hear_report(self, report: Report) -> None:
         """Take over what a running job has told."""
@@ -84,59 +94,82 @@ class Books:
         self._report_at = time.monotonic() + REPORT_SECONDS
         reports = {claim_id: self._reports.pop(claim_id) for claim_id in list(self._reports)}
         try:
-            self._keep(reports)
+            locked = self._keep(reports)
         except DatabaseUnavailable:
-            for report in reports.values():
-                later = self._reports.pop(report.claim_id, None)
-                self._reports[report.claim_id] = report
-                if later is not None:
-                    self.hear_report(later)
+            self._tell_later(reports.values())
             raise
+        if locked:
+            self._tell_later(reports[claim_id] for claim_id in locked)
+            self._report_at = time.monotonic() + LOCKED_REPORT_SECONDS
 
-    def _keep(self, reports: dict[str, Report]) -> None:
+    def _tell_later(self, reports: Iterable[Report]) -> None:
+        for report in reports:
+            newer = self._reports.pop(report.claim_id, None)
+            self._reports[report.claim_id] = report
+            if newer is not None:
+                self.hear_report(newer)
+
+    def _keep(self, reports: dict[str, Report]) -> frozenset[str]:
         try:
-            keep_reports(self._database, reports)
+            return keep_reports(self._database, reports)
         except DatabaseUnavailable:
             raise
         except Exception:  # what is wrong with one must hold up neither the others nor any end, which tells all again
             if len(reports) == 1:
                 log.exception("what the job of claim %s has told was refused", *reports)
-                return
-            for claim_id, report in reports.items():
-                self._keep({claim_id: report})
+                return frozenset()
+            return frozenset[str]().union(*(self._keep({claim_id: report}) for claim_id, report in reports.items()))
 
-    def surrender(self) -> tuple[str, ...]:
+    def surrender(self) -> frozenset[str]:
         """Let go of the claims whose guardian died, and return them; the database decides what follows.
 
         Raises:
             DatabaseUnavailable: they stay in the queue.
         """
         claim_ids = tuple(self.dead)
-        surrender_runs(self._database, claim_ids, actor=self._actor())
-        for _ in claim_ids:
-            self.dead.popleft()
-        return claim_ids
+        locked = surrender_runs(self._database, claim_ids, actor=self._actor())
+        _take_off(self.dead, len(claim_ids))
+        self._try_again(self.dead, locked)
+        return frozenset(claim_ids) - locked
 
     def adopt(self) -> None:
         """Tell which runs have been taken over."""
         claim_ids = tuple(self.adopted)
-        self._adopt(claim_ids)
-        for _ in claim_ids:
-            self.adopted.popleft()
+        locked = self._adopt(claim_ids)
+        _take_off(self.adopted, len(claim_ids))
+        self._try_again(self.adopted, locked)
+
+    def _try_again(self, queue: deque[Item], locked: Collection[Item]) -> None:
+        # Mostly a renewal has them for a moment; or else a hand, for long.
+        if not locked:
+            self._locked.succeeded()
+            return
+        self._put_later(queue, locked, self._locked.failed())
+        if self._locked.is_worth_a_line():
+            log.warning("%d runs are locked by somebody; what is to be written of them waits", len(locked))
+
+    def _put_later(self, queue: deque[Item], items: Iterable[Item], seconds: float) -> None:
+        kept = tuple(items)
+        self._later.append((time.monotonic() + seconds, lambda: queue.extend(kept)))
+
+    def bring_back(self) -> None:
+        """Put into their queues again what could not be written before, where it is time to try."""
+        now = time.monotonic()
+        due = [put_back for at, put_back in self._later if at <= now]
+        self._later = [(at, put_back) for at, put_back in self._later if at > now]
+        for put_back in due:
+            put_back()
 
     def _tell_last_progress(self, ends: Sequence[End]) -> None:
         # All else that was told comes with the end. Afterwards it is too late: who reports must have the run.
         reports = [report for end in ends if (report := self._reports.pop(end.claim_id, None)) is not None]
         last = {one.claim_id: replace(one, pieces=(), checkpoint=None) for one in reports if one.has_progress}
         try:
-            if last:
-                self._keep(last)
+            locked = self._keep(last) if last else frozenset[str]()
         except DatabaseUnavailable:
             self._reports |= last
             raise
-
-    def _is_refused_due(self) -> bool:
-        return self._refused[0][0] <= time.monotonic()
+        self._reports |= {claim_id: last[claim_id] for claim_id in locked}
 
     def deliver(self) -> Kept:
         """Bring the next ends into the database: one transaction for a batch, or one by one if that is refused.
@@ -144,33 +177,34 @@ class Books:
         Raises:
             DatabaseUnavailable: all of them are kept, to be delivered when it is back.
         """
-        while self._refused and self._is_refused_due():
-            self.ends.append(self._refused.popleft()[1])
         if not self.ends:
             return Kept()
         batch = [self.ends[i] for i in range(min(len(self.ends), ENDS_MAX))]
         self._tell_last_progress(batch)
         refused: list[End] = []
         try:
-            delivered = end_runs(self._database, batch)
+            delivered = end_runs(self._database, batch, waits=False)
         except DatabaseUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - one end that cannot be recorded must not hold up the others
             log.error("a batch of %d ends was refused, delivering one by one: %s", len(batch), error)
             delivered, refused = self._deliver_one_by_one(batch)
-        for _ in batch:
-            self.ends.popleft()
-        self._refused.extend((time.monotonic() + REFUSED_AGAIN_SECONDS, end) for end in refused)
+        _take_off(self.ends, len(batch))
+        if refused:
+            self._put_later(self.ends, refused, REFUSED_AGAIN_SECONDS)
+        self._try_again(self.ends, [end for end in batch if end.claim_id in delivered.locked])
         if delivered.orphaned:
             log.warning("%d ends came after their lease and are kept as orphans", len(delivered.orphaned))
         return Kept(
-            claim_ids=tuple(end.claim_id for end in batch if end not in refused),
+            claim_ids=tuple(sorted(delivered.applied | delivered.orphaned)),
             waiting_seconds_min=delivered.waiting_seconds_min,
-            has_given_back=any(end.kind == "released" for end in batch),
+            has_given_back=delivered.has_freed or any(end.kind == "released" for end in batch),
         )
 
     def _deliver_one_by_one(self, batch: list[End]) -> tuple[Delivered, list[End]]:
+        applied: set[str] = set()
         orphaned: set[str] = set()
+        locked: set[str] = set()
         refused: list[End] = []
         for end in batch:
             bare = End(
@@ -184,7 +218,10 @@ class Books:
             )
             for form in (end, bare):
                 try:
-                    orphaned |= end_runs(self._database, [form]).orphaned
+                    delivered = end_runs(self._database, [form], waits=False)
+                    applied |= delivered.applied
+                    orphaned |= delivered.orphaned
+                    locked |= delivered.locked
                     break
                 except DatabaseUnavailable:
                     raise
@@ -193,5 +230,9 @@ class Books:
             else:
                 # Kept, with its lease and its place, and offered again: perhaps a right is missing for a while.
                 refused.append(end)
-        applied = frozenset(end.claim_id for end in batch if end not in refused) - orphaned
-        return Delivered(applied, frozenset(orphaned), None), refused
+        return Delivered(frozenset(applied), frozenset(orphaned), frozenset(locked), None), refused
+
+
+def _take_off(queue: deque[Item], count: int) -> None:
+    for _ in range(count):  # whoever adds to it meanwhile does so at its end
+        queue.popleft()

@@ -20,12 +20,13 @@ from enum import Enum
 from pathlib import Path
 from types import FrameType
 
-from rota import __version__
+from rota import __version__, crash
 from rota.engine.bookkeeper import Bookkeeper
 from rota.engine.renewer import Renewer
 from rota.engine.settings import NodeSettings
 from rota.engine.stand_in import program
 from rota.engine.watch import Watch
+from rota.engine.zone_data import zone_data_version
 from rota.errors import ConfigError, RotaError
 from rota.execution.crew import Crew
 from rota.execution.delegation import Delegation, find_delegation
@@ -109,7 +110,8 @@ class Node:
         Raises:
             RotaError: the node could not begin: wrong database, schema or name. Nothing was claimed.
         """
-        database = Database(self.settings.database_url, connections_max=2)
+        settings = self.settings
+        database = Database(settings.database_url, connections_max=2, answer_seconds=settings.answer_seconds)
         try:
             check_schema(database)
             return self._run(database)
@@ -140,7 +142,14 @@ class Node:
             raise
         watch = Watch(crew, self.settings, identity.name)
         bookkeeper = Bookkeeper(database, identity, self.settings, watch.tell)
-        renewer = Renewer(database, identity, self.settings.lease_seconds, watch.tell, bookkeeper.hint)
+        renewer = Renewer(
+            database,
+            identity,
+            self.settings.lease_seconds,
+            watch.tell,
+            bookkeeper.hint,
+            lambda: bookkeeper.behind_seconds,
+        )
 
         def name_lost() -> None:
             self._name_lost = True
@@ -183,9 +192,11 @@ class Node:
         """Leave what runs to whoever comes next; tell whether the database takes a goodbye."""
         if not self._leaves_jobs:
             return True
+        crash.at("leave.before")
         bookkeeper.stop()
         bookkeeper.join(HAND_OVER_SECONDS)
         is_told = watch.hand_over(bookkeeper, renewer, self._wake_fd, seconds_max=HAND_OVER_SECONDS)
+        crash.at("leave.renewed")
         bookkeeper.deliver_rest()
         log.info("leaving at once: %d runs go on, and the next worker takes them over", watch.count)
         return is_told
@@ -202,7 +213,7 @@ class Node:
             return identity
         log.warning("the node's name went to another process: working as %s from now on", identity.name)
         bookkeeper.rename(identity)
-        renewer.identity = identity
+        renewer.rename(identity)
         return identity
 
     def _register(self, database: Database) -> NodeIdentity:
@@ -218,8 +229,10 @@ class Node:
             slots=self.settings.slots,
             environments=self.settings.environments.spelled,
             secrets=self.settings.secrets.offered(),
+            labels=self.settings.labels,
             cgroups=self._given.text,
             version=__version__,
+            zone_data_version=zone_data_version(),
             lease_seconds=self.settings.lease_seconds,
             wanted=self.settings.name,
             is_dead=is_dead_process,

@@ -9,6 +9,7 @@ import pwd
 from datetime import datetime
 from typing import Any, cast
 
+from rota import crash
 from rota.engine.settings import NodeSettings
 from rota.errors import Invalid
 from rota.execution.command import (
@@ -174,6 +175,7 @@ def _database(claim: Claim, settings: NodeSettings) -> str:
         return ""
     check_delivery(claim.kind, claim.delivery, claim.connection, claim.env)
     facts: dict[str, Any] = {"claim_id": claim.claim_id, "run_id": claim.run_id, "delivery": claim.delivery.value}
+    facts |= {"crash": told} if (told := crash.environment()) else {}
     if claim.secrets:
         facts["secrets"] = list(claim.secrets)  # their names: it writes its result itself, and masks it
     if claim.kind == "sql":

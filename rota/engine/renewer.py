@@ -19,6 +19,7 @@ from rota.model.run import NodeIdentity
 from rota.model.states import NodeState
 from rota.store.database import Database
 from rota.store.leases import renew_claims
+from rota.store.skew import Skew
 from rota.store.wakeup import Pulse
 
 log = logging.getLogger("rota.worker")
@@ -55,6 +56,7 @@ class Renewer(threading.Thread):
         lease_seconds: float,
         tell: Callable[[Renewed], None],
         hint: Callable[[], None],
+        behind: Callable[[], float] = lambda: 0.0,
     ) -> None:
         super().__init__(name="rota-renewer", daemon=True)
         self._database = database
@@ -62,11 +64,18 @@ class Renewer(threading.Thread):
         self._lease_seconds = lease_seconds
         self._tell = tell
         self._hint = hint
+        self._behind = behind  # how long the node's other loop has been without a good round, in seconds
         self._asked: Mailbox[RenewalAsked] = Mailbox()
         self._pulse = Pulse(database)
+        self._skew = Skew()
         self._backoff = Backoff()
         self._stopping = False
         self._pending: RenewalAsked | None = None  # asked for, and not yet answered by the database
+
+    def rename(self, identity: NodeIdentity) -> None:
+        """Renew under another name from now on."""
+        self.identity = identity
+        self._skew.forget_written()
 
     def ask(self, asked: RenewalAsked) -> None:
         """Have these claims renewed as soon as possible. A newer request stands for an older one not yet begun."""
@@ -109,12 +118,20 @@ class Renewer(threading.Thread):
             return
         self._pending = newest
         claims = newest.claims
-        renewal = renew_claims(self._pulse, self.identity, claims, self._lease_seconds, leases=claims)
+        renewal = renew_claims(
+            self._pulse,
+            self.identity,
+            claims,
+            self._lease_seconds,
+            leases=claims,
+            skew=self._skew,
+            behind_seconds=self._behind(),
+        )
         self._pending = None
         self._tell(
             Renewed(
                 kept={claim_id: newest.asked_at + newest.claims[claim_id] for claim_id in renewal.kept},
-                lost=frozenset(newest.claims) - renewal.kept,
+                lost=renewal.lost,
                 cancelled=renewal.cancelled,
                 frozen=renewal.frozen,
                 node_state=renewal.node_state,

@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 
 from rota.engine.clock_guard import ClockGuard
+from rota.engine.tidier import Tidier
 from rota.errors import DatabaseUnavailable
 from rota.execution.linux import boottime
 from rota.model.environment import NO_ENVIRONMENTS, Environments
+from rota.model.placement import NO_LABELS
 from rota.model.run import NodeIdentity
-from rota.store.advancing import advance_runs
+from rota.store.advancing import advance_runs, miss_unreachable
 from rota.store.breakers import let_runs_through
 from rota.store.clock import tell_clock_step
 from rota.store.database import Database
@@ -25,7 +27,7 @@ from rota.store.endings import rescue_runs
 from rota.store.findings import watch_health
 from rota.store.firing import FIRE_BATCH_MAX, fire_schedules
 from rota.store.outlook import Outlook, look
-from rota.store.tidying import tidy_output
+from rota.store.permits import tidy_permits
 
 log = logging.getLogger("rota.scheduler")
 
@@ -67,16 +69,16 @@ class Scheduler:
         pools: tuple[str, ...],
         lease_seconds: float,
         *,
-        keep_output_seconds: float | None = None,
         clock: Callable[[], float] = boottime,
         environments: Environments = NO_ENVIRONMENTS,
     ) -> None:
         self._database = database
-        self.keep_output_seconds = keep_output_seconds
+        self.tidier = Tidier(database, clock)
         self.identity = identity
         self.pools = pools
         self.environments = environments
         self.secrets: tuple[str, ...] = ()  # names of those that this node can read now
+        self.labels: Mapping[str, str] | None = NO_LABELS  # of this node; None: whatever jobs say of nodes, it is meant
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._guard = ClockGuard(lease_seconds)
@@ -85,7 +87,7 @@ class Scheduler:
     def look(self) -> Outlook:
         """Ask what there is to do; notice when the database's clock has stepped since, and tell the others."""
         asked_at = self._clock()
-        outlook = look(self._database, self.identity, self.pools, self.environments, self.secrets)
+        outlook = look(self._database, self.identity, self.pools, self.environments, self.secrets, self.labels)
         step = self._guard.observe(asked_at, self._clock(), outlook.now) or self._untold_step
         if step:
             self._untold_step = step  # also after a failure
@@ -122,11 +124,16 @@ class Scheduler:
             with _trouble_kept(done):
                 if watch_health(self._database, node=self.identity.name) is not None:  # it was this node's turn
                     self._tidy()
+        if not outlook.is_held:
+            with _trouble_kept(done):
+                self.tidier.round()
         return done
 
     def _tidy(self) -> None:
-        if self.keep_output_seconds is not None and (count := tidy_output(self._database, self.keep_output_seconds)):
-            log.info("deleted what %d attempts wrote: it was kept long enough", count)
+        self.tidier.begin()
+        tidy_permits(self._database)
+        if count := miss_unreachable(self._database):
+            log.warning("missed %d runs that were for nodes which are not registered in their pool any more", count)
 
     def _fire(self, done: Done, outlook: Outlook) -> None:
         fired = fire_schedules(
@@ -147,4 +154,6 @@ class Scheduler:
         half_open = outlook.seconds_until(outlook.next_half_open_at)
         if half_open is not None and half_open > 0:
             ahead.append(half_open)
+        if (free := outlook.seconds_until(outlook.next_free_at)) is not None:
+            ahead.append(free)
         return max(0.0, min(ahead)) if ahead else None

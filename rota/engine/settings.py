@@ -12,7 +12,13 @@ from rota.engine.secrets import NodeSecrets
 from rota.errors import Invalid
 from rota.model.environment import Environments
 from rota.model.job import LEASE_SECONDS, LEASE_SECONDS_MIN
+from rota.model.keeping import KEEP_DEFAULT
 from rota.model.states import OnTerm
+
+# How long a node waits for an answer of the database. Longer than a statement may wait for a lock, and about as long as
+# the kernel takes to notice that the other end is dead; no longer than the server lets a statement last.
+ANSWER_SECONDS_MIN = 15.0
+ANSWER_SECONDS_MAX = 75.0
 
 # Both streams of an attempt go into one statement, and MariaDB takes statements of 16 MiB, escapes included.
 OUTPUT_BYTES_MAX = 2 << 20
@@ -32,6 +38,7 @@ class NodeSettings:
     name: str | None = None  # None: the host's, then host:2, host:3
     pools: tuple[str, ...] = ("default",)
     slots: int = field(default_factory=slots_default)
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
     lease_seconds: float = LEASE_SECONDS
     grace_seconds: float = 10.0
     drain_timeout_seconds: float = 60.0
@@ -44,6 +51,7 @@ class NodeSettings:
     warm_reuse: int = 1000  # Python jobs that a warm parent forks before it is renewed; 0: each starts cold
     output_bytes_max: int = 1 << 20  # kept of each stream of an attempt, half head and half tail
     keep_output_seconds: float | None = 30 * 86400.0  # after an attempt has ended; None: for ever
+    keep_runs: Mapping[str, float | None] = field(default_factory=lambda: dict(KEEP_DEFAULT))  # by how they ended
     python: str = sys.executable
     # Variables of this process.
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
@@ -60,3 +68,8 @@ class NodeSettings:
             raise Invalid("output_bytes_max", self.output_bytes_max, f"a stream keeps at most {OUTPUT_BYTES_MAX} bytes")
         if not self.pools:
             raise Invalid("pool", self.pools, "a node works for at least one pool")
+
+    @property
+    def answer_seconds(self) -> float:
+        """How long a silent database is waited for: a renewal must be able to go another way in time."""
+        return min(ANSWER_SECONDS_MAX, max(ANSWER_SECONDS_MIN, self.lease_seconds / 3))

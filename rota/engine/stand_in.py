@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import rota
+from rota import crash
 from rota.engine.backoff import Backoff
 from rota.engine.bookkeeper import Acknowledge
 from rota.engine.books import Books
@@ -60,7 +61,7 @@ def program(settings: NodeSettings, folder: Path) -> Program:
         for name, value in settings.environment.items()
         if name not in settings.secrets.variables or name.startswith("PG")
     }
-    return Program(argv, environment, json.dumps(told).encode())
+    return Program(argv, environment | crash.environment(), json.dumps(told).encode())
 
 
 def main() -> int:
@@ -73,6 +74,7 @@ def main() -> int:
     place = Place.take(str(folder))
     if place is None:
         return 0  # another one sees to it
+    crash.at("stand_in.started")
     _log_to(folder / LOG_NAME)
     settings = NodeSettings(
         database_url=told["database"],
@@ -82,7 +84,7 @@ def main() -> int:
     )
     crew = Crew(folder)
     crew.open(nursery=False)
-    database = Database(settings.database_url, connections_max=1)
+    database = Database(settings.database_url, connections_max=1, answer_seconds=settings.answer_seconds)
     try:
         StandIn(crew, settings, database, place).run()
     except Exception:  # the top of this process; the nursery starts another
@@ -168,6 +170,9 @@ class StandIn:
         """Take over that a guardian died with this claim."""
         self._books.dead.append(claim_id)
 
+    def hear_frozen(self, run_ids: frozenset[int]) -> None:
+        """Take over whose processes are held now: each renewal asks."""
+
     def let_go(self, claim_id: str) -> None:
         """Take over that nobody waits for the end of this claim any more."""
 
@@ -177,14 +182,16 @@ class StandIn:
 
     # The database
 
-    def _tell_adopted(self, claim_ids: Any) -> None:
+    def _tell_adopted(self, claim_ids: Any) -> frozenset[str]:
         tell_stand_in(self._database, claim_ids, host=self._host)
+        return frozenset()
 
     def _keep_books(self) -> None:
         if time.monotonic() < self._try_at:
             return
         try:
             self._renew()
+            self._books.bring_back()
             if self._books.dead:
                 self._books.surrender()
             if self._books.adopted:
@@ -205,12 +212,14 @@ class StandIn:
             return
         asked = self._asked
         renewal = renew_claims(self._database, None, asked.claims, self._settings.lease_seconds, leases=asked.claims)
+        if asked.claims:
+            crash.at("stand_in.renewed")
         if self._asked is asked:
             self._asked = None
         self._watch.tell(
             Renewed(
                 kept={claim_id: asked.asked_at + asked.claims[claim_id] for claim_id in renewal.kept},
-                lost=frozenset(asked.claims) - renewal.kept,
+                lost=renewal.lost,
                 cancelled=renewal.cancelled,
                 frozen=renewal.frozen,
                 node_state=None,

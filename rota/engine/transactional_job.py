@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, cast
 
+from rota import crash
 from rota.execution import context, python_job
 from rota.execution.masking import Mask
 from rota.execution.report import read_database
@@ -30,6 +31,7 @@ class Stopped(Exception):
 def main(target: str) -> int:
     """Carry out ``target``, and give the process's exit status."""
     facts = json.loads(read_database())
+    crash.arm(facts.get("crash", {}))
     # Before any code of the job's own: it may change its variables.
     values = [os.environ[name] for name in facts.get("secrets", ()) if name in os.environ]
     facts["mask"] = Mask(values) if values else None

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
+from rota import crash
 from rota.engine.bookkeeper import Acknowledge, Idle, RenewalWanted, Start
 from rota.engine.bookkeeper import Message as BookkeeperMessage
 from rota.engine.mailbox import Mailbox
@@ -74,6 +75,10 @@ class Bookkeeping(Protocol):
         """Take over that a guardian died."""
         ...
 
+    def hear_frozen(self, run_ids: frozenset[int]) -> None:
+        """Take over which runs' processes are held now."""
+        ...
+
     def let_go(self, claim_id: str) -> None:
         """Take over that a guardian is silent past its lease."""
         ...
@@ -101,6 +106,7 @@ class Watch:
         self._deadlines: dict[str, float] = {}  # of the claims that have not ended: CLOCK_BOOTTIME
         self._pids: dict[str, int] = {}
         self._frozen: set[str] = set()  # claims whose processes are held
+        self._told_frozen: frozenset[int] = frozenset()  # their runs, as the bookkeeper knows them
         self._recovering: set[str] = set()  # ends found on disk, under way to the database
         self._outbox: Mailbox[BookkeeperMessage | Renewed] = Mailbox()
         self._asked_at = 0.0  # when the guardians were last asked for a sign of life
@@ -189,6 +195,7 @@ class Watch:
                 case Started(claim_id=claim_id, pid=pid):
                     self._pids[claim_id] = pid
                 case Ended(outcome=outcome):
+                    crash.at("end.heard")
                     self._deadlines.pop(outcome.claim_id, None)
                     end = end_of(outcome, self._pids.get(outcome.claim_id))
                     end = self._name_environment(end)
@@ -208,6 +215,7 @@ class Watch:
                     bookkeeper.let_go(claim_id)
         for note in self._crew.take_notes():
             log.warning("%s", _loggable(note))
+        self._tell_frozen(bookkeeper)
         if boottime() >= self._renew_at:
             self._let_silent_go(bookkeeper)
             self._renew(renewer)
@@ -229,6 +237,7 @@ class Watch:
                         self._recovering.discard(claim_id)
                         if not self._recovering:  # there may be more than were read at once
                             self._recover(bookkeeper)
+                    crash.at("end.acknowledged")
             case RenewalWanted():
                 self._renew_at = 0.0
             case Idle():
@@ -258,6 +267,7 @@ class Watch:
         except Exception as error:  # noqa: BLE001 - whatever stands in its row: this run fails, and the worker lives
             self._refuse(claim, error, bookkeeper)
             return
+        crash.at("order.before")
         try:
             self._crew.start(order)
         except RotaError as error:
@@ -266,6 +276,7 @@ class Watch:
         except OSError as error:  # no descriptor or process left for another one
             self._refuse(claim, error, bookkeeper, kind=NO_GUARDIAN_ERROR)
             return
+        crash.at("order.sent")
         self._claims[claim.claim_id] = claim
         self._deadlines[claim.claim_id] = deadline
         self._renew_at = min(self._renew_at, boottime() + claim.lease_seconds / 3)
@@ -319,6 +330,12 @@ class Watch:
         self._pids.pop(claim_id, None)
         self._frozen.discard(claim_id)
 
+    def _tell_frozen(self, bookkeeper: Bookkeeping) -> None:
+        frozen = frozenset(self._claims[claim_id].run_id for claim_id in self._frozen)
+        if frozen != self._told_frozen:
+            self._told_frozen = frozen
+            bookkeeper.hear_frozen(frozen)
+
     def _let_silent_go(self, bookkeeper: Bookkeeping) -> None:
         """Let go of claims whose guardian has not told an end although their lease is over: it is frozen.
 
@@ -334,7 +351,9 @@ class Watch:
 
     def _renew(self, renewer: Renewing) -> None:
         now = boottime()
-        answered = self._crew.answered(self._asked_at)
+        shortest = min([self._settings.lease_seconds, *(claim.lease_seconds for claim in self._claims.values())])
+        # Asked for again right after another one, it would leave out those that had no time to answer.
+        answered = self._crew.answered(min(self._asked_at, now - shortest / 3))
         claims = {
             claim_id: self._claims[claim_id].lease_seconds
             for claim_id in answered
@@ -343,7 +362,6 @@ class Watch:
         renewer.ask(RenewalAsked(claims, now))
         self._crew.ask()
         self._asked_at = now
-        shortest = min([self._settings.lease_seconds, *(claim.lease_seconds for claim in self._claims.values())])
         seconds = shortest / 3
         self._renew_at = now + (seconds if self._renew_seconds_max is None else min(seconds, self._renew_seconds_max))
 

@@ -23,6 +23,7 @@ import signal
 import socket
 import struct
 
+from rota import crash
 from rota.execution.cgroup import Cgroup, Usage, name_for, say_without
 from rota.execution.control import Control
 from rota.execution.limits import (
@@ -230,6 +231,7 @@ class Attempt:
             in_child.append(report)
             os.set_blocking(self._report, False)
             self.pid = fork_job(self._describe_birth(in_child), report)
+            crash.at("spawn.forked")
             self.pidfd = os.pidfd_open(self.pid)
         finally:
             for descriptor in in_child:
@@ -355,6 +357,7 @@ class Attempt:
 
     def _let_through(self, warm: WarmBirth) -> None:
         """Open the gate: from here on this is the job."""
+        crash.at("spawn.at_gate")
         now = boottime()
         self.pid, self.pidfd = warm.pid, warm.pidfd
         if now >= self._lease_term_at():
@@ -371,6 +374,7 @@ class Attempt:
             os.write(self._report, OPEN)
         except OSError:
             pass  # it is dead already, of which its parent knows more
+        crash.at("spawn.let_through")
 
     def _abandon_at_gate(self) -> None:
         """End without having let the job through: it is stopped, or too late."""
@@ -848,8 +852,8 @@ class Attempt:
         # Without what it waited for its parent, and what it was frozen.
         ran_seconds = ended_at - self._timeout_at + (limit or 0.0)
         grace = self._grace_seconds if end["signal"] == signal.SIGKILL and self._is_killed else None
-        said = say_time_limit(limit, ran_seconds, self._limited_by, grace_seconds=grace)
-        end["error_message"] = "; ".join(part for part in (said, end["error_message"]) if part) or None
+        told = end["error_message"]
+        end["error_message"] = say_time_limit(limit, ran_seconds, self._limited_by, told, grace_seconds=grace)
 
     def _describe_unknown_end(self, ended_at: float) -> Message:
         """Describe the end of a job whose exit status nobody knows: what it has told counts."""

@@ -32,7 +32,7 @@ from rota.execution.door import knock
 from rota.execution.executors import Executors
 from rota.execution.hearth import Hearth
 from rota.execution.home import prepare_folder, start_nursery
-from rota.execution.journal import forget_end, list_ends, read_end, set_aside_end
+from rota.execution.journal import forget_end, list_ends, read_end, set_aside_end, sweep_unfinished
 from rota.execution.linux import boottime
 from rota.execution.order import (
     Adopted,
@@ -345,7 +345,11 @@ class Crew:
         return notes
 
     def sweep(self) -> int:
-        """Kill what jobs of dead guardians in this folder have left behind. Tell how many processes it were."""
+        """Kill what jobs of dead guardians in this folder have left behind; tell how many processes it were.
+
+        Ends that were not written to their end are removed too.
+        """
+        sweep_unfinished(self._folder)
         in_cgroups = sweep_cgroups(self._cgroups, CLOSE_SECONDS) if self._cgroups else 0
         return in_cgroups + sweep_dead(self._folder)
 

@@ -12,6 +12,7 @@ import select
 import sys
 from collections import deque
 
+from rota import crash
 from rota.execution.attempt import CALL, WAIT_SECONDS_MAX, Attempt, Post
 from rota.execution.control import CONTROL_FOLDER
 from rota.execution.door import Door
@@ -74,6 +75,7 @@ class Guardian:
         self._attempt_count += 1
         control_path = f"{self._post.folder}/{CONTROL_FOLDER}/{self._post.name}-{self._attempt_count}"
         attempt = Attempt(order, stdin, self._post, control_path)
+        crash.at("spawn.before")
         attempt.start()
         self._is_announced = False
         self._obey_all(attempt)  # what came together with the order
@@ -93,6 +95,7 @@ class Guardian:
             if attempt.has_started and not self._is_announced:
                 self._announce(attempt)
         message, blob = attempt.finish()
+        crash.at("end.reached")
         if not self._worker.lost and (progress := attempt.last_progress()) is not None:
             self._worker.send(progress)
         # Without its nursery a guardian is watched by nobody: the worker shall not use it again.
@@ -153,6 +156,7 @@ class Guardian:
         connection = self._door.let_in() if self._door else None
         if connection is None:
             return
+        crash.at("adopt.let_in")
         self._close_door()
         self._worker.close()
         self._worker = Channel(connection)
@@ -179,6 +183,7 @@ class Guardian:
             message["distrusts_parent"] = attempt.distrusts_parent
             message["cold_because"] = attempt.cold_because
             self._worker.send(message, descriptor=os.dup(attempt.pidfd))
+            crash.at("spawn.told")
 
     def _obey_all(self, attempt: Attempt) -> None:
         while self._inbox:
@@ -210,6 +215,8 @@ class Guardian:
         if self._worker.lost:
             self._let_in(attempt)  # who has knocked while the job ended
         self._worker.send(message, blob)
+        if not self._worker.lost:
+            crash.at("end.told")
         write_at = boottime() + ACKNOWLEDGE_SECONDS
         is_written = False
         tries = 0
@@ -219,6 +226,7 @@ class Guardian:
                 if answer["op"] == "ask":
                     self._send_here()
                 elif answer["op"] == "acknowledge" and answer["claim_id"] == claim_id:
+                    crash.at("end.taken")
                     if is_written:
                         forget_end(self._post.folder, claim_id)
                     return

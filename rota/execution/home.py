@@ -14,6 +14,7 @@ import sys
 from typing import BinaryIO
 
 import rota
+from rota import crash
 from rota.errors import ConfigError
 from rota.execution.command import argv_for_warm_parent
 from rota.execution.control import CONTROL_FOLDER
@@ -55,9 +56,9 @@ def start_nursery(
 ) -> tuple[subprocess.Popen[bytes], Channel]:
     """Start a nursery in a session of its own, and give its process and the connection to it.
 
-    It gets no environment but PATH (ours may hold the password of the database), and no descriptor but the connection
-    and its log. ``nofile`` is the limit of descriptors for jobs, ``cgroups`` the directory
-    for those of attempts, if there is one.
+    It gets no environment but PATH (ours may hold the password of the database) and where it is to crash, if it is, and
+    no descriptor but the connection and its log. ``nofile`` is the limit of descriptors for jobs, ``cgroups`` the
+    directory for those of attempts, if there is one.
 
     Raises:
         OSError: the process could not be made.
@@ -78,7 +79,7 @@ def start_nursery(
             stderr=log,
             pass_fds=(theirs.fileno(),),
             start_new_session=True,
-            env={"PATH": os.environ.get("PATH", os.defpath)},
+            env={"PATH": os.environ.get("PATH", os.defpath), **crash.environment()},
         )
     return process, Channel(ours)
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 
+from rota import crash
+
 JOURNAL_FOLDER = "journal"
 SUFFIX = ".end"
+TEMPORARY = ".tmp"
 
 
 def journal_path(folder: str, claim_id: str) -> str:
@@ -24,13 +27,14 @@ def write_end(folder: str, claim_id: str, frame: bytes) -> None:
         OSError: it is not kept, the disk may be full.
     """
     path = journal_path(folder, claim_id)
-    temporary = f"{path}.{os.getpid()}.tmp"
+    temporary = f"{path}.{os.getpid()}{TEMPORARY}"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             view = memoryview(frame)
             while view:
                 view = view[os.write(descriptor, view) :]
+            crash.at("journal.written")
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -41,11 +45,23 @@ def write_end(folder: str, claim_id: str, frame: bytes) -> None:
         except OSError:
             pass
         raise
+    crash.at("journal.kept")
     directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def sweep_unfinished(folder: str) -> None:
+    """Remove what processes have left that died writing an end: nobody has been told that it was kept."""
+    for name in os.listdir(f"{folder}/{JOURNAL_FOLDER}"):
+        pid = name.removesuffix(TEMPORARY).rpartition(".")[2]
+        if name.endswith(TEMPORARY) and not os.path.exists(f"/proc/{pid}"):
+            try:
+                os.unlink(f"{folder}/{JOURNAL_FOLDER}/{name}")
+            except FileNotFoundError:
+                pass  # another worker of this folder was quicker
 
 
 def list_ends(folder: str) -> list[str]:

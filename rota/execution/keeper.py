@@ -375,8 +375,8 @@ class Keeper:
         message |= end
         if message["ended"] == "timeout":
             limit: float | None = run.order["timeout_seconds"]
-            said = say_time_limit(limit, boottime() - run.timeout_at + (limit or 0.0), "timeout", grace_seconds=None)
-            message["error_message"] = "; ".join(part for part in (said, message["error_message"]) if part) or None
+            ran_seconds, told = boottime() - run.timeout_at + (limit or 0.0), message["error_message"]
+            message["error_message"] = say_time_limit(limit, ran_seconds, "timeout", told, grace_seconds=None)
         message |= {
             "op": "ended",
             "seconds": boottime() - run.born_at,

@@ -190,15 +190,17 @@ def explain_end(
 
 
 def say_time_limit(
-    limit_seconds: float | None, ran_seconds: float, limited_by: str, *, grace_seconds: float | None
+    limit_seconds: float | None, ran_seconds: float, limited_by: str, told: str | None, *, grace_seconds: float | None
 ) -> str | None:
-    """Say how long a job ran that was stopped by its time limit or the deadline of its run, and that it was killed;
-    ``grace_seconds`` is what it had for ending by itself, and did not, None where it did."""
+    """Say how long a job ran that was stopped by its time limit or the deadline of its run, that it was killed, and
+    what it told itself; ``grace_seconds`` is what it had for ending by itself, and did not, None where it did."""
     said: list[str] = []
     if limit_seconds is not None and limited_by == "timeout":
         said.append(f"it ran for {ran_seconds:.1f} s, and its timeout is {limit_seconds:g} s")
     if grace_seconds is not None:
         said.append(f"it did not end within {grace_seconds:g} s of being told to, and was killed")
+    if told:
+        said.append(told)
     return "; ".join(said) or None
 
 

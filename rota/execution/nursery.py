@@ -16,6 +16,7 @@ import socket
 import sys
 from mmap import mmap
 
+from rota import crash
 from rota.execution.attempt import CALL, SLOT, Post
 from rota.execution.cgroup import clear, kill
 from rota.execution.guardian import Guardian, traceback_to_log
@@ -138,6 +139,7 @@ class Nursery:
 
     def _fork_guardian(self, descriptor: int, name: str) -> None:
         """Make a guardian, or a keeper, for the connection ``descriptor``. If it fails the closing tells the worker."""
+        crash.at("guardian.before")
         slot = mmap(-1, SLOT.size)
         try:
             pid = os.fork()
@@ -147,6 +149,7 @@ class Nursery:
             slot.close()
             return
         if pid:
+            crash.at("guardian.forked")
             os.close(descriptor)
             self._guardians[pid] = slot
             return

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 
+from rota import crash
 from rota.execution.attempt import open_stdin
 from rota.execution.linux import boottime
 from rota.execution.wire import listen_at
@@ -99,6 +100,7 @@ class Caller:
         if self.program is None or self.seconds_until_start() != 0.0:
             return
         self._start_at = boottime() + AGAIN_SECONDS_MAX  # unless it is made
+        crash.at("stand_in.before")
         self.pid = self.program.spawn()
         self._start_at = None
 

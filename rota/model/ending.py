@@ -270,6 +270,13 @@ def decide_end(end: End, facts: RunFacts, rule: RetryRule, chance: float = 1.0) 
     )
 
 
+def tells_truth(end: End, facts: RunFacts, rule: RetryRule) -> bool:
+    """Tell whether ``end`` says more about a run that is held ``lost`` than that: it may be the one that said so."""
+    assert facts.state is RunState.LOST
+    first = decide_end(end, replace(facts, state=RunState.RUNNING, marked=True), rule)
+    return first.target is not RunState.LOST
+
+
 def _say_too_late(facts: RunFacts, rule: RetryRule, wait_seconds: float) -> str | None:
     """Say that an attempt after ``wait_seconds`` would begin past the deadline; None when it would not."""
     left = facts.deadline_left_seconds

@@ -33,9 +33,12 @@ class FindingCode(StrEnum):
     POOL_EMPTY = "pool_empty"  # there is work for a pool that no living node serves
     ENVIRONMENT_MISSING = "environment_missing"  # a job asks for an environment that no living node of its pool has
     SECRET_MISSING = "secret_missing"  # a job names secrets that no living node of its pool can read
+    POOL_BROKEN = "pool_broken"  # the rule of a pool cannot be read, so it names nobody
     POOL_PAUSED = "pool_paused"  # runs are ready in a pool that somebody paused
     POOL_DRAINED = "pool_drained"  # runs are ready in a pool whose nodes were all asked to drain
     NODE_SILENT = "node_silent"  # a node has not renewed its lease, and did not say goodbye
+    NODE_CLOCK = "node_clock"  # the clock of a node is not the database's
+    ZONE_DATA_DIFFERS = "zone_data_differs"  # living nodes have different rules of time zones
     SLOT_ABSENT = "slot_absent"  # slots are due, and nobody decides them
     RUN_STUCK = "run_stuck"  # runs whose time or window has come, and nobody moves them on
     LEASE_OVER = "lease_over"  # runs whose lease is over, and nobody takes them away
@@ -48,6 +51,7 @@ class FindingCode(StrEnum):
     JOB_FAILING = "job_failing"  # the last runs of a job all failed
     BREAKER_OPEN = "breaker_open"  # attempts of a job ended badly one after the other: its runs do not start
     CALENDAR_ENDING = "calendar_ending"  # the holidays of a calendar run out
+    TRANSACTION_LONG = "transaction_long"  # somebody's transaction keeps the database from cleaning up
     CLOCK_STEPPED = "clock_stepped"  # the database's clock was put forward or back
 
 

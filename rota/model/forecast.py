@@ -76,6 +76,7 @@ class Subject:
     next_slot: datetime
     durations: Durations | None = None  # None: its job has no good attempt yet
     job_paused: bool = False
+    runs_per_slot: int = 1  # one for each registered node where its job runs on all
 
 
 @dataclass(slots=True)
@@ -224,8 +225,8 @@ class _Look:
         heapify(self._coming)
         self._slots = pools
         self._pools: dict[str, _Pool] = {}
-        # Expected starts that lie in hours to come: when, a number that no two share, the pool, how long.
-        self._starting: list[tuple[datetime, int, str, float | None]] = []
+        # Expected starts that lie in hours to come: when, a number that no two share, of what, how long.
+        self._starting: list[tuple[datetime, int, Subject, float | None]] = []
         self._numbers = count()
         self._notes: list[dict[str, Any]] = []
         self._steps = 0
@@ -271,9 +272,10 @@ class _Look:
             hour.slots += decision.slot_count
             course.slots += decision.slot_count
             if decision.makes_run:
-                hour.runs += 1
+                hour.runs += course.subject.runs_per_slot
+                self._steps += course.subject.runs_per_slot - 1
                 start = max(course.start_of(decision), self._now)
-                heappush(self._starting, (start, next(self._numbers), course.subject.pool, course.seconds))
+                heappush(self._starting, (start, next(self._numbers), course.subject, course.seconds))
                 if decision.queued:
                     course.kept_off += 1
             elif decision.reason is Reason.OVERLAP:
@@ -295,11 +297,11 @@ class _Look:
             fit = max(1, int(room / seconds))
             course.kept_off += runs - fit
             runs, busy = (fit, room) if subject.rule.overlap is Overlap.SKIP else (runs, room)
-        hour.runs += runs
+        hour.runs += runs * subject.runs_per_slot
         pool = self._pool_hour(hour, subject.pool)
-        pool.runs += runs
-        pool.busy_seconds += busy
-        pool.peak += math.ceil(busy / room)
+        pool.runs += runs * subject.runs_per_slot
+        pool.busy_seconds += busy * subject.runs_per_slot
+        pool.peak += math.ceil(busy / room) * subject.runs_per_slot
 
     def _count_closed(self, subject: Subject, hour: Hour, number: int) -> int:
         # By the minute: exact for what opens and closes on whole minutes and is due evenly.
@@ -327,10 +329,12 @@ class _Look:
             if going_on := pool.still(hour.start):
                 self._pool_hour(hour, name).peak = steady.get(name, 0) + going_on
         while self._starting and self._starting[0][0] < end:
-            at, _, name, seconds = heappop(self._starting)
+            at, _, subject, seconds = heappop(self._starting)
+            name = subject.pool
             of_hour = self._pool_hour(hour, name)
-            of_hour.runs += 1
-            if seconds:
+            of_hour.runs += subject.runs_per_slot
+            for _ in range(subject.runs_per_slot if seconds else 0):
+                assert seconds
                 pool = self._pools.setdefault(name, _Pool(self._slots.get(name, 0)))
                 at_once, wait = pool.start(at, seconds, self._until)
                 of_hour.peak = max(of_hour.peak, steady.get(name, 0) + at_once)

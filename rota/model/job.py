@@ -17,10 +17,14 @@ from typing import Any, TypeVar, cast
 from rota.errors import Invalid
 from rota.model.bad_ends import check_words
 from rota.model.breaker import BREAKER_FAILURES_MAX, BREAKER_PAUSE_SECONDS
+from rota.model.concurrency import check_count, check_key_argument, check_mutexes, check_rate, format_rate
 from rota.model.durations import parse_duration
 from rota.model.ending import FOR_EVER, LOST_MAX, RETRY_DELAY_SECONDS, RETRY_DELAY_SECONDS_MAX, Backoff
+from rota.model.keeping import FOR_EVER as KEEP_FOR_EVER
+from rota.model.keeping import check_keep
 from rota.model.limits import LIMIT_COLUMNS, Limits
 from rota.model.names import check_env, check_name, check_pool
+from rota.model.placement import RetryNode, RunsOn, check_selectors
 from rota.model.secret import check_secrets
 from rota.model.states import Delivery
 
@@ -113,6 +117,18 @@ class JobSpec:
     startup: Startup = Startup.WARM
     connection: str | None = None  # of statements: OWN_CONNECTION, or one of the node's configuration
     executor: Executor = Executor.PROCESS
+    runs_on: RunsOn = RunsOn.ANY
+    max_parallel: int | None = None  # of the runs of one slot on all nodes
+    prefer: tuple[str, ...] = ()  # names of nodes and labels K=V: these first
+    exclude: tuple[str, ...] = ()  # never these
+    retry_node: RetryNode = RetryNode.ANY
+    max_running: int | None = None
+    mutexes: tuple[str, ...] = ()
+    concurrency_key: str | None = None  # the argument whose value is a run's key
+    max_per_key: int | None = None
+    rate_count: int | None = None  # so many starts
+    rate_seconds: float | None = None  # in any stretch of so long
+    keep: Mapping[str, float | None] = field(default_factory=dict[str, float | None])  # seconds, by how a run ended
 
     @classmethod
     def checked(
@@ -156,6 +172,17 @@ class JobSpec:
         startup: object = None,
         connection: object = None,
         executor: object = None,
+        on: object = RunsOn.ANY,
+        max_parallel: object = None,
+        prefer: object = None,
+        exclude: object = None,
+        retry_node: object = RetryNode.ANY,
+        max_running: object = None,
+        mutexes: object = None,
+        concurrency_key: object = None,
+        max_per_key: object = None,
+        rate: object = None,
+        keep: object = None,
     ) -> JobSpec:
         """Make a definition from what a user gave.
 
@@ -185,6 +212,10 @@ class JobSpec:
         check_executor(
             known_executor, known_kind, delivery, found | {"startup": None if startup == Startup.WARM else startup}
         )
+        runs_on = RunsOn.ANY if on is None else check_word("on", on, RunsOn)
+        if max_parallel is not None and runs_on is not RunsOn.ALL:
+            raise Invalid("max_parallel", max_parallel, "it is for a job that runs on all nodes: give on=all too")
+        rate_count, rate_seconds = (None, None) if rate is None else check_rate(rate)
         return cls(
             name=check_name("name", name),
             kind=known_kind,
@@ -217,6 +248,18 @@ class JobSpec:
             startup=Startup.WARM if startup is None else check_word("startup", startup, Startup),
             connection=known_connection,
             executor=known_executor,
+            runs_on=runs_on,
+            max_parallel=None if max_parallel is None else check_count("max_parallel", max_parallel),
+            prefer=check_selectors("prefer", prefer),
+            exclude=check_selectors("exclude", exclude),
+            retry_node=RetryNode.ANY if retry_node is None else check_word("retry_node", retry_node, RetryNode),
+            max_running=None if max_running is None else check_count("max_running", max_running),
+            mutexes=check_mutexes(mutexes),
+            concurrency_key=None if concurrency_key is None else check_key_argument(concurrency_key),
+            max_per_key=None if max_per_key is None else check_count("max_per_key", max_per_key),
+            rate_count=rate_count,
+            rate_seconds=rate_seconds,
+            keep=check_keep("keep", keep),
         )
 
     @classmethod
@@ -247,7 +290,9 @@ class JobSpec:
         found["target"] = list(self.target) if isinstance(self.target, tuple) else self.target
         found["run_as_groups"] = None if self.run_as_groups is None else list(self.run_as_groups)
         found["retry_on"], found["no_retry_on"] = list(self.retry_on), list(self.no_retry_on)
-        found["secrets"] = list(self.secrets)
+        for name in ("secrets", "prefer", "exclude", "mutexes"):
+            found[name] = list(found[name])
+        found["keep"] = dict(self.keep)
         found["variables"] = dict(sorted(self.variables.items()))
         # Plain strings instead of enums, for writers that look at the type.
         return {name: str(value) if isinstance(value, StrEnum) else value for name, value in found.items()}
@@ -262,7 +307,8 @@ _PARAMETERS = (
     "retry_delay", "backoff", "retry_delay_max", "retry_on", "no_retry_on", "deadline", "no_op_exit_code",
     "cancel_exit_code", "breaker_failures", "breaker_pause", "lease", "priority", "stdin", "cwd", "run_as",
     "run_as_groups", "memory_max", "cpu_max", "open_files_max", "processes_max", "nice", "ionice", "umask", "variables",
-    "secrets", "startup", "connection", "executor",
+    "secrets", "startup", "connection", "executor", "on", "max_parallel", "prefer", "exclude", "retry_node",
+    "max_running", "mutexes", "concurrency_key", "max_per_key", "rate", "keep",
 )  # fmt: skip
 
 
@@ -273,9 +319,23 @@ def _to_parameters(definition: Mapping[str, Any]) -> dict[str, Any]:
         if name not in known:
             raise Invalid(name, value, f"a job has no such field; it has {', '.join(known)}")
     given = {name.removesuffix("_seconds").removesuffix("_bytes"): value for name, value in definition.items()}
+    if "runs_on" in given:
+        given["on"] = given.pop("runs_on")
+    count, seconds = given.pop("rate_count", None), given.pop("rate", None)
+    if count is not None or seconds is not None:
+        given["rate"] = _spell_rate(count, seconds)
+    if isinstance(given.get("keep"), Mapping):
+        given["keep"] = {end: KEEP_FOR_EVER if time is None else time for end, time in given["keep"].items()}
     if given.get("retries") == FOR_EVER:  # as the column keeps it; at a door it is a word
         given["retries"] = "forever"
     return given
+
+
+def _spell_rate(count: object, seconds: object) -> str:
+    try:
+        return format_rate(cast("int", count), cast("float", seconds))
+    except (TypeError, ValueError, AssertionError):  # written by hand, one without the other perhaps
+        return f"{count}/{seconds}"
 
 
 def apply_changes(

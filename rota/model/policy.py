@@ -8,7 +8,7 @@ the scheduler, which writes one row for each decision, and when a schedule is re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from rota.model.durations import format_duration
@@ -106,12 +106,30 @@ def decide_slots(
         else:
             decisions.append(queue.decide(span.first))
     decisions.sort(key=lambda decision: decision.slot)
+    return Firing(tuple(decisions), rule.timing.next(spans[-1].last), count_skips(decisions, skips_in_row))
+
+
+def count_skips(decisions: Sequence[SlotDecision], skips_in_row: int) -> int:
+    """Count on how many slots in a row an unfinished run has kept from running, after ``skips_in_row`` of them."""
     for decision in decisions:
         if decision.makes_run:
             skips_in_row = 0
         elif decision.reason is Reason.OVERLAP:
             skips_in_row += 1
-    return Firing(tuple(decisions), rule.timing.next(spans[-1].last), skips_in_row)
+    return skips_in_row
+
+
+def miss_for_nobody(firing: Firing, text: str) -> Firing:
+    """Return ``firing`` for slots that are for all nodes where there is none: whatever would have run is missed."""
+    kept_by_runs = {Reason.OVERLAP, Reason.REPLACED}
+
+    def miss(decision: SlotDecision) -> SlotDecision:
+        if not decision.makes_run and decision.reason not in kept_by_runs:
+            return decision
+        missed = {"state": RunState.MISSED, "reason": Reason.NO_NODE, "text": text}
+        return replace(decision, **missed, queued=False, replaces=False)
+
+    return Firing(tuple(map(miss, firing.decisions)), firing.next_slot)
 
 
 def decide_resumed(

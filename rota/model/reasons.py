@@ -44,6 +44,9 @@ class Reason(StrEnum):
     CATCH_UP_LATEST = "catch_up_latest"  # late, and a newer slot is due
     CATCH_UP_NONE = "catch_up_none"  # late, and late slots are not wanted
     CATCH_UP_LIMIT = "catch_up_limit"  # late, and more slots are late than are caught up
+    NO_NODE = "no_node"  # it is for all nodes of its pool, or for one of them, and that is not registered
+
+    NODE_FORGOTTEN = "node_forgotten"  # it was for one node alone, which nobody knows any more
 
     # cancelled
     CANCEL = "cancel"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rota.model.states import Delivery
 
@@ -20,13 +20,22 @@ class NewRun:
     job: str
     args: str = "{}"  # JSON text
     run_key: str | None = None
+    unique_seconds: float | None = None  # after it was asked for the key holds; None: until its end; -1: for ever
     run_at: datetime | None = None  # not before; None: now
     in_seconds: float | None = None  # not before, counted from the database's now
     start_within_seconds: float | None = None  # None: the job's
     priority: int | None = None  # None: the job's
     retries: int | None = None  # None: the job's; -1: for ever
     retry_delay_seconds: float | None = None  # None: the job's
+    concurrency_key: str | None = None  # None: what its arguments say
     requested_by: str = ""
+
+
+class Made(NamedTuple):
+    """What a request has made, or found."""
+
+    run_id: int  # of a group, its first run
+    group_id: str | None = None  # of the runs on all nodes; None: it is one run
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ class Because(StrEnum):
     MAY_START = "may start"
     DONE_WITHOUT = "done without"
     WINDOW_PASSED = "window passed"
+    NODE_FORGOTTEN = "node forgotten"
     CANCEL_ASKED = "cancel asked"
     CLAIMED = "claimed"
     ENDED_WELL = "ended well"
@@ -70,6 +71,8 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(NEW,           _S.MISSED,     Because.WINDOW_PASSED),
     Transition(_S.WAITING,    _S.MISSED,     Because.WINDOW_PASSED),
     Transition(_S.READY,      _S.MISSED,     Because.WINDOW_PASSED),
+    Transition(_S.WAITING,    _S.MISSED,     Because.NODE_FORGOTTEN),
+    Transition(_S.READY,      _S.MISSED,     Because.NODE_FORGOTTEN),
     Transition(_S.WAITING,    _S.CANCELLED,  Because.CANCEL_ASKED),
     Transition(_S.READY,      _S.CANCELLED,  Because.CANCEL_ASKED),
     Transition(_S.RUNNING,    _S.CANCELLED,  Because.CANCEL_ASKED),

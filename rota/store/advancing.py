@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, bindparam, case, exists, func, literal, not_, null, or_, select, update
+from sqlalchemy import Connection, String, and_, bindparam, case, exists, func, literal, not_, null, or_, select, update
 
+from rota import crash
 from rota.model.reasons import Reason
 from rota.model.slot_rule import CatchUpOrder
 from rota.model.states import Because, JobState, RunState
 from rota.store.breakers import HELD_JOBS
 from rota.store.database import Database
+from rota.store.fanout import ANY, IS_REGISTERED, REGISTERED_DAYS, say_targets
 from rota.store.moves import Move, apply_moves, write_fresh
 from rota.store.suspension import is_pool_paused
-from rota.store.tables import job, run, schedule
+from rota.store.tables import job, node, run, schedule
 from rota.store.types import AnyRow, db_now, db_now_plus
 
 ADVANCE_BATCH_MAX = 500
@@ -40,6 +42,7 @@ FIND_WAITED = (
         run.c.open_schedule_id,
         run.c.slot_at,
         run.c.target_node,
+        run.c.pool,
         run.c.attempt,
         run.c.job_id.in_(select(job.c.id).where(job.c.state == JobState.PAUSED.value)).label("job_paused"),
         run.c.job_id.in_(HELD_JOBS).label("job_held"),
@@ -61,7 +64,8 @@ FIND_BLOCKED = (
         run.c.id.in_(bindparam("ids", expanding=True)),
         exists().where(
             _earlier.c.open_schedule_id == run.c.open_schedule_id,
-            _earlier.c.target_node == run.c.target_node,
+            # What is for any node is in the way of each; see `fanout.is_in_the_way`.
+            or_(_earlier.c.target_node.in_([run.c.target_node, ANY]), run.c.target_node == ANY),
             _earlier.c.id != run.c.id,
             or_(
                 not_(_earlier.c.queued),
@@ -98,6 +102,39 @@ LOOK_AWAY = (
 )
 
 
+# Ready runs for nodes that do not come back, or that have left their pool: the window of such a run is left to close,
+# since the node may join the pool again. Pools are a JSON list, and no name has a quote. Served by rota_run_claim: all
+# that are ready are looked at.
+_target = (node.c.name == run.c.target_node, IS_REGISTERED)
+_quoted_pool = literal('"', String) + run.c.pool + literal('"', String)
+_serves_pool = func.replace(node.c.pools, _quoted_pool, literal("", String), type_=String) != node.c.pools
+_has_left = ~exists().where(*_target, _serves_pool)
+FIND_UNREACHABLE = (
+    select(
+        run.c.id,
+        run.c.fence,
+        run.c.claim_id,
+        run.c.target_node,
+        run.c.pool,
+        exists().where(*_target).label("is_registered"),
+    )
+    .where(
+        run.c.state == RunState.READY.value,
+        run.c.target_node != ANY,
+        or_(
+            ~exists().where(*_target),
+            and_(or_(run.c.start_by.is_(None), run.c.started_at.is_not(None)), _has_left),
+        ),
+    )
+    .order_by(run.c.id)
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
+)
+
+
+_NOT_REGISTERED = f"is not registered any more: it was forgotten, or is silent for more than {REGISTERED_DAYS} days"
+
+
 @dataclass(frozen=True, slots=True)
 class Advanced:
     """What one round of advancing did."""
@@ -121,10 +158,12 @@ def advance_runs(database: Database, *, limit: int = ADVANCE_BATCH_MAX, is_held:
             blocked = set(connection.execute(FIND_BLOCKED, {"ids": queued}).scalars())
         moves: list[Move] = []
         strays: list[int] = []
+        late = [row for row in rows if row.state in _MOVED_ON and _window_is_over(row)] if not is_held else []
+        said = say_targets(connection, ((row.target_node, row.pool) for row in late if row.target_node != ANY))
         for row in rows:
             if row.state in _MOVED_ON and _window_is_over(row):
                 if not is_held:
-                    moves.append(_miss(row))
+                    moves.append(_miss(row, said.get((row.target_node, row.pool))))
             elif row.state == RunState.WAITING.value:
                 if row.id not in blocked:
                     moves.append(_ready(row))
@@ -135,10 +174,41 @@ def advance_runs(database: Database, *, limit: int = ADVANCE_BATCH_MAX, is_held:
             connection.execute(POSTPONE, {"ids": sorted(blocked)})
         if strays:
             connection.execute(LOOK_AWAY, {"ids": sorted(strays)})
+        crash.at("advance.written")
         missed = sum(1 for move in moves if move.target is RunState.MISSED)
         return Advanced(len(moves) - missed, missed, len(blocked))
 
-    return write_fresh(database, advance)
+    advanced = write_fresh(database, advance)
+    crash.at("advance.committed")
+    return advanced
+
+
+def miss_unreachable(database: Database, *, limit: int = ADVANCE_BATCH_MAX) -> int:
+    """Let go of ready runs that are for nodes which are not registered any more, or not in their pool; return how many.
+
+    Those with a window are missed when it closes; what has none, or has started once, would wait for ever.
+    """
+
+    def miss(connection: Connection) -> int:
+        rows = connection.execute(FIND_UNREACHABLE, {"limit": limit}).all()
+        moves = [
+            Move(
+                run_id=row.id,
+                fence=row.fence,
+                claim_id=row.claim_id,
+                source=RunState.READY,
+                target=RunState.MISSED,
+                because=Because.WINDOW_PASSED,
+                reason=Reason.NO_NODE,
+                text=f"it is for node {row.target_node}, which "
+                + (f"does not serve pool {row.pool} any more" if row.is_registered else _NOT_REGISTERED),
+            )
+            for row in rows
+        ]
+        apply_moves(connection, moves)
+        return len(moves)
+
+    return write_fresh(database, miss)
 
 
 def _window_is_over(row: AnyRow) -> bool:
@@ -146,7 +216,7 @@ def _window_is_over(row: AnyRow) -> bool:
     return row.start_by is not None and row.started_at is None and row.start_by < row.now
 
 
-def _miss(row: AnyRow) -> Move:
+def _miss(row: AnyRow, of_target: str | None) -> Move:
     late = (row.now - row.start_by).total_seconds()
     return Move(
         run_id=row.id,
@@ -156,18 +226,21 @@ def _miss(row: AnyRow) -> Move:
         target=RunState.MISSED,
         because=Because.WINDOW_PASSED,
         reason=Reason.WINDOW_PASSED,
-        text=f"could not start by {row.start_by:%Y-%m-%d %H:%M:%S} UTC, {late:.1f} s ago: " + _what_held(row),
+        text=f"could not start by {row.start_by:%Y-%m-%d %H:%M:%S} UTC, {late:.1f} s ago: "
+        + _what_held(row, of_target),
     )
 
 
-def _what_held(row: AnyRow) -> str:
+def _what_held(row: AnyRow, of_target: str | None) -> str:
     if row.job_paused:
         return "its job is paused"
     if row.job_held:
         return "the breaker of its job is open"
     if row.pool_paused:
         return "its pool is paused"
-    return "it was still waiting" if row.state == RunState.WAITING.value else "no node had taken it"
+    if row.state == RunState.WAITING.value:
+        return "it was still waiting"
+    return of_target or "no node had taken it"
 
 
 def _ready(row: AnyRow) -> Move:

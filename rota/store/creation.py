@@ -1,8 +1,8 @@
 """Making runs: of slots and of requests, many in a constant number of statements.
 
-Invariant: one slot makes one run per target node, one request makes one run however often it is sent, and a job has
-at most one unfinished run of a key. The unique keys of the table hold it; the conditions here make the repeated case
-quiet.
+Invariant: one slot makes one run per target node, one request makes one run however often it is sent, and a key of a
+job is held by one run at most (``keys``). The unique keys of the table hold it; the conditions here make the repeated
+case quiet.
 """
 
 from __future__ import annotations
@@ -12,17 +12,24 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, exists, func, insert, literal, null, select
+from sqlalchemy import Connection, bindparam, case, desc, exists, func, insert, literal, null, select
 
-from rota.errors import NotFound
+from rota import crash
+from rota.errors import Invalid, NotFound
+from rota.model.concurrency import key_of
 from rota.model.reasons import Reason
-from rota.model.run import NewRun
+from rota.model.run import Made, NewRun
 from rota.model.states import JobState, RunState
 from rota.store.database import now_of
 from rota.store.events import tell_runs
+from rota.store.fanout import leave_out_fired, spread_requests
+from rota.store.keys import find_holders, let_go_of_keys
 from rota.store.moves import Stale
-from rota.store.tables import event, job, run
+from rota.store.tables import PRIORITY_SECONDS, event, job, run
 from rota.store.types import db_now, encode_rows, given_rows, in_portions
+
+ROW_BYTES = 1000  # about what a row takes beside its arguments
+MADE_MAX = 50_000  # runs in one transaction
 
 _new = given_rows(
     "new",
@@ -35,7 +42,10 @@ _new = given_rows(
     slot_last_at="instant",
     target_node="name",
     request_id="token",
+    group_id="token",
     run_key="name",
+    active_key="name",
+    unique_seconds="number",
     state="word",
     reason="word",
     reason_text="text",
@@ -51,8 +61,11 @@ _new = given_rows(
     retries="id",
     retry_delay_seconds="number",
     finished="flag",
+    concurrency_key="name",
+    behind_seconds="id",
 )
 _run_at = func.coalesce(_new.c.run_at, db_now())
+_active_key = func.coalesce(_new.c.active_key, _new.c.run_key)  # one of its own for each node of a group
 
 _VALUES = {
     "job_id": _new.c.job_id,
@@ -65,7 +78,8 @@ _VALUES = {
     "target_node": func.coalesce(_new.c.target_node, ""),
     "request_id": _new.c.request_id,
     "run_key": _new.c.run_key,
-    "active_key": case((_new.c.finished, null()), else_=_new.c.run_key),
+    "unique_seconds": _new.c.unique_seconds,
+    "active_key": case((_new.c.finished, null()), else_=_active_key),
     "state": _new.c.state,
     "reason": _new.c.reason,
     "reason_text": _new.c.reason_text,
@@ -91,13 +105,16 @@ _VALUES = {
     "lease_seconds": _new.c.lease_seconds,
     "retries": _new.c.retries,
     "retry_delay_seconds": _new.c.retry_delay_seconds,
+    "concurrency_key": _new.c.concurrency_key,
+    "behind_seconds": _new.c.behind_seconds,
+    "group_id": _new.c.group_id,
 }
 _same_slot = exists().where(
     run.c.schedule_id == _new.c.schedule_id,
     run.c.slot_at == _new.c.slot_at,
     run.c.target_node == func.coalesce(_new.c.target_node, ""),
 )
-_same_key = exists().where(run.c.job_id == _new.c.job_id, run.c.active_key == _new.c.run_key)
+_same_key = exists().where(run.c.job_id == _new.c.job_id, run.c.active_key == _active_key)
 _same_request = exists().where(run.c.request_id == _new.c.request_id)
 
 # Insert what is not there yet. Served by rota_run_slot, rota_run_active_key and the unique request.
@@ -118,9 +135,40 @@ TELL_SLOTS = tell_runs(
 )
 FIND_ASKED = select(run.c.id, run.c.request_id).where(run.c.request_id == _asked.c.request_id)
 
-_keys = given_rows("wanted", job_id="id", run_key="name")
-FIND_KEYED = select(run.c.id, run.c.job_id, run.c.active_key).where(
-    run.c.job_id == _keys.c.job_id, run.c.active_key == _keys.c.run_key
+
+# Who is first and who is last among the ready runs of a job and a priority, whose keys share fairly. Served by
+# rota_run_ready_key, and by rota_run_concurrency_key.
+_of_job = given_rows("jobs", job_id="id", pool="name", priority="id")
+FIND_FIRST = select(
+    _of_job.c.job_id,
+    _of_job.c.priority,
+    select(run.c.urgency)
+    .where(
+        run.c.ready_key_job_id == _of_job.c.job_id,
+        run.c.priority == _of_job.c.priority,
+        run.c.pool == _of_job.c.pool,
+    )
+    .order_by(run.c.urgency)
+    .limit(1)
+    .scalar_subquery()
+    .label("urgency"),
+)
+_lines = given_rows("lines", job_id="id", priority="id", concurrency_key="name")
+FIND_LAST_OF_KEYS = select(
+    _lines.c.job_id,
+    _lines.c.priority,
+    _lines.c.concurrency_key,
+    select(run.c.urgency)
+    .where(
+        run.c.state == RunState.READY.value,
+        run.c.open_concurrency_key == _lines.c.concurrency_key,
+        run.c.job_id == _lines.c.job_id,
+        run.c.priority == _lines.c.priority,
+    )
+    .order_by(desc(run.c.urgency))
+    .limit(1)
+    .scalar_subquery()
+    .label("urgency"),
 )
 
 READ_JOBS = select(
@@ -132,22 +180,69 @@ READ_JOBS = select(
     job.c.delivery,
     job.c.lease_seconds,
     job.c.start_within_seconds,
+    job.c.concurrency_key,
+    job.c.runs_on,
+    job.c.exclude,
 ).where(job.c.name.in_(bindparam("names", expanding=True)))
+
+
+def _share_fairly(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Place ready runs that have a concurrency key in the order of claims so that the keys of a job take turns.
+
+    A run goes one second behind the last one of its key, and never behind the first one of its job: whoever comes new
+    is served next, however long the line of another key is. Only runs of the same job and priority share.
+    """
+    keyed = [row for row in rows if row.get("concurrency_key") is not None and row["state"] == RunState.READY.value]
+    if not keyed:
+        return
+    # The first once for each job, and not for each key: it may be far behind those of other jobs.
+    of_jobs = _distinct(keyed, "job_id", "pool", "priority")
+    first: dict[tuple[int, int], int] = {
+        (found.job_id, found.priority): found.urgency
+        for found in connection.execute(FIND_FIRST, {"jobs": of_jobs})
+        if found.urgency is not None
+    }
+    lines = _distinct(keyed, "job_id", "priority", "concurrency_key")
+    last: dict[tuple[int, int, str], int] = {
+        (found.job_id, found.priority, found.concurrency_key): found.urgency
+        for found in connection.execute(FIND_LAST_OF_KEYS, {"lines": lines})
+        if found.urgency is not None
+    }
+    now = now_of(connection)
+    for row in keyed:
+        line = (row["job_id"], row["priority"])
+        own = int((row["run_at"] or now).timestamp()) - PRIORITY_SECONDS * row["priority"]
+        place = min(own, first.setdefault(line, own))
+        if (before := last.get((*line, row["concurrency_key"]))) is not None:
+            place = max(place, before + 1)
+        last[(*line, row["concurrency_key"])] = place
+        row["behind_seconds"] = place - own
+
+
+def _distinct(rows: Sequence[dict[str, Any]], *names: str) -> str:
+    found = sorted({tuple(row[name] for name in names) for row in rows})
+    return encode_rows(dict(zip(names, one, strict=True)) for one in found)
 
 
 def insert_slots(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
     """Insert the runs of slots, and their events; a slot that has its row already keeps it."""
+    rows = leave_out_fired(connection, rows)
     if not rows:
         return
     _insert_runs(connection, rows)
+    crash.at("fire.inserted")
     told = [{name: row.get(name) for name in ("schedule_id", "slot_at", "target_node")} for row in rows]
-    connection.execute(TELL_SLOTS, {"told": encode_rows(told)})
+    for portion in in_portions(told, lambda _: ROW_BYTES):
+        connection.execute(TELL_SLOTS, {"told": encode_rows(portion)})
 
 
 def _insert_runs(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    # One statement, unless the arguments are so large together that a server would not take it.
-    for portion in in_portions(rows, lambda row: len(row["args"])):
+    _share_fairly(connection, rows)
+    # One statement, unless they are so many, or their arguments so large together, that a server would not take it.
+    for portion in in_portions(rows, lambda row: len(row["args"]) + ROW_BYTES):
         connection.execute(INSERT_RUNS, {"new": encode_rows(portion)})
+    if rows and rows[-1].get("group_id"):
+        crash.at("fan_out.inserted")
 
 
 def request_ids(count: int) -> list[str]:
@@ -157,13 +252,21 @@ def request_ids(count: int) -> list[str]:
 
 
 def enqueue_runs(connection: Connection, wanted: Sequence[NewRun], requests: Sequence[str]) -> list[int]:
-    """Insert one run for each of ``wanted`` and return their ids, in order.
+    """Do what ``make_runs`` does, and return the ids: of a group, that of its first run."""
+    return [made.run_id for made in make_runs(connection, wanted, requests)]
 
-    A request id that is known already, and a key that an unfinished run of the job holds, give the existing run. The
-    number of statements does not depend on the number of runs. Atomic within the caller's transaction.
+
+def make_runs(connection: Connection, wanted: Sequence[NewRun], requests: Sequence[str]) -> list[Made]:
+    """Insert one run for each of ``wanted``, or one for each node where its job runs on all, and tell them in order.
+
+    A request id that is known already, and a key that a run of the job holds, give the existing run, or the whole group
+    that it belongs to. The number of statements hardly depends on the number of runs. Atomic within the caller's
+    transaction.
 
     Raises:
         NotFound: there is no job of that name; nothing was inserted.
+        Conflict: a job runs on all nodes of its pool, and none is registered there; nothing was inserted.
+        Invalid: a job's row does not say on how many nodes it runs, or there are too many at once.
         Stale: a key was given back in between; roll back and ask again.
     """
     assert len(wanted) == len(requests)
@@ -176,6 +279,7 @@ def enqueue_runs(connection: Connection, wanted: Sequence[NewRun], requests: Seq
         new.run_at or new.in_seconds or new.start_within_seconds or jobs[new.job].start_within_seconds for new in wanted
     )
     now = now_of(connection) if timed else None
+    spread = spread_requests(connection, list(zip(wanted, requests, strict=True)), jobs)
     rows: list[dict[str, Any]] = []
     first_of_key: dict[tuple[int, str], str] = {}
     request_of: list[str] = []
@@ -188,21 +292,44 @@ def enqueue_runs(connection: Connection, wanted: Sequence[NewRun], requests: Seq
         if key is not None:
             first_of_key[key] = request
         request_of.append(request)
-        rows.append(_request_row(new, request, known, now))
+        row = _request_row(new, request, known, now)
+        if request not in spread:
+            rows.append(row)
+        elif spread[request].made is None:
+            row["reason_text"] += f", on all {len(spread[request].rows)} nodes registered in pool {known.pool}"
+            rows += [row | of_node for of_node in spread[request].rows]
+    if len(rows) > MADE_MAX:
+        raise Invalid("requests", f"{len(rows)} runs", f"a transaction makes at most {MADE_MAX}: ask for fewer at once")
+    ids = _insert_asked(connection, rows)
+    left = [row for row in rows if row["request_id"] not in ids]
+    if any("group_id" in row for row in left):
+        raise Stale("another request took the key of one of these nodes between our look and our insert")
+    missing = {(row["job_id"], row["run_key"]): row for row in left}
+    if missing and let_go_of_keys(connection, missing):
+        ids |= _insert_asked(connection, list(missing.values()))
+        missing = {key: row for key, row in missing.items() if row["request_id"] not in ids}
+    if missing:
+        holders = find_holders(connection, missing)
+        for key, row in missing.items():
+            if key not in holders:
+                raise Stale("the run that held this key let it go between our insert and our look")
+            ids[row["request_id"]] = holders[key].id
+    made = {row["request_id"]: Made(ids[row["request_id"]]) for row in rows if "group_id" not in row}
+    for request, one in spread.items():
+        if one.made is not None:
+            made[request] = one.made
+        elif one.rows[0]["request_id"] in ids:  # else its key comes twice in this batch
+            made[request] = Made(min(ids[row["request_id"]] for row in one.rows), request)
+    return [made[request] for request in request_of]
+
+
+def _insert_asked(connection: Connection, rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Insert the runs of requests, and their events, and return the ids by request of those that are there now."""
     _insert_runs(connection, rows)
+    crash.at("enqueue.inserted")
     asked = encode_rows({"request_id": row["request_id"]} for row in rows)
     connection.execute(TELL_ASKED, {"asked": asked})
-    ids = {row.request_id: row.id for row in connection.execute(FIND_ASKED, {"asked": asked})}
-    missing = [row for row in rows if row["request_id"] not in ids]
-    if missing:
-        held = encode_rows({"job_id": row["job_id"], "run_key": row["run_key"]} for row in missing)
-        found = {(row.job_id, row.active_key): row.id for row in connection.execute(FIND_KEYED, {"wanted": held})}
-        for row in missing:
-            holder = found.get((row["job_id"], row["run_key"]))
-            if holder is None:
-                raise Stale("the run that held this key ended between our insert and our look")
-            ids[row["request_id"]] = holder
-    return [ids[request] for request in request_of]
+    return {row.request_id: row.id for row in connection.execute(FIND_ASKED, {"asked": asked})}
 
 
 def _request_row(new: NewRun, request: str, known: Any, now: datetime | None) -> dict[str, Any]:
@@ -220,6 +347,7 @@ def _request_row(new: NewRun, request: str, known: Any, now: datetime | None) ->
         "job": known.name,
         "request_id": request,
         "run_key": new.run_key,
+        "unique_seconds": new.unique_seconds,
         "state": (RunState.WAITING if ahead else RunState.READY).value,
         "reason": (Reason.NOT_BEFORE if ahead else Reason.ASKED).value,
         "reason_text": (f"asked for at {run_at:%Y-%m-%d %H:%M:%S} UTC" if ahead else "asked to run now")
@@ -236,4 +364,5 @@ def _request_row(new: NewRun, request: str, known: Any, now: datetime | None) ->
         "retries": new.retries,
         "retry_delay_seconds": new.retry_delay_seconds,
         "finished": False,
+        "concurrency_key": new.concurrency_key or key_of(known.concurrency_key, new.args),
     }

@@ -62,12 +62,20 @@ class Database:
     """One database, reached over at most ``connections_max`` connections."""
 
     def __init__(
-        self, url: str | URL, *, connections_max: int = 2, sleep: Sleep = time.sleep, of_job: bool = False
+        self,
+        url: str | URL,
+        *,
+        connections_max: int = 2,
+        sleep: Sleep = time.sleep,
+        of_job: bool = False,
+        answer_seconds: float | None = None,  # after which a server that is silent counts as gone
     ) -> None:
         self._of_job = of_job  # in the hands of a job
         self.dialect, self.url = dialect_of(parse_url(url) if isinstance(url, str) else url)
         self.retries = 0  # transactions tried again, for the metrics
+        self._unheard = 0  # transactions committed without the wake-up that they had
         self._sleep = sleep
+        self._answer_args = {} if answer_seconds is None else dict.fromkeys(self.dialect.answer_args, answer_seconds)
         self.engine = self._make_engine(connections_max)
 
     def __repr__(self) -> str:
@@ -98,6 +106,7 @@ class Database:
         try:
             # Without a URL parameter of the same name, ours is the default.
             ours = self.dialect.connect_args | (self.dialect.connect_args_of_job if self._of_job else {})
+            ours |= self._answer_args
             arguments = {key: value for key, value in ours.items() if key not in self.url.query}
             # Each statement commits by itself unless `write` opened a transaction, and `write` ends what it opened:
             # the pool has nothing to roll back, and an idle node's look is one statement.
@@ -170,13 +179,14 @@ class Database:
 
     def _attempt(self, work: Callable[[Connection], T], *, repeatable: bool, read: bool, over: Connection | None) -> T:
         tried = 0
+        quiet = False
         while True:
             tried += 1
             committing = False
             try:
                 with self.engine.connect() if over is None else contextlib.nullcontext(over) as connection:
                     try:
-                        connection.execution_options(rota_read=read)
+                        connection.execution_options(rota_read=read, rota_quiet=quiet)
                         answer = work(connection)
                         if read:
                             connection.rollback()  # sends nothing; PyMySQL would send a COMMIT
@@ -184,11 +194,17 @@ class Database:
                             committing = True
                             connection.commit()
                         return answer
-                    except BaseException:
+                    except BaseException as error:
                         self._roll_back(connection)
+                        if isinstance(error, DBAPIError) and self._classify(error, committing) is Trouble.GONE:
+                            # The server may be back under its address, and this lead to one that is read-only now.
+                            connection.invalidate()
                         raise
             except DBAPIError as error:
-                trouble = self.dialect.classify(error)
+                trouble = self._classify(error, committing)
+                if committing and not quiet and self._is_wake_up_refused(error):
+                    quiet = True  # nothing was committed; the others find it by themselves
+                    continue
                 if committing and trouble is Trouble.GONE and not repeatable:
                     raise DatabaseUnavailable(
                         f"the connection broke during COMMIT: {first_line(error)}", outcome_unknown=True
@@ -205,6 +221,27 @@ class Database:
             except PoolTimeout as error:  # all connections are in use
                 raise DatabaseUnavailable(f"no connection came free: {error}") from error
             self._sleep(min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS * 2**tried) * random.uniform(0.5, 1.5))
+
+    def _classify(self, error: DBAPIError, committing: bool) -> Trouble:
+        trouble = self.dialect.classify(error)
+        # Refused before any work of ours: a password that was changed, a locked account, a standby that begins nothing.
+        is_before = not committing and error.statement in {None, self.dialect.begin_write}
+        return Trouble.GONE if trouble is Trouble.OURS and is_before else trouble
+
+    def _is_wake_up_refused(self, error: DBAPIError) -> bool:
+        """Tell whether the server takes no more wake-ups, and refuses the COMMIT of whoever has one."""
+        state = self.dialect.announce_refused
+        if state is None or getattr(error.orig, "sqlstate", None) != state:
+            return False
+        self._unheard += 1
+        if self._unheard & (self._unheard - 1) == 0:  # the 1st, 2nd, 4th, 8th and so on
+            log.warning(
+                "the database takes no wake-ups, %d times by now, and nodes find at their next poll what was written: "
+                "%s; whoever listens within a transaction that stays open keeps its queue full",
+                self._unheard,
+                first_line(error),
+            )
+        return True
 
     def _roll_back(self, connection: Connection) -> None:
         # The driver commits each statement by itself, so neither it nor the pool would end the transaction for us.

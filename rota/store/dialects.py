@@ -1,7 +1,7 @@
 """What differs between the databases, as one small record of capabilities each.
 
 No other module asks which database it is. ``SKIP LOCKED`` makes claims cheap where it exists; it never makes them
-correct, so a wrong record costs speed and not a run.
+correct, so a record that trusts locks too much costs speed and not a run.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import socket
 import sqlite3
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -38,13 +39,20 @@ class WakeUp(Enum):
     POLL = "poll"  # nothing: poll a little more often, adaptively
 
 
+class ClaimForm(Enum):
+    """How ready runs are taken. Each is a compare-and-set on their state, which alone makes it a claim."""
+
+    AT_ONCE = "at_once"  # one statement: SELECT … FOR UPDATE SKIP LOCKED, and around it UPDATE … RETURNING
+    LOCK_FIRST = "lock_first"  # SELECT … FOR UPDATE SKIP LOCKED, then UPDATE
+    COMPARE_ALONE = "compare_alone"  # SELECT, then UPDATE: row locks are unknown, local to a server, or optimistic
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """The capabilities of one kind of database."""
 
     name: str
-    skip_locked: bool
-    returning: bool  # INSERT … RETURNING
+    claim_form: ClaimForm
     wake_up: WakeUp
     classify: Callable[[DBAPIError], Trouble]
     connect_args: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -58,10 +66,15 @@ class Dialect:
     connect_args_of_job: dict[str, Any] = field(default_factory=dict[str, Any])
     # The first words of statements that commit what was before them, whatever was asked for.
     commits_by_itself: frozenset[str] = frozenset()
+    answer_args: tuple[str, ...] = ()  # what the driver is given the longest wait for an answer as, in seconds
     one_writer: bool = False  # a writing transaction keeps all others waiting
     announce: str | None = None  # sent in a transaction to wake waiting nodes when it commits
+    announce_refused: str | None = None  # the SQLSTATE of a COMMIT that is refused for that, and could be had without
     listen: str | None = None
     poll_seconds: float = 5.0  # how long an idle node may wait before it looks
+    # Finds sessions of others whose transaction has been open for :seconds and keeps old rows, the oldest first.
+    find_transactions: str | None = None
+    end_session: str = ""  # the statement that ends one
     server_version_min: tuple[int, ...] = ()
     server_version_min_mariadb: tuple[int, ...] = ()
 
@@ -121,6 +134,49 @@ def _set_up_mysql(connection: Any) -> None:
                 stream.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
+@functools.cache
+def _patient_connection() -> Any:
+    import psycopg
+
+    def bounded(waiting: Any, seconds: float) -> Generator[Any, Any, Any]:
+        # What psycopg waits for is a generator, which it looks at ten times a second while nothing comes.
+        ends_at = time.monotonic() + seconds
+        try:
+            step = next(waiting)
+            while True:
+                ready: Any = yield step
+                if time.monotonic() > ends_at:
+                    waiting.close()
+                    raise psycopg.OperationalError(f"no answer within {seconds:g} s")
+                step = waiting.send(ready)
+        except StopIteration as done:
+            return done.value
+
+    class PatientConnection(psycopg.Connection[Any]):
+        """Gives up a server that takes what it is sent and never answers, of which the kernel notices nothing."""
+
+        answer_seconds: float | None = None
+
+        def wait(self, gen: Any, *given: Any, **options: Any) -> Any:
+            if self.answer_seconds is None:
+                return super().wait(gen, *given, **options)
+            try:
+                return super().wait(bounded(gen, self.answer_seconds), *given, **options)
+            except psycopg.OperationalError as error:
+                if error.sqlstate is None:
+                    self.pgconn.finish()  # nobody knows what would come next on it
+                raise
+
+    return PatientConnection
+
+
+def _connect_postgresql(_dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+    seconds = options.pop("answer_seconds", None)
+    connection = _patient_connection().connect(*arguments, **options)
+    connection.answer_seconds = seconds
+    return connection
+
+
 def _set_up_postgresql(connection: Any) -> None:
     adapters = connection.adapters
     adapters.register_loader("timestamptz", _moment_loader(adapters.get_loader(adapters.types["timestamptz"].oid, 0)))
@@ -145,7 +201,8 @@ def _classify_postgresql(error: DBAPIError) -> Trouble:
     return Trouble.OURS
 
 
-_MYSQL_AGAIN = {1213, 1205, 1020, 3101, 4031}  # 3101: the group of servers found a conflict at COMMIT
+# 1467: MariaDB's word for a deadlock at the lock for the next id. 3101: a group of servers found a conflict at COMMIT.
+_MYSQL_AGAIN = {1213, 1205, 1020, 1467, 3101, 4031}
 _MYSQL_AWAY = {1040, 1042, 1043, 1047, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1180, 1203, 1290, 1836}
 # MySQL's own: offline mode, a COMMIT that the group of servers does not take, a server going away, a session killed.
 _MYSQL_AWAY_NEWER = {3032, 3100, 3168, 3169}
@@ -195,14 +252,14 @@ def _classify_sqlite(error: DBAPIError) -> Trouble:
 
 POSTGRESQL = Dialect(
     name="postgresql",
-    skip_locked=True,
-    returning=True,
+    claim_form=ClaimForm.AT_ONCE,
     wake_up=WakeUp.NOTIFY,
     classify=_classify_postgresql,
     connect_args={
         "connect_timeout": 10,
         "autocommit": True,
         "application_name": "rota",
+        "client_encoding": "utf8",  # whatever the database's default is
         # A server that vanished without a word (power, failover of an address) is noticed well within a lease, not by
         # the kernel after a quarter of an hour. In seconds, the last in milliseconds.
         "keepalives_idle": 5,
@@ -213,10 +270,14 @@ POSTGRESQL = Dialect(
         "prepare_threshold": None,
     },
     set_up=_set_up_postgresql,
+    connect=_connect_postgresql,
+    answer_args=("answer_seconds",),
     on_connect=(
         "set time zone 'UTC'",
+        "set datestyle = 'ISO'",  # the only one that psycopg reads moments in
         "set lock_timeout = '10s'",
         "set statement_timeout = '60s'",
+        "set default_transaction_isolation = 'read committed'",  # also of what is read outside of transactions
         # A machine that froze or vanished in the middle of a transaction keeps its rows locked, and all others waiting.
         "set idle_in_transaction_session_timeout = '5s'",
     ),
@@ -232,14 +293,22 @@ POSTGRESQL = Dialect(
     ),
     begin_write="begin isolation level read committed read write",
     announce="notify rota",
+    announce_refused="54000",  # too many notifications in the NOTIFY queue
     listen="listen rota",
+    # Of other accounts' sessions all but the process is NULL without the role pg_read_all_stats.
+    find_transactions=(
+        "select pid as session, extract(epoch from clock_timestamp() - xact_start) as seconds from pg_stat_activity "
+        "where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid() "
+        "and (backend_xmin is not null or backend_xid is not null) "
+        "and extract(epoch from clock_timestamp() - xact_start) >= :seconds order by xact_start limit :limit"
+    ),
+    end_session="select pg_terminate_backend({})",
     server_version_min=(15,),
 )
 
 MYSQL = Dialect(
     name="mysql",
-    skip_locked=True,
-    returning=False,
+    claim_form=ClaimForm.LOCK_FIRST,
     wake_up=WakeUp.POLL,
     classify=_classify_mysql,
     connect_args={
@@ -251,14 +320,20 @@ MYSQL = Dialect(
     },
     set_up=_set_up_mysql,
     connect=_connect_mysql,
+    answer_args=("read_timeout", "write_timeout"),
     on_connect=(
         "set session transaction isolation level read committed",
         "set session time_zone = '+00:00'",
         "set session sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO'",
-        # The second one as for PostgreSQL. MySQL has none, and takes it for a comment.
-        "set session innodb_lock_wait_timeout = 10 /*M! , session idle_transaction_timeout = 5 */",
+        # The first is for rows, the second for tables: by itself a day, and a year on MySQL. The third one as for
+        # PostgreSQL. MySQL has none, and takes it for a comment.
+        "set session innodb_lock_wait_timeout = 10, session lock_wait_timeout = 10 "
+        "/*M! , session idle_transaction_timeout = 5 */",
     ),
-    on_connect_of_job=("set session innodb_lock_wait_timeout = 50 /*M! , session idle_transaction_timeout = 0 */",),
+    on_connect_of_job=(
+        "set session innodb_lock_wait_timeout = 50, session lock_wait_timeout = default "
+        "/*M! , session idle_transaction_timeout = 0 */",
+    ),
     connect_args_of_job={"read_timeout": None, "write_timeout": None},
     begin_write="start transaction",
     # https://mariadb.com/kb/en/sql-statements-that-cause-an-implicit-commit/, but for those on temporary tables
@@ -266,18 +341,33 @@ MYSQL = Dialect(
         "alter analyze check create drop flush grant lock optimize rename repair revoke truncate unlock".split()
     ),
     poll_seconds=1.5,  # nothing wakes a node here
+    # Of the whole server, as old rows are kept for any of them. They began by the clock of its machine's zone; whoever
+    # lacks the right PROCESS is refused. Number 0 is the server's own work.
+    find_transactions=(
+        "select trx_mysql_thread_id as session, "
+        "timestampdiff(second, trx_started, convert_tz(utc_timestamp(6), '+00:00', 'SYSTEM')) as seconds "
+        "from information_schema.innodb_trx where trx_mysql_thread_id not in (0, connection_id()) "
+        "and timestampdiff(second, trx_started, convert_tz(utc_timestamp(6), '+00:00', 'SYSTEM')) >= :seconds "
+        "order by trx_started limit :limit"
+    ),
+    end_session="kill {}",
     server_version_min=(8, 0, 19),
     server_version_min_mariadb=(10, 6),
 )
 
 SQLITE = Dialect(
     name="sqlite",
-    skip_locked=False,
-    returning=True,
+    claim_form=ClaimForm.COMPARE_ALONE,
     wake_up=WakeUp.DATA_VERSION,
     classify=_classify_sqlite,
     connect_args={"timeout": 30.0, "check_same_thread": False},
-    on_connect=("pragma journal_mode = wal", "pragma synchronous = full", "pragma foreign_keys = on"),
+    on_connect=(
+        "pragma journal_mode = wal",
+        "pragma synchronous = full",
+        "pragma foreign_keys = on",
+        # Beside the file: it grows while somebody reads for long, and afterwards gives back what is beyond this.
+        "pragma journal_size_limit = 16777216",
+    ),
     # A deferred transaction that reads and then writes is refused at once when another one wrote in between.
     begin_write="begin immediate",
     one_writer=True,

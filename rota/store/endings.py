@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
+from rota import crash
 from rota.errors import Invalid
 from rota.model.bad_ends import check_words
 from rota.model.ending import (
@@ -26,15 +27,18 @@ from rota.model.ending import (
     decide_rescue,
     say_guardian_died,
     say_silent,
+    tells_truth,
 )
+from rota.model.placement import RetryNode
 from rota.model.run import End
-from rota.model.states import AttemptState, Delivery, RunState
+from rota.model.states import FINISHED, AttemptState, Delivery, RunState
 from rota.store.breakers import count_ends, lock_breakers
 from rota.store.database import Database
-from rota.store.leases import deadline_left
+from rota.store.fanout import ANY
+from rota.store.leases import deadline_left, find_locked
 from rota.store.moves import Move, apply_moves, complete_attempts, write_fresh
 from rota.store.reports import FORGET_OUTPUT, row_of_piece
-from rota.store.tables import attempt, job, output, run
+from rota.store.tables import BY_CLAIM_ALONE, attempt, job, output, run
 from rota.store.types import AnyRow, db_now, encode_rows, given_rows, in_portions
 from rota.store.wakeup import announce
 
@@ -43,6 +47,7 @@ _FACTS = (
     run.c.job_id,
     run.c.job,
     run.c.schedule_id,
+    run.c.target_node,
     run.c.state,
     run.c.fence,
     run.c.claim_id,
@@ -58,15 +63,20 @@ _FACTS = (
     run.c.lease_ends_at,
     run.c.cancel_asked_at,
     run.c.cancel_asked_by,
+    run.c.cancel_asked_at.is_not(None).label("cancel_asked"),  # as the move compares it, whatever stands there
     db_now().label("now"),
 )
 # The runs that ends belong to. Served by the unique claim.
-FIND_ENDING = (
+_ending = (
     select(*_FACTS)
     .where(run.c.claim_id.in_(bindparam("claim_ids", expanding=True)))
     .order_by(run.c.id)
-    .with_for_update()
+    .with_hint(run, BY_CLAIM_ALONE, "mysql")
+    .with_hint(run, BY_CLAIM_ALONE, "mariadb")
 )
+FIND_ENDING = _ending.with_for_update()
+# Those that nobody keeps locked: one that is would keep all that a node has to write waiting.
+FIND_ENDING_FREE = _ending.with_for_update(skip_locked=True)
 # Runs whose lease is over by the database's clock. Served by rota_run_lease.
 FIND_EXPIRED = (
     select(*_FACTS)
@@ -88,6 +98,7 @@ _RULES = (
     job.c.cancel_exit_code,
     job.c.deadline_seconds,
     job.c.breaker_failures,
+    job.c.retry_node,
 )
 READ_RULES = select(*_RULES).where(job.c.id.in_(bindparam("job_ids", expanding=True)))
 # The same before the runs are locked, since breakers are locked first. Served by the unique claim.
@@ -119,6 +130,9 @@ WAKE_QUEUED = (
     .values(due_at=run.c.run_at)
 )
 
+# The same where what ended was for certain nodes: a thousand others are left alone.
+WAKE_QUEUED_OF_NODES = WAKE_QUEUED.where(run.c.target_node.in_(bindparam("targets", expanding=True)))
+
 RULES_DEFAULT = RetryRule()
 LIVE_AFTER_SECONDS = 0.9  # a guardian tells nothing before a second, by its own clock
 
@@ -129,11 +143,15 @@ class Delivered:
 
     applied: frozenset[str]  # claims whose end counted, now or at an earlier delivery of the same end
     orphaned: frozenset[str]  # claims whose end came too late, or that nobody knows
+    locked: frozenset[str]  # claims whose run somebody keeps locked: their ends are to be delivered again
     waiting_seconds_min: float | None  # until the first retry among them; None: no retry
+    has_freed: bool = False  # permits, which ready runs may wait for
 
 
-def end_runs(database: Database, ends: Sequence[End]) -> Delivered:
+def end_runs(database: Database, ends: Sequence[End], *, waits: bool = True) -> Delivered:
     """Record how attempts ended: run, attempt, output, retry and events of each in one transaction.
+
+    A run that somebody keeps locked is waited for, or passed over and named, with nothing recorded of it.
 
     All of them share a transaction, unless they are so large together that a server would not take the statements.
     Delivering an end again changes nothing, so the whole is tried again after a lost COMMIT.
@@ -141,12 +159,14 @@ def end_runs(database: Database, ends: Sequence[End]) -> Delivered:
     Raises:
         DatabaseUnavailable: keep the ends and deliver them later.
     """
-    portions = [_deliver(database, portion) for portion in in_portions(ends, _size_of)]
-    waits = [part.waiting_seconds_min for part in portions if part.waiting_seconds_min is not None]
+    portions = [_deliver(database, portion, waits=waits) for portion in in_portions(ends, _size_of)]
+    retries = [part.waiting_seconds_min for part in portions if part.waiting_seconds_min is not None]
     return Delivered(
         frozenset(claim_id for part in portions for claim_id in part.applied),
         frozenset(claim_id for part in portions for claim_id in part.orphaned),
-        min(waits, default=None),
+        frozenset(claim_id for part in portions for claim_id in part.locked),
+        min(retries, default=None),
+        any(part.has_freed for part in portions),
     )
 
 
@@ -156,8 +176,15 @@ def _size_of(end: End) -> int:
     return sum(len(text or "") for text in texts) + sum(len(one.head) + len(one.tail) for one in written)
 
 
-def _deliver(database: Database, ends: Sequence[End]) -> Delivered:
-    return write_fresh(database, lambda connection: _deliver_within(connection, ends)[0])
+def _deliver(database: Database, ends: Sequence[End], *, waits: bool) -> Delivered:
+    def deliver(connection: Connection) -> Delivered:
+        delivered, _ = _deliver_within(connection, ends, waits=waits)
+        crash.at("end.written")
+        return delivered
+
+    delivered = write_fresh(database, deliver)
+    crash.at("end.committed")
+    return delivered
 
 
 def end_within(connection: Connection, end: End) -> bool:
@@ -172,14 +199,16 @@ def end_within(connection: Connection, end: End) -> bool:
 
 
 def _deliver_within(
-    connection: Connection, ends: Sequence[End], *, only_current: bool = False
+    connection: Connection, ends: Sequence[End], *, only_current: bool = False, waits: bool = True
 ) -> tuple[Delivered, frozenset[str]]:
     """Record ends, and tell besides which of them have ended a run just now."""
     by_claim = {end.claim_id: end for end in ends}
-    claim_ids = sorted(by_claim)
+    claim_ids: Sequence[str] = sorted(by_claim)
     known = {row.id: row for row in connection.execute(READ_RULES_OF_CLAIMS, {"claim_ids": claim_ids})}
     breakers = lock_breakers(connection, (row.id for row in known.values() if row.breaker_failures is not None))
-    rows = connection.execute(FIND_ENDING, {"claim_ids": claim_ids}).all()
+    rows = connection.execute(FIND_ENDING if waits else FIND_ENDING_FREE, {"claim_ids": claim_ids}).all()
+    locked = frozenset[str]() if waits else find_locked(connection, claim_ids, {row.claim_id for row in rows})
+    claim_ids = [claim_id for claim_id in claim_ids if claim_id not in locked]
     attempts = {row.claim_id: row for row in connection.execute(READ_ATTEMPTS, {"claim_ids": claim_ids})}
     ended: list[tuple[int, int, AttemptState, str]] = []
     moves: list[Move] = []
@@ -188,17 +217,17 @@ def _deliver_within(
         end = by_claim[row.claim_id]
         state = RunState(row.state)
         kept = attempts.get(row.claim_id)  # None: deleted by hand
-        if state is RunState.RUNNING or (
-            state is RunState.LOST and kept is not None and kept.state == AttemptState.LOST
-        ):
-            rule = _rule_for(row, known)
-            ending = decide_end(end, _facts_of(row, rule), rule, chance_of(row.job, row.id, row.attempt))
-            moves.append(_move(row, ending, end))
+        rule = _rule_for(row, known)
+        facts = _facts_of(row, rule)
+        is_lost = state is RunState.LOST and kept is not None and kept.state == AttemptState.LOST
+        if state is RunState.RUNNING or (is_lost and tells_truth(end, facts, rule)):
+            ending = decide_end(end, facts, rule, chance_of(row.job, row.id, row.attempt))
+            moves.append(_move(row, ending, end, known))
             if state is RunState.RUNNING:
                 ended.append((row.job_id, row.id, ending.attempt_state, ending.text))
             applied.add(row.claim_id)
     if only_current and not ended:
-        return Delivered(frozenset(), frozenset(claim_ids), None), frozenset()
+        return Delivered(frozenset(), frozenset(claim_ids), frozenset(), None), frozenset()
     orphaned = {
         claim_id
         for claim_id in claim_ids
@@ -206,7 +235,7 @@ def _deliver_within(
     }
     moved = frozenset(applied)
     applied |= set(claim_ids) - orphaned  # the rest was delivered before
-    apply_moves(connection, moves)
+    freed = apply_moves(connection, moves)
     completed = [
         by_claim[claim_id]
         for claim_id, kept in attempts.items()
@@ -220,8 +249,8 @@ def _deliver_within(
         connection.execute(KEEP_ORPHANS, {"orphans": rows_of_orphans})
     has_closed = count_ends(connection, breakers, ended)
     _wake_others(connection, moves, wake_queued(connection, rows), has_closed=has_closed)
-    waits = [move.wait_seconds for move in moves if move.wait_seconds is not None]
-    return Delivered(frozenset(applied), frozenset(orphaned), min(waits, default=None)), moved
+    retries = [move.wait_seconds for move in moves if move.wait_seconds is not None]
+    return Delivered(frozenset(applied), frozenset(orphaned), locked, min(retries, default=None), freed > 0), moved
 
 
 def _is_ended_by_job(kept: AnyRow, end: End) -> bool:
@@ -232,7 +261,8 @@ def _is_ended_by_job(kept: AnyRow, end: End) -> bool:
 def rescue_runs(database: Database, *, rescuer: str, limit: int = 100) -> int:
     """Take runs away from nodes whose lease is over by the database's clock; return how many.
 
-    Safe on any number of nodes at once: each run is taken away once, under the claim that it was found with.
+    Safe on any number of nodes at once: each run is taken away once, under the claim and the lease that it was found
+    with, so that one which is renewed meanwhile stays where it is.
     """
 
     def rescue(connection: Connection) -> int:
@@ -245,35 +275,45 @@ def rescue_runs(database: Database, *, rescuer: str, limit: int = 100) -> int:
             rule = _rule_for(row, known)
             facts = _facts_of(row, rule)
             ending = decide_rescue(facts, rule, say_silent(facts, over_seconds))
-            moves.append(_move(row, ending, None, actor=rescuer))
+            move = _move(row, ending, None, known, actor=rescuer)
+            moves.append(dataclasses.replace(move, lease_seen_at=row.lease_ends_at))
         apply_moves(connection, moves)
         _wake_others(connection, moves, wake_queued(connection, rows))
+        crash.at("rescue.written")
         return len(moves)
 
-    return write_fresh(database, rescue)
+    rescued = write_fresh(database, rescue)
+    crash.at("rescue.committed")
+    return rescued
 
 
-def surrender_runs(database: Database, claim_ids: Sequence[str], *, actor: str) -> int:
-    """Let go of claims whose guardian died under a living worker, as if their lease were over now; return how many."""
+def surrender_runs(database: Database, claim_ids: Sequence[str], *, actor: str) -> frozenset[str]:
+    """Let go of claims whose guardian died under a living worker, as if their lease were over now.
 
-    def surrender(connection: Connection) -> int:
-        rows = [
-            row
-            for row in connection.execute(FIND_ENDING, {"claim_ids": list(claim_ids)})
-            if row.state == RunState.RUNNING.value
-        ]
+    Return those whose run somebody keeps locked, with which nothing was done: ask again.
+    """
+
+    def surrender(connection: Connection) -> frozenset[str]:
+        found = connection.execute(FIND_ENDING_FREE, {"claim_ids": list(claim_ids)}).all()
+        locked = find_locked(connection, claim_ids, {row.claim_id for row in found})
+        rows = [row for row in found if row.state == RunState.RUNNING.value]
         known = _read_rules(connection, rows)
         moves: list[Move] = []
         for row in rows:
             rule = _rule_for(row, known)
             facts = _facts_of(row, rule)
             ending = decide_rescue(facts, rule, say_guardian_died(facts))
-            moves.append(_move(row, ending, None, actor=actor))
+            moves.append(_move(row, ending, None, known, actor=actor))
         apply_moves(connection, moves)
         _wake_others(connection, moves, wake_queued(connection, rows))
-        return len(moves)
+        crash.at("surrender.written")
+        return locked
 
-    return write_fresh(database, surrender) if claim_ids else 0
+    if not claim_ids:
+        return frozenset()
+    locked = write_fresh(database, surrender)
+    crash.at("surrender.committed")
+    return locked
 
 
 def _facts_of(row: AnyRow, rule: RetryRule) -> RunFacts:
@@ -338,7 +378,9 @@ def _read_words(field: str, text: str | None) -> tuple[tuple[str, ...], str | No
         return (), f"{field} of its job, {text[:100]!r}, is no list of words: correct it with `rota job edit`"
 
 
-def _move(row: AnyRow, ending: Ending, end: End | None, actor: str | None = None) -> Move:
+def _move(row: AnyRow, ending: Ending, end: End | None, known: Mapping[int, AnyRow], actor: str | None = None) -> Move:
+    of_job = known.get(row.job_id)
+    ended_badly = bool(ending.retries_added or ending.losses_added) and ending.target not in FINISHED
     return Move(
         run_id=row.id,
         fence=row.fence,
@@ -355,6 +397,8 @@ def _move(row: AnyRow, ending: Ending, end: End | None, actor: str | None = None
         attempt_state=ending.attempt_state,
         end=end,
         actor=actor,
+        avoids_node=ended_badly and of_job is not None and of_job.retry_node == RetryNode.OTHER.value,
+        cancel_seen=bool(row.cancel_asked),
     )
 
 
@@ -375,8 +419,14 @@ def keep_output(connection: Connection, ends: Mapping[int, End]) -> None:
 
 def wake_queued(connection: Connection, rows: Sequence[AnyRow]) -> int:
     """Let the scheduler look at once at the runs that queue behind these; return how many they are."""
-    schedule_ids = sorted({row.schedule_id for row in rows if row.schedule_id is not None})
-    return connection.execute(WAKE_QUEUED, {"schedule_ids": schedule_ids}).rowcount if schedule_ids else 0
+    of_schedules = [row for row in rows if row.schedule_id is not None]
+    if not of_schedules:
+        return 0
+    which = {"schedule_ids": sorted({row.schedule_id for row in of_schedules})}
+    targets = {row.target_node for row in of_schedules}
+    if ANY in targets:
+        return connection.execute(WAKE_QUEUED, which).rowcount
+    return connection.execute(WAKE_QUEUED_OF_NODES, which | {"targets": sorted({*targets, ANY})}).rowcount
 
 
 def _wake_others(connection: Connection, moves: Sequence[Move], queued_count: int, *, has_closed: bool = False) -> None:

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sqlalchemy import Connection, Select, String, and_, bindparam, case, func, insert, literal, select, update
 
+from rota import crash
 from rota.errors import DatabaseRefused, Invalid, RotaError
 from rota.model.calendars import Calendar
+from rota.model.concurrency import key_of
 from rota.model.job import check_start_within
+from rota.model.placement import RunsOn
 from rota.model.policy import ON_TIME_SECONDS, SlotDecision, Unfinished, decide_slots
 from rota.model.reasons import Reason
 from rota.model.schedule import ScheduleSpec, read_names
@@ -28,6 +31,17 @@ from rota.store.calendars import load_calendars
 from rota.store.creation import insert_slots
 from rota.store.database import Database
 from rota.store.events import tell_runs
+from rota.store.fanout import (
+    ANY,
+    ROWS_MAX,
+    Decided,
+    Registered,
+    decide_targets,
+    is_for_all,
+    is_in_the_way,
+    say_names,
+    slot_group,
+)
 from rota.store.moves import Move, Stale, apply_moves, until_fresh
 from rota.store.outlook import IS_ACTIVE
 from rota.store.tables import event, job, run, schedule
@@ -48,7 +62,10 @@ FIND_DUE = (
         job.c.priority,
         job.c.delivery,
         job.c.lease_seconds,
+        job.c.concurrency_key,
         job.c.start_within_seconds.label("job_start_within_seconds"),
+        job.c.runs_on,
+        job.c.exclude,
         db_now().label("now"),
     )
     # Without its job a schedule is set aside; left out here, it would be due for ever.
@@ -59,17 +76,30 @@ FIND_DUE = (
 )
 # The same while the clock is not trusted: what is due since a moment ago, and nothing that is late.
 FIND_DUE_ON_TIME = FIND_DUE.where(schedule.c.next_slot_at >= db_now_plus(literal(-ON_TIME_SECONDS)))
+_OPEN = (func.count().label("runs"), func.sum(case((run.c.queued, 1), else_=0)).label("queued"))
 # How many unfinished runs these schedules have, and how many of them queue. Served by rota_run_open_schedule.
 FIND_OPEN = (
-    select(
-        run.c.open_schedule_id, func.count().label("runs"), func.sum(case((run.c.queued, 1), else_=0)).label("queued")
-    )
+    select(run.c.open_schedule_id, *_OPEN)
     .where(run.c.open_schedule_id.in_(bindparam("schedule_ids", expanding=True)))
     .group_by(run.c.open_schedule_id)
 )
+# The same for each target, of schedules whose jobs run on all nodes: what is found is sorted for that.
+FIND_OPEN_OF_NODES = (
+    select(run.c.open_schedule_id, run.c.target_node, *_OPEN)
+    .where(run.c.open_schedule_id.in_(bindparam("schedule_ids", expanding=True)))
+    .group_by(run.c.open_schedule_id, run.c.target_node)
+)
 # What a new slot of these schedules replaces. Served by rota_run_open_schedule.
 FIND_REPLACED = (
-    select(run.c.id, run.c.schedule, run.c.state, run.c.fence, run.c.claim_id)
+    select(
+        run.c.id,
+        run.c.open_schedule_id,
+        run.c.target_node,
+        run.c.schedule,
+        run.c.state,
+        run.c.fence,
+        run.c.claim_id,
+    )
     .where(run.c.open_schedule_id.in_(bindparam("schedule_ids", expanding=True)))
     .order_by(run.c.id)
     .with_for_update()
@@ -201,7 +231,7 @@ class _Plan:
 
     cursors: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     slots: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    replacing: list[int] = field(default_factory=list[int])
+    replacing: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])  # targets by schedule
     skipping: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
@@ -211,7 +241,10 @@ def _fire(database: Database, find: Select[Any], limit: int, fired_by: str) -> F
         plan = database.read(lambda connection: _plan(connection, find, limit))
         if not plan.cursors:
             return Fired()
-        return database.write(lambda connection: _write(connection, plan, fired_by), repeatable=True)
+        crash.at("fire.decided")
+        fired = database.write(lambda connection: _write(connection, plan, fired_by), repeatable=True)
+        crash.at("fire.committed")
+        return fired
 
     return until_fresh(fire)
 
@@ -221,24 +254,43 @@ def _plan(connection: Connection, find: Select[Any], limit: int) -> _Plan:
     rows = connection.execute(find, {"limit": limit}).all()
     if not rows:
         return plan
-    found = connection.execute(FIND_OPEN, {"schedule_ids": [row.id for row in rows]})
-    opened = {row.open_schedule_id: Unfinished(row.runs, int(row.queued)) for row in found}
+    opened = read_open(connection, rows)
     known = load_calendars(connection, names_of_calendars(rows))
+    registered = Registered(connection)
     for row in rows:
-        cursor, decisions = _decide(row, opened.get(row.id, Unfinished()), known)
+        cursor, decided = _decide(row, opened.get(row.id, {}), known, registered)
         plan.cursors.append(cursor)
-        plan.slots.extend(slot_row(row, decision) for decision in decisions)
-        if any(decision.replaces for decision in decisions):
-            plan.replacing.append(row.id)
-        if (text := _warn_of_skips(row, cursor.get("skips_in_row"))) is not None:
+        if decided is None:
+            continue
+        plan.slots.extend(slot_row(row, decision, target) for target, decision in decided.slots)
+        if decided.replacing:
+            plan.replacing[row.id] = decided.replacing
+        if (text := _warn_of_skips(row, decided)) is not None:
             plan.skipping.append({"schedule_id": row.id, "text": text})
+        if len(plan.slots) >= ROWS_MAX:  # the schedules after it are due at the next look
+            break
     return plan
+
+
+def read_open(connection: Connection, rows: Sequence[AnyRow]) -> dict[int, dict[str, Unfinished]]:
+    """Return what these schedules have unfinished: for each target, where that makes a difference."""
+    opened: dict[int, dict[str, Unfinished]] = {}
+    of_nodes = [row.id for row in rows if row.runs_on == RunsOn.ALL.value]
+    others = [row.id for row in rows if row.runs_on != RunsOn.ALL.value]
+    if others:
+        for row in connection.execute(FIND_OPEN, {"schedule_ids": others}):
+            opened[row.open_schedule_id] = {ANY: Unfinished(row.runs, int(row.queued))}
+    if of_nodes:
+        for row in connection.execute(FIND_OPEN_OF_NODES, {"schedule_ids": of_nodes}):
+            opened.setdefault(row.open_schedule_id, {})[row.target_node] = Unfinished(row.runs, int(row.queued))
+    return opened
 
 
 def _write(connection: Connection, plan: _Plan, fired_by: str) -> Fired:
     given = encode_rows(plan.cursors)
     if connection.execute(MOVE_CURSORS, {"cursors": given}).rowcount != len(plan.cursors):
         raise Stale("another node fired some of these schedules")
+    crash.at("fire.moved")
     if plan.replacing:
         cancel_replaced(connection, plan.replacing)
     insert_slots(connection, plan.slots)
@@ -248,33 +300,36 @@ def _write(connection: Connection, plan: _Plan, fired_by: str) -> Fired:
     if set_aside:
         connection.execute(TELL_PROBLEMS, {"cursors": given, "told_by": fired_by})
     ready = sum(1 for slot in plan.slots if slot["state"] == RunState.READY.value)
+    crash.at("fire.written")
     return Fired(len(plan.cursors), len(plan.slots), set_aside, ready)
 
 
 def _decide(
-    row: AnyRow, unfinished: Unfinished, known: Mapping[str, Calendar]
-) -> tuple[dict[str, Any], tuple[SlotDecision, ...]]:
+    row: AnyRow, opened: Mapping[str, Unfinished], known: Mapping[str, Calendar], registered: Registered
+) -> tuple[dict[str, Any], Decided | None]:
     cursor: dict[str, Any] = {"schedule_id": row.id, "cursor_version": row.cursor_version}
     try:
-        firing = decide_slots(
-            rule_of(row, known),
-            row.next_slot_at,
-            row.now,
-            unfinished=unfinished,
-            job_paused=row.job_state == JobState.PAUSED.value,
-            skips_in_row=row.skips_in_row,
+        key_of(row.concurrency_key, row.args)  # what cannot be one is found before anything is written
+        targets = registered.targets(row.runs_on, row.pool, row.exclude)
+        rule, job_paused = rule_of(row, known), row.job_state == JobState.PAUSED.value
+        decided = decide_targets(
+            targets,
+            opened,
+            row.skips_in_row,
+            lambda unfinished: decide_slots(
+                rule, row.next_slot_at, row.now, unfinished=unfinished, job_paused=job_paused
+            ),
         )
     except (RotaError, ValueError, TypeError, ArithmeticError, LookupError) as error:
         # A row that was written by hand, or by a newer program: it waits for a person, and the others go on.
         log.error("schedule %s is set aside: %s", row.name, error)
-        return cursor | {"next_slot_at": row.next_slot_at, "problem": f"cannot be fired: {error}"}, ()
-    decided = firing.decisions[-1]
+        return cursor | {"next_slot_at": row.next_slot_at, "problem": f"cannot be fired: {error}"}, None
     cursor |= {
-        "next_slot_at": firing.next_slot,
-        "last_slot_at": decided.slot_last or decided.slot,
-        "skips_in_row": firing.skips_in_row,
+        "next_slot_at": decided.next_slot,
+        "last_slot_at": decided.last_slot,
+        "skips_in_row": decided.skips_in_row,
     }
-    return cursor, firing.decisions
+    return cursor, decided
 
 
 def names_of_calendars(rows: Iterable[AnyRow]) -> list[str]:
@@ -300,25 +355,30 @@ def rule_of(row: AnyRow, known: Mapping[str, Calendar]) -> SlotRule:
     return spec.rule(row.next_slot_at, known, check_start_within(row.job_start_within_seconds))
 
 
-def _warn_of_skips(row: AnyRow, skips: int | None) -> str | None:
+def _warn_of_skips(row: AnyRow, decided: Decided) -> str | None:
     """Return a warning when so many slots in a row were skipped that somebody should know: 3, 30, 300 and so on."""
-    if skips is None or skips <= row.skips_in_row:
+    skips = decided.skips_in_row
+    if skips <= row.skips_in_row:
         return None
     mark = SKIPS_WARNED_FROM
     while mark * 10 <= skips:
         mark *= 10
     if not row.skips_in_row < mark <= skips:
         return None
+    where = f" on {say_names(decided.skipping)}" if decided.skipping else ""
     text = (
-        f"{skips} slots in a row were skipped, since an earlier run has not finished: it takes longer than its rhythm"
+        f"{skips} slots in a row were skipped{where}, since an earlier run has not finished: it takes longer than its "
+        "rhythm"
     )
     log.warning("schedule %s: %s", row.name, text)
     return text
 
 
-def cancel_replaced(connection: Connection, schedule_ids: list[int]) -> None:
-    """Withdraw what waits of these schedules, and ask for the end of what runs."""
-    rows = connection.execute(FIND_REPLACED, {"schedule_ids": schedule_ids}).all()
+def cancel_replaced(connection: Connection, replacing: Mapping[int, Sequence[str]]) -> None:
+    """Withdraw what waits for these targets of schedules, and ask for the end of what runs."""
+    found = connection.execute(FIND_REPLACED, {"schedule_ids": sorted(replacing)}).all()
+    targets = {schedule_id: frozenset(names) for schedule_id, names in replacing.items()}
+    rows = [row for row in found if is_in_the_way(row.target_node, targets[row.open_schedule_id])]
     running = [row.id for row in rows if row.state == RunState.RUNNING.value]
     if running:
         connection.execute(ASK_REPLACED, {"ids": running})
@@ -343,9 +403,11 @@ def cancel_replaced(connection: Connection, schedule_ids: list[int]) -> None:
     )
 
 
-def slot_row(row: AnyRow, decision: SlotDecision) -> dict[str, Any]:
-    """Return the row of the ledger for what was decided about a slot of the schedule in ``row``."""
+def slot_row(row: AnyRow, decision: SlotDecision, target: str = ANY) -> dict[str, Any]:
+    """Return the row of the ledger for what was decided about a slot of the schedule in ``row``, for one target."""
     return {
+        "target_node": target,
+        "group_id": slot_group(row.id, decision.slot) if is_for_all(row.runs_on) else None,
         "job_id": row.job_id,
         "job": row.job_name,
         "schedule_id": row.id,
@@ -365,5 +427,6 @@ def slot_row(row: AnyRow, decision: SlotDecision) -> dict[str, Any]:
         "start_by": decision.start_by,
         "queued": decision.queued,
         "lease_seconds": row.lease_seconds,
+        "concurrency_key": key_of(row.concurrency_key, row.args),
         "finished": decision.state in FINISHED,
     }

@@ -23,6 +23,7 @@ from rota.store.breakers import NEXT_HALF_OPEN_AT
 from rota.store.calendars import load_calendars
 from rota.store.database import Database, now_of
 from rota.store.durations import read_durations
+from rota.store.fanout import Registered
 from rota.store.firing import names_of_calendars, rule_of
 from rota.store.schedule_rows import spec_of
 from rota.store.schedules import READ_SCHEDULE
@@ -42,6 +43,8 @@ FIND_COMING = (
         job.c.name.label("job_name"),
         job.c.state.label("job_state"),
         job.c.pool,
+        job.c.runs_on,
+        job.c.exclude,
         job.c.start_within_seconds.label("job_start_within_seconds"),
     )
     .join(job, job.c.id == schedule.c.job_id)
@@ -134,15 +137,18 @@ def read_prospect(database: Database, days: int, job_name: str | None = None) ->
         known = load_calendars(connection, names_of_calendars(rows))
         subjects: list[Subject] = []
         left_out: list[str] = []
+        registered = Registered(connection)
         for row in rows:
             try:
                 rule = rule_of(row, known)
+                runs_per_slot = len(registered.targets(row.runs_on, row.pool, row.exclude))
             except (RotaError, ValueError, TypeError, ArithmeticError, LookupError):
                 left_out.append(row.name)
                 continue
             paused = row.job_state == JobState.PAUSED.value
+            usual = durations.get(row.job_id)
             subjects.append(
-                Subject(row.name, row.job_name, row.pool, rule, row.next_slot_at, durations.get(row.job_id), paused)
+                Subject(row.name, row.job_name, row.pool, rule, row.next_slot_at, usual, paused, runs_per_slot)
             )
         unknown = sorted(name for job_id, name in job_names.items() if durations.get(job_id) is None)
         return Prospect(now, subjects, _count_slots(connection), unknown, is_cut, left_out)

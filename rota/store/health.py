@@ -38,6 +38,8 @@ from rota.store.breakers import FIND_NOT_CLOSED, MAY_BE_CLAIMED, say_held
 from rota.store.clock import READ_HELD
 from rota.store.database import Database, now_of
 from rota.store.durations import read_durations
+from rota.store.permits import WITHIN_LIMITS
+from rota.store.pool_rules import READ_RULES, rule_of
 from rota.store.pools import (
     is_drained,
     last_seen,
@@ -51,6 +53,7 @@ from rota.store.pools import (
 from rota.store.shown import say_moment, say_span
 from rota.store.suspension import read_paused_pools, say_paused
 from rota.store.tables import calendar, event, finding, job, run, schedule
+from rota.store.tables import pool as pools
 from rota.store.types import AnyRow, Number, db_now, db_now_plus
 
 FOUND_MAX = 100  # rows of one kind
@@ -67,6 +70,7 @@ HOLIDAYS_DAYS = 60
 CLOCK_TOLD_SECONDS = 3600.0
 # Who said goodbye may come back, as after an upgrade, or with the next pass of `rota tick`.
 GOODBYE_SECONDS = 300.0
+SKEW_SECONDS = 1.0  # between the clocks of a node and of the database
 SILENT_SECONDS_MAX = 86400.0  # then a node is taken for gone
 
 _is_active = schedule.c.state == JobState.ACTIVE.value
@@ -135,8 +139,8 @@ READ_READY_POOLS = select(
 # Of the ready runs of a pool that are claimed first, those that have been there for a while. Served by rota_run_claim
 # in its own order.
 _ready = (
-    select(run.c.id, run.c.job, run.c.job_id, run.c.run_at, run.c.enqueued_at)
-    .where(run.c.state == RunState.READY.value, run.c.pool == bindparam("pool"), MAY_BE_CLAIMED)
+    select(run.c.id, run.c.job, run.c.job_id, run.c.target_node, run.c.run_at, run.c.enqueued_at)
+    .where(run.c.state == RunState.READY.value, run.c.pool == bindparam("pool"), MAY_BE_CLAIMED, WITHIN_LIMITS)
     .order_by(run.c.urgency, run.c.run_at, run.c.id)
 )
 HAS_READY = _ready.limit(1)
@@ -180,6 +184,7 @@ READ_READY_SINCE = (
     .group_by(event.c.run_id)
 )
 READ_JOB_POOLS = select(job.c.pool).where(job.c.state == JobState.ACTIVE.value).distinct().limit(POOLS_MAX)
+HAS_POOL = select(pools.c.id).where(pools.c.name == bindparam("pool"))
 # Served by rota_schedule_job.
 HAS_SCHEDULE = (
     select(schedule.c.id)
@@ -326,7 +331,10 @@ class _Look:
         else:
             is_late = any(found.code is not FindingCode.CLOCK_STEPPED for found in self._found)
             self._tell_stopped(has_come=is_late or any(map(self._has_ready, ready_pools)))
+        self._look_at_rules()
         self._look_at_nodes()
+        self._look_at_node_clocks()
+        self._look_at_zone_data()
         self._look_at_schedules()
         self._look_at_running()
         self._look_at_breakers()
@@ -401,6 +409,10 @@ class _Look:
             if (held := self._say_held(pool)) is not None:  # on purpose, so it is not critical, however late
                 self._tell(Severity.WARNING, held[0], pool, f"{those}; {held[1]}", oldest)
                 return len(late)
+            awaited = [row.target_node and say_nobody(self._servers, pool, row.target_node) for row in late]
+            if all(awaited):  # each is for one node, and waits for it as long as its window is open
+                self._tell(Severity.WARNING, FindingCode.RUN_LATE, pool, f"{those}; {awaited[0]}", oldest)
+                return len(late)
             why = (
                 say_nobody(self._servers, pool)
                 or self._say_lacking(pool, [row.job_id for row in late])
@@ -448,7 +460,8 @@ class _Look:
         self._tell(severity, FindingCode.SCHEDULER_STOPPED, "cluster", sentence, since)
 
     def _look_at_pools(self, ready_pools: Sequence[str]) -> None:
-        known = dict.fromkeys([*ready_pools, *self._connection.execute(READ_JOB_POOLS).scalars()])
+        of_jobs = set(self._connection.execute(READ_JOB_POOLS).scalars())
+        known = dict.fromkeys([*ready_pools, *sorted(of_jobs)])
         for pool in known:
             nobody = say_nobody(self._servers, pool)
             if nobody is None or self._say_held(pool) is not None:
@@ -463,6 +476,22 @@ class _Look:
             elif self._connection.execute(HAS_SCHEDULE, {"pool": pool}).scalar() is not None:
                 sentence = f"schedules of its jobs come due, and {nobody}"
                 self._tell(Severity.WARNING, FindingCode.POOL_EMPTY, pool, sentence, since)
+            elif pool in of_jobs:
+                is_known = self._connection.execute(HAS_POOL, {"pool": pool}).scalar() is not None
+                sentence = f"its jobs have nowhere to run: {nobody}"
+                unknown = f"there is no pool {pool} yet, and {sentence}"
+                self._tell(Severity.WARNING, FindingCode.POOL_EMPTY, pool, sentence if is_known else unknown, since)
+
+    def _look_at_rules(self) -> None:
+        for row in self._connection.execute(READ_RULES):
+            try:
+                rule_of(row)
+            except Invalid as error:
+                sentence = (
+                    f"the rule of pool {row.name} names nobody, since it cannot be read: {error}; give it another with "
+                    f"`rota pool edit {row.name}`"
+                )
+                self._tell(Severity.WARNING, FindingCode.POOL_BROKEN, row.name, sentence)
 
     def _look_at_environments(self, ready_pools: Sequence[str]) -> None:
         """Look for jobs whose environment no living node of their pool has. Without such a node the pool is told."""
@@ -527,6 +556,37 @@ class _Look:
                 f"{say_moment(server.lease_ends_at)}{held}"
             )
             self._tell(Severity.WARNING, FindingCode.NODE_SILENT, server.name, sentence, server.lease_ends_at)
+
+    def _look_at_node_clocks(self) -> None:
+        there = [server for server in self._servers if server.is_there]
+        off = [one for one in there if one.skew_seconds is not None and abs(one.skew_seconds) >= SKEW_SECONDS]
+        sides = {(one.skew_seconds or 0.0) > 0 for one in off}
+        for server in off[:FOUND_MAX]:
+            seconds = server.skew_seconds or 0.0
+            way = "ahead of" if seconds > 0 else "behind"
+            sentence = (
+                f"the clock of node {server.name} is {say_span(timedelta(seconds=abs(seconds)))} {way} the database's: "
+                "nothing of Rota goes by it, but what its jobs and its log take from it is wrong; set it, as by NTP"
+            )
+            if len(off) == len(there) > 1 and len(sides) == 1:
+                sentence += "; it is so on every node, so that it may be the database's that is wrong"
+            self._tell(Severity.WARNING, FindingCode.NODE_CLOCK, server.name, sentence)
+
+    def _look_at_zone_data(self) -> None:
+        """Compare what those nodes say that fire; one that does not say is left out."""
+        names: dict[str, list[str]] = {}
+        for server in self._servers:
+            if server.is_there and server.zone_data_version is not None:
+                names.setdefault(server.zone_data_version, []).append(server.name)
+        if len(names) > 1:
+            newest_first = sorted(names, reverse=True)
+            each = [f"{version} on {_list(sorted(names[version]))}" for version in newest_first]
+            sentence = (
+                f"living nodes have different versions of the zone data: {'; '.join(each[:NAMED_MAX])}"
+                f"{'; and others' if len(each) > NAMED_MAX else ''}. Where a zone has changed between them, whichever "
+                "node fires a slot decides when the next one is: bring all to the newest, and start their workers again"
+            )
+            self._tell(Severity.WARNING, FindingCode.ZONE_DATA_DIFFERS, "cluster", sentence)
 
     def _look_at_schedules(self) -> None:
         for row in self._connection.execute(FIND_SET_ASIDE).all():
@@ -642,4 +702,8 @@ def _count(rows: Sequence[Any], noun: str) -> str:
 
 
 def _name(rows: Sequence[AnyRow], say: Callable[[AnyRow], str]) -> str:
-    return ", ".join(say(row) for row in rows[:NAMED_MAX]) + (" and others" if len(rows) > NAMED_MAX else "")
+    return _list([say(row) for row in rows[:FOUND_MAX]])
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED_MAX]) + (" and others" if len(names) > NAMED_MAX else "")

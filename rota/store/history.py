@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, desc, func, or_, select
 
-from rota.errors import NotFound
+from rota.errors import Invalid, NotFound
 from rota.model.reasons import Reason
 from rota.model.slot_rule import CatchUpOrder, Overlap
 from rota.model.states import FINISHED, AttemptState, JobState, RunState
@@ -20,19 +20,25 @@ from rota.store.breakers import READ_BREAKER, say_held
 from rota.store.clock import READ_HELD
 from rota.store.database import Database
 from rota.store.events import READ_RUN_EVENTS, read_events, show_event
+from rota.store.fanout import ANY
+from rota.store.groups import read_completeness
+from rota.store.permits import say_held_back
+from rota.store.placing import AVOID_SECONDS, PREFER_SECONDS, READY_SINCE, read_selectors
 from rota.store.pools import (
     Server,
     read_servers,
+    say_excluded,
     say_full,
     say_lacking,
     say_nobody,
     say_offered,
+    say_preferred,
     say_unsupplied,
 )
 from rota.store.shown import say_moment, say_span
 from rota.store.suspension import read_paused_pools, say_pause_of, say_paused
 from rota.store.tables import attempt, job, run, schedule
-from rota.store.types import Instant, db_now
+from rota.store.types import Instant, Name, db_now
 
 Answer = dict[str, Any]
 
@@ -47,6 +53,9 @@ _RUN = [
     job.c.id.label("known_job_id"),
     job.c.env.label("env"),
     job.c.secrets.label("secrets"),
+    job.c.prefer.label("prefer"),
+    job.c.exclude.label("exclude"),
+    READY_SINCE.label("ready_since"),
     job.c.deadline_seconds,
     schedule.c.overlap.label("overlap"),
     schedule.c.catch_up_order.label("catch_up_order"),
@@ -70,12 +79,18 @@ READ_ATTEMPTS = (
 _FIRST = [run.c.id, run.c.state, run.c.node, run.c.slot_at, run.c.cancel_asked_at]
 
 
+# As `fanout.is_in_the_way`.
+_in_the_way = or_(
+    run.c.target_node.in_([ANY, bindparam("target_node", type_=Name)]), bindparam("target_node", type_=Name) == ANY
+)
+
+
 def _find_first(comes_first: ColumnElement[bool]) -> Select[Any]:
     return (
         select(*_FIRST)
         .where(
             run.c.open_schedule_id == bindparam("schedule_id"),
-            run.c.target_node == bindparam("target_node"),
+            _in_the_way,
             run.c.id != bindparam("run_id"),
             or_(~run.c.queued, comes_first),
         )
@@ -94,7 +109,11 @@ FIND_FIRST = {
 # Of the last slots before one that was skipped, the run that had not ended then. Served by rota_run_slot.
 _slots_before = (
     select(run.c.id, run.c.slot_at, run.c.started_at, run.c.finished_at)
-    .where(run.c.schedule_id == bindparam("schedule_id"), run.c.slot_at < bindparam("slot_at", type_=Instant()))
+    .where(
+        run.c.schedule_id == bindparam("schedule_id"),
+        run.c.slot_at < bindparam("slot_at", type_=Instant()),
+        _in_the_way,
+    )
     .order_by(desc(run.c.slot_at))
     .limit(SLOTS_LOOKED_AT)
     .subquery("slots_before")
@@ -175,15 +194,23 @@ def why_run(database: Database, run_id: int) -> Answer:
         return {
             "subject": _subject(row),
             "state": row.state,
-            "because": explain_run(connection, row),
+            "because": [*explain_run(connection, row), *_explain_group(connection, row)],
             "events": read_run_events(connection, run_id),
         }
 
     return database.read(explain)
 
 
+def _explain_group(connection: Connection, row: Row[Any]) -> list[str]:
+    if row.group_id is None or not row.target_node:
+        return []
+    found = read_completeness(connection, [row.group_id])[row.group_id]
+    asked = "its slot" if row.slot_at is not None else "what was asked for"
+    return [f"its job runs on all nodes of its pool, and {asked} has a run for each of {found.total}: {found.summary}"]
+
+
 def _subject(row: Row[Any]) -> str:
-    of = f"run {row.id} of job {row.job}"
+    of = f"run {row.id} of job {row.job}" + (f" for node {row.target_node}" if row.target_node else "")
     if row.slot_at is None:
         return of
     if row.slot_count > 1:
@@ -213,7 +240,12 @@ def _explain_finished(connection: Connection, row: Row[Any]) -> list[str]:
     because = [f"{row.reason_text} ({row.reason})"]
     tried = connection.execute(READ_ATTEMPTS, {"run_id": row.id}).all()
     if row.reason == Reason.OVERLAP.value:
-        which = {"schedule_id": row.schedule_id, "slot_at": row.slot_at, "decided_at": row.enqueued_at}
+        which = {
+            "schedule_id": row.schedule_id,
+            "target_node": row.target_node,
+            "slot_at": row.slot_at,
+            "decided_at": row.enqueued_at,
+        }
         earlier = connection.execute(FIND_IN_THE_WAY, which).one_or_none()
         if earlier is not None:
             end = f"ended {say_moment(earlier.finished_at)}" if earlier.finished_at is not None else "has not ended yet"
@@ -344,20 +376,30 @@ def _explain_unclaimed(connection: Connection, row: Row[Any], servers: list[Serv
         because.append(lacking)
     if (unsupplied := say_unsupplied(servers, row.pool, row.env, row.secrets, row.target_node)) is not None:
         because.append(unsupplied)
-    able = [server for server in servers if server.may_run(row.env, row.secrets)]
+    limited = say_held_back(connection, row.id) if is_ready else []
+    because += limited
+    prefer, exclude = _selectors_of(row.prefer), _selectors_of(row.exclude)
+    excluded = say_excluded(servers, row.pool, exclude, row.target_node)
+    if excluded is not None:
+        because.append(excluded)
+    able = [server for server in servers if server.may_run(row.env, row.secrets) and not server.answers_to(exclude)]
+    since = max((moment for moment in (row.run_at, row.ready_since) if moment is not None), default=row.now)
+    ready_seconds = (row.now - since).total_seconds() if is_ready else 0.0
+    because += _explain_held_back(row, servers, prefer, ready_seconds) if is_ready else []
     full = say_full(able, row.pool, row.target_node)
     if full is not None:
         because.append(full)
     if is_ready:
-        line = {"pool": row.pool, "urgency": -row.priority, "run_at": row.run_at, "id": row.id}
+        line = {"pool": row.pool, "urgency": row.urgency, "run_at": row.run_at, "id": row.id}
         before = connection.execute(COUNT_BEFORE, line).scalar_one()
-        if before:
+        if before and not limited:
             many = f"{before} or more" if before >= READY_COUNTED_MAX else str(before)
             because.append(f"{many} ready runs of pool {row.pool} come before it, by priority or age")
         elif not because:
             because.append(f"it is the next one of pool {row.pool}: a node with a free slot takes it at its next look")
-        offered = say_offered(able, row.pool, row.target_node)
-        if offered is not None and paused is None and row.job_state != JobState.PAUSED.value:
+        first = [one for one in able if not _is_held_back(row, one, prefer, ready_seconds)]
+        offered = say_offered(first, row.pool, row.target_node)
+        if offered is not None and paused is None and not limited and row.job_state != JobState.PAUSED.value:
             because.append(offered)
     if row.deadline_from_at is not None and row.deadline_seconds is not None:
         because.append(_tell_deadline(row))
@@ -366,6 +408,33 @@ def _explain_unclaimed(connection: Connection, row: Row[Any], servers: list[Serv
     if is_ready:
         because.append(f"what made it ready: {row.reason_text}")
     return because
+
+
+def _selectors_of(text: str | None) -> tuple[str, ...]:
+    try:
+        return read_selectors("selectors", text)
+    except Invalid:  # written by hand: whoever claims such a run fails it with the reason
+        return ()
+
+
+def _explain_held_back(row: Row[Any], servers: list[Server], prefer: Sequence[str], ready_seconds: float) -> list[str]:
+    """Say which nodes come first for a ready run, and for how long yet."""
+    said: list[str] = []
+    preferred = say_preferred(servers, row.pool, prefer, PREFER_SECONDS - ready_seconds, row.target_node)
+    if preferred is not None:
+        said.append(preferred)
+    left = AVOID_SECONDS - ready_seconds
+    if row.avoid_node and not row.target_node and left > 0:
+        span = say_span(timedelta(seconds=left))
+        said.append(f"it avoids node {row.avoid_node} for another {span}: its last attempt ended badly there")
+    return said
+
+
+def _is_held_back(row: Row[Any], server: Server, prefer: Sequence[str], ready_seconds: float) -> bool:
+    if row.target_node:
+        return False
+    others_first = bool(prefer) and not server.answers_to(prefer) and ready_seconds < PREFER_SECONDS
+    return others_first or (row.avoid_node == server.name and ready_seconds < AVOID_SECONDS)
 
 
 def _tell_deadline(row: Row[Any]) -> str:
@@ -392,7 +461,7 @@ def why_job(database: Database, name: str) -> Answer:
             because.append(f"{paused}: none of its runs start, and slots are skipped; `rota job resume {name}`")
         if (held := say_held(row, row.now)) is not None:
             because.append(held)
-        because += explain_pool(connection, row.pool, row.env, row.secrets)
+        because += explain_pool(connection, row.pool, row.env, row.secrets, row.exclude)
         of_job = {"job_id": row.id}
         opened = connection.execute(FIND_OPEN_OF_JOB, of_job).scalar()
         if opened is not None:
@@ -418,17 +487,25 @@ def why_job(database: Database, name: str) -> Answer:
     return database.read(explain)
 
 
-def explain_pool(connection: Connection, pool: str, env: str | None = None, secrets: str | None = None) -> list[str]:
+def explain_pool(
+    connection: Connection,
+    pool: str,
+    env: str | None = None,
+    secrets: str | None = None,
+    exclude: str | None = None,
+) -> list[str]:
     """Say that a pool is paused, has no living node, none with environment ``env`` or with the ``secrets`` that a job's
-    row names, or that their slots are taken."""
+    row names, that the job excludes some of them, or that their slots are taken."""
     servers = read_servers(connection)
-    able = [server for server in servers if server.may_run(env, secrets)]
+    excluded = _selectors_of(exclude)
+    able = [server for server in servers if server.may_run(env, secrets) and not server.answers_to(excluded)]
     paused = read_paused_pools(connection).get(pool)
     held = None if paused is None else say_paused(paused)
     told = (
         say_nobody(servers, pool)
         or say_lacking(servers, pool, env)
         or say_unsupplied(servers, pool, env, secrets)
+        or say_excluded(servers, pool, excluded)
         or say_full(able, pool)
     )
     return [said for said in (held, told) if said is not None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, insert, null, select, update
+from sqlalchemy.exc import DBAPIError
 
 from rota.errors import AlreadyFinished, Conflict, NotFound
 from rota.model.job import OWN_CONNECTION, Executor
@@ -16,7 +17,9 @@ from rota.model.reasons import Reason
 from rota.model.run import CLIENT_PREFIX
 from rota.model.states import FINISHED, Because, Delivery, RunState, sources_of
 from rota.store.database import Database
+from rota.store.dialects import Trouble
 from rota.store.endings import wake_queued
+from rota.store.fanout import find_holders_anywhere, key_on
 from rota.store.moves import Move, Stale, apply_moves, write_fresh
 from rota.store.tables import event, job, run
 from rota.store.types import db_now
@@ -35,8 +38,12 @@ _FACTS = [
     run.c.attempt,
     run.c.node,
     run.c.slot_count,
+    run.c.target_node,
+    run.c.group_id,
     run.c.cancel_asked_at,
     run.c.freeze_asked_at,
+    run.c.run_key,
+    run.c.active_key,
     run.c.delivery,
 ]
 FIND_RUN = select(*_FACTS).where(run.c.id == bindparam("id")).with_for_update()
@@ -67,6 +74,8 @@ ASK_THAW = (
     .where(*_still, run.c.freeze_asked_at.is_not(None))
     .values(freeze_asked_at=null(), freeze_asked_by=null())
 )
+# A rerun of a run that is for one node takes the key that it had there. Served by the primary key.
+TAKE_KEY = update(run).where(run.c.id == bindparam("of_id")).values(active_key=bindparam("key"))
 TELL_ASKED = insert(event).values(at=db_now(), kind="run")
 HOW_IT_RUNS = (
     select(job.c.executor, job.c.connection).join(run, run.c.job_id == job.c.id).where(run.c.id == bindparam("id"))
@@ -105,37 +114,38 @@ def cancel_run(database: Database, run_id: int, *, actor: str) -> str:
     return write_fresh(database, cancel)
 
 
-def freeze_run(database: Database, run_id: int, *, actor: str) -> None:
-    """Ask the node that has a running run to hold its processes; its lease goes on. Asking again changes nothing.
+def freeze_run(database: Database, run_id: int, *, actor: str) -> bool:
+    """Ask the node that has a running run to hold its processes; its lease goes on. False: it was asked to before, and
+    nothing is changed.
 
     Raises:
         NotFound: there is no such run.
         Conflict: it is not running, about to be stopped, has no process of its own, or one that nobody may hold.
     """
-    _ask_freeze(database, run_id, actor, is_frozen=True)
+    return _ask_freeze(database, run_id, actor, is_frozen=True)
 
 
-def thaw_run(database: Database, run_id: int, *, actor: str) -> None:
-    """Ask the node that has a frozen run to let its processes go on. Asking again changes nothing.
+def thaw_run(database: Database, run_id: int, *, actor: str) -> bool:
+    """Ask the node that has a frozen run to let its processes go on. False: it is not frozen, and nothing is changed.
 
     Raises:
         NotFound: there is no such run.
         Conflict: it is not running.
     """
-    _ask_freeze(database, run_id, actor, is_frozen=False)
+    return _ask_freeze(database, run_id, actor, is_frozen=False)
 
 
-def _ask_freeze(database: Database, run_id: int, actor: str, *, is_frozen: bool) -> None:
+def _ask_freeze(database: Database, run_id: int, actor: str, *, is_frozen: bool) -> bool:
     word = "freeze" if is_frozen else "thaw"
 
-    def ask(connection: Connection) -> None:
+    def ask(connection: Connection) -> bool:
         row = _find(connection, run_id)
         if RunState(row.state) is not RunState.RUNNING:
             raise Conflict(f"run {run_id} is {row.state}: only a running one has processes to {word}")
         if is_frozen and row.cancel_asked_at is not None:
             raise Conflict(f"run {run_id} is being cancelled: it is stopped, not frozen")
         if (row.freeze_asked_at is not None) == is_frozen:
-            return
+            return False
         if is_frozen and (why_not := _why_not_freeze(connection, row, one_writer=database.dialect.one_writer)):
             raise Conflict(f"run {run_id} {why_not}")
         asked = {"of_id": run_id, "of_fence": row.fence}
@@ -146,8 +156,9 @@ def _ask_freeze(database: Database, run_id: int, actor: str, *, is_frozen: bool)
         text = f"{actor} asked to {word} it; {row.node} is to {what}"
         connection.execute(TELL_ASKED, _asked_event(row, actor, text, None))
         announce(connection)
+        return True
 
-    write_fresh(database, ask)
+    return write_fresh(database, ask)
 
 
 def _why_not_freeze(connection: Connection, row: Row[Any], *, one_writer: bool) -> str | None:
@@ -178,7 +189,7 @@ def rerun_run(database: Database, run_id: int, *, actor: str) -> None:
 
     Raises:
         NotFound: there is no such run, or its job is gone.
-        Conflict: it has not ended, or its row stands for many slots.
+        Conflict: it has not ended, its row stands for many slots, or another run holds its key now.
     """
 
     def rerun(connection: Connection) -> None:
@@ -192,12 +203,44 @@ def rerun_run(database: Database, run_id: int, *, actor: str) -> None:
                 f"run {run_id} stands for {row.slot_count} slots that were passed over together: "
                 f"ask for one run of the job with `rota job run {row.job}`"
             )
+        if row.group_id is not None and not row.target_node:
+            raise Conflict(
+                f"run {run_id} stands for all nodes of its pool, and none was registered: ask for runs on those there "
+                f"are now with `rota job run {row.job}`"
+            )
         if connection.execute(JOB_OF, {"job_id": row.job_id}).scalar() is None:
             raise NotFound("job", row.job, f"it was deleted, so run {run_id} cannot be started again")
+        key = _key_of(row) if row.active_key is None else None
+        if key is not None:
+            _check_key_is_free(connection, row)
         text = f"{actor} asked for attempt {row.attempt + 1}; it had ended {row.state}: {row.reason_text}"
         _apply(connection, row, RunState.READY, Because.RERUN, Reason.RERUN, text, actor, resets=True)
+        if key is not None and row.target_node:
+            connection.execute(TAKE_KEY, {"of_id": run_id, "key": key})
 
-    write_fresh(database, rerun)
+    try:
+        write_fresh(database, rerun)
+    except DBAPIError as error:
+        if database.dialect.classify(error) is not Trouble.TAKEN:
+            raise
+        raise Conflict(f"another run takes the key of run {run_id} at this moment: see `rota run list`") from error
+
+
+def _key_of(row: Row[Any]) -> str | None:
+    """Return the key that a run holds while it is unfinished: one of its own for each node of a group."""
+    return key_on(row.run_key, row.target_node) if row.run_key is not None and row.target_node else row.run_key
+
+
+def _check_key_is_free(connection: Connection, row: Row[Any]) -> None:
+    # While it is unfinished it holds its key again, as every run does: two at once is what a key keeps from happening.
+    # The runs of one group have it together.
+    held = find_holders_anywhere(connection, [(row.job_id, row.run_key)])
+    others = [one for rows in held.values() for one in rows if row.group_id is None or one.group_id != row.group_id]
+    for holder in sorted(others, key=lambda one: one.id)[-1:]:
+        raise Conflict(
+            f"run {row.id} has let go of its key {row.run_key}, which run {holder.id} ({holder.state}) holds now: "
+            f"`rota run show {holder.id}` says until when"
+        )
 
 
 def skip_run(database: Database, run_id: int, *, actor: str) -> None:

@@ -16,9 +16,11 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select,
 from sqlalchemy.exc import DBAPIError
 
 from rota.errors import AlreadyExists, Conflict, Invalid, NotFound
+from rota.model.concurrency import format_rate
 from rota.model.ending import FOR_EVER
 from rota.model.environment import ENVIRONMENTS_MAX, Environment, Environments
 from rota.model.job import LEASE_SECONDS, Executor, JobKind, JobSpec, Startup
+from rota.model.placement import RetryNode, RunsOn
 from rota.model.secret import SECRETS_MAX, read_names
 from rota.model.states import Delivery, JobState
 from rota.store.breakers import CLOSED, state_of
@@ -40,6 +42,7 @@ Declared = Literal["added", "changed", "unchanged", "edited elsewhere"]
 
 PAGE_MAX = 500
 LIST_KINDS = frozenset({JobKind.COMMAND.value, JobKind.SQL.value})  # whose target is a JSON list
+_WORD_LISTS = ("retry_on", "no_retry_on", "secrets", "prefer", "exclude", "mutexes")
 _SPEC_FIELDS = tuple(field.name for field in dataclasses.fields(JobSpec))
 
 INSERT_JOB = insert(job).values(state=JobState.ACTIVE.value, revision=1, created_at=db_now(), updated_at=db_now())
@@ -177,7 +180,7 @@ def _replace(
 ) -> None:
     if new == differences_from:
         return
-    _change(connection, row, _columns_of(new))
+    _change(connection, row, _columns_of(new, row))
     how = differences(differences_from.definition(), new.definition()) if differences_from else "all of it was replaced"
     tell_change(connection, "job", "edited", f"job {new.name} was edited: {how}", actor=actor, job=new.name)
 
@@ -205,7 +208,7 @@ def declare_job(database: Database, spec: JobSpec, *, module: str, actor: str) -
         difference = differences(held, spec.definition())
         if _declared_then(row.declared) != held:
             return "edited elsewhere", difference
-        _change(connection, row, _columns_of(spec))
+        _change(connection, row, _columns_of(spec, row))
         text = f"job {spec.name} was declared anew by {module}: {difference}"
         tell_change(connection, "job", "edited", text, actor=actor, job=spec.name)
         return "changed", difference
@@ -342,14 +345,17 @@ def _check_transaction(database: Database, spec: JobSpec) -> None:
         check_time_of_transaction(database.dialect, spec.timeout_seconds, lease_seconds)
 
 
-def _columns_of(spec: JobSpec) -> dict[str, Any]:
+def _columns_of(spec: JobSpec, row: Row[Any] | None = None) -> dict[str, Any]:
+    """Return what is written of a job, or into its ``row``."""
+    was_for_any = row is None or row.runs_on is None
     return spec.definition() | {
+        # Groups may hold the keys of a job that was for all nodes once; only there are they looked for.
+        "runs_on": None if was_for_any and spec.runs_on is RunsOn.ANY else spec.runs_on.value,
         "target": spec.target if isinstance(spec.target, str) else json.dumps(spec.target, ensure_ascii=False),
         "variables": encode_definition(spec.variables),
         "run_as_groups": None if spec.run_as_groups is None else json.dumps(spec.run_as_groups, ensure_ascii=False),
-        "retry_on": _encode_words(spec.retry_on),
-        "no_retry_on": _encode_words(spec.no_retry_on),
-        "secrets": _encode_words(spec.secrets),
+        **{name: _encode_words(getattr(spec, name)) for name in _WORD_LISTS},
+        "keep": json.dumps(dict(spec.keep)) if spec.keep else None,
         # Else one that is given later would begin where the one before it stood.
         **(CLOSED if spec.breaker_failures is None else {}),
     }
@@ -366,7 +372,7 @@ def spec_of(row: Row[Any]) -> JobSpec:
         Invalid: somebody wrote into the row what no door would have accepted.
     """
     values: dict[str, Any] = {name: getattr(row, name) for name in _SPEC_FIELDS}
-    for name in ("variables", "retry_on", "no_retry_on", "run_as_groups", "secrets"):
+    for name in ("variables", "run_as_groups", "keep", *_WORD_LISTS):
         values[name] = show_document(values[name])
     if row.kind in LIST_KINDS:
         values["target"] = show_document(row.target)
@@ -385,7 +391,17 @@ def show_job(row: Row[Any]) -> dict[str, Any]:
         "sql": show_document(row.target) if row.kind == JobKind.SQL.value else None,
         "connection": row.connection,
         "pool": row.pool,
-        "on": "any",
+        "on": row.runs_on or RunsOn.ANY.value,
+        "max_parallel": row.max_parallel,
+        "prefer": show_document(row.prefer) or [],
+        "exclude": show_document(row.exclude) or [],
+        "retry_node": row.retry_node or RetryNode.ANY.value,
+        "max_running": row.max_running,
+        "mutexes": show_document(row.mutexes) or [],
+        "concurrency_key": row.concurrency_key,
+        "max_per_key": row.max_per_key,
+        "rate": None if row.rate_count is None else format_rate(row.rate_count, row.rate_seconds or 0.0),
+        "keep": show_document(row.keep) or {},
         "env": row.env,
         "timeout": row.timeout_seconds,
         "start_within": row.start_within_seconds,

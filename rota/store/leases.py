@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -21,6 +21,7 @@ from sqlalchemy import (
     Integer,
     Select,
     String,
+    any_,
     bindparam,
     case,
     cast,
@@ -34,21 +35,38 @@ from sqlalchemy import (
     update,
 )
 
+from rota import crash
 from rota.errors import DatabaseUnavailable, Invalid
 from rota.model.environment import NO_ENVIRONMENTS, Environments
 from rota.model.job import Executor, Startup
 from rota.model.limits import LIMIT_COLUMNS
+from rota.model.placement import NO_LABELS
 from rota.model.reasons import Reason
 from rota.model.run import Claim, NodeIdentity
 from rota.model.secret import read_names
 from rota.model.states import AttemptState, Delivery, NodeState, RunState
 from rota.store.breakers import MAY_BE_CLAIMED
 from rota.store.database import Database
+from rota.store.dialects import ClaimForm
 from rota.store.events import tell_runs
-from rota.store.moves import Stale, Writer, write_fresh
+from rota.store.moves import Stale, Writer, until_fresh, write_fresh
+from rota.store.permits import (
+    HAS_LIMITS,
+    IS_LIMITED,
+    NOT_REFUSED,
+    WITHIN_LIMITS,
+    Refused,
+    read_mutexes,
+    take_permits,
+    undo_permits,
+)
+from rota.store.placing import placing_conditions, problem_of, selector_parameters
+from rota.store.skew import WRITE_SKEW, Skew
 from rota.store.suspension import is_node_drained, is_pool_paused
-from rota.store.tables import attempt, job, node, run
-from rota.store.types import AnyRow, db_now, db_now_plus
+from rota.store.tables import BY_CLAIM_ALONE, attempt, job, node, run
+from rota.store.types import AnyRow, Number, db_now, db_now_plus
+
+PASSES_MAX = 5  # of one claim, each past what limits have refused it before
 
 _lease = func.coalesce(run.c.lease_seconds, bindparam("node_lease", type_=run.c.lease_seconds.type))
 _lease_end = db_now_plus(_lease)
@@ -86,23 +104,30 @@ def secret_parameters(secrets: Sequence[str]) -> dict[str, str]:
 
 
 # Runs of one pool that this node may take, best priority first, then oldest; none of a paused pool, and none for a node
-# that is to drain. Served by rota_run_claim in its own order, so that no more rows are locked than are taken.
+# that is to drain. Served by rota_run_claim in its own order, so that no more rows are locked than are taken. No
+# parameter has the name of a column of the run: CLAIM may be built around it.
 @cache
-def find_claimable(secret_count: int = 0, *, transactional: bool = True) -> Select[Any]:
-    """Return the statement for a node with so many secrets, and for one that takes no ``transactional`` runs."""
+def find_claimable(secret_count: int = 0, selector_count: int = 0, *, transactional: bool = True) -> Select[Any, Any]:
+    """Return the statement for a node with so many secrets and selectors, and for one without ``transactional`` runs.
+
+    Without selectors it heeds no placement.
+    """
     others = () if transactional else (run.c.delivery != Delivery.TRANSACTIONAL.value,)
     return (
-        select(run.c.id)
+        select(run.c.id, IS_LIMITED.label("is_limited"))
         .where(
             *others,
             run.c.state == RunState.READY.value,
-            run.c.pool == bindparam("pool"),
-            run.c.target_node.in_(["", bindparam("node")]),
+            run.c.pool == bindparam("in_pool"),
+            run.c.target_node.in_(["", bindparam("for_node")]),
             or_(run.c.start_by.is_(None), run.c.started_at.is_not(None), run.c.start_by >= db_now()),
             run.c.job_id.not_in(not_for_node(secret_count)),
+            NOT_REFUSED,
+            *placing_conditions(selector_count),
             MAY_BE_CLAIMED,
-            not_(is_pool_paused(bindparam("pool"))),
-            not_(is_node_drained(bindparam("node"))),
+            WITHIN_LIMITS,
+            not_(is_pool_paused(bindparam("in_pool"))),
+            not_(is_node_drained(bindparam("for_node"))),
         )
         .order_by(run.c.urgency, run.c.run_at, run.c.id)
         .limit(bindparam("limit"))
@@ -110,9 +135,11 @@ def find_claimable(secret_count: int = 0, *, transactional: bool = True) -> Sele
 
 
 @cache
-def find_claimable_locked(secret_count: int = 0, *, transactional: bool = True) -> Select[Any]:
+def find_claimable_locked(
+    secret_count: int = 0, selector_count: int = 0, *, transactional: bool = True
+) -> Select[Any, Any]:
     """Return the statement for a database that passes over what others have locked."""
-    return find_claimable(secret_count, transactional=transactional).with_for_update(skip_locked=True)
+    return find_claimable(secret_count, selector_count, transactional=transactional).with_for_update(skip_locked=True)
 
 
 FIND_CLAIMABLE = find_claimable()
@@ -121,9 +148,9 @@ FIND_CLAIMABLE_LOCKED = find_claimable_locked()
 # The claim: a new random id, the fence and the attempt one higher, a lease from now. But for delivery at_most_once it
 # marks at once, since only what is spawned now is claimed. The condition on the state is what makes it a claim;
 # the locks above only keep others from trying in vain. Served by the primary key.
-CLAIM = (
+_CLAIM_READY = (
     update(run)
-    .where(run.c.id.in_(bindparam("ids", expanding=True)), run.c.state == RunState.READY.value)
+    .where(run.c.state == RunState.READY.value)
     .values(
         state=RunState.RUNNING.value,
         reason=case((run.c.delivery != Delivery.AT_MOST_ONCE.value, Reason.STARTED.value), else_=Reason.CLAIMED.value),
@@ -132,6 +159,7 @@ CLAIM = (
         fence=run.c.fence + 1,
         attempt=case((_next_attempt > run.c.attempt + 1, _next_attempt), else_=run.c.attempt + 1),
         node=bindparam("by_node"),
+        avoid_node=null(),
         environment=null(),
         environment_version=null(),
         holder=bindparam("by_holder"),
@@ -153,6 +181,25 @@ CLAIM = (
         ),
     )
 )
+CLAIM = _CLAIM_READY.where(run.c.id.in_(bindparam("ids", expanding=True)))
+
+
+# The same in one statement, around the runs that it finds. Those under limits are found and locked only, since their
+# permits are to be taken first. An array is made once, where a plain subquery might be run again for each row, and then
+# take more than its limit; and the database knows that it is short.
+@cache
+def claim_at_once(
+    secret_count: int = 0, selector_count: int = 0, *, transactional: bool = True
+) -> Select[Any, Any, bool]:
+    """Return the statement for a database that can do all of this; the parameters are those of ``find_claimable``."""
+    found = find_claimable_locked(secret_count, selector_count, transactional=transactional).cte("found")
+    unlimited = func.array(select(found.c.id).where(~found.c.is_limited).scalar_subquery())
+    claimed = _CLAIM_READY.where(run.c.id == any_(unlimited)).returning(run.c.id).cte("claimed")
+    is_claimed = claimed.c.id.is_not(None).label("is_claimed")
+    return select(found.c.id, found.c.is_limited, is_claimed).join_from(
+        found, claimed, claimed.c.id == found.c.id, isouter=True
+    )
+
 
 _of_claims = run.c.claim_id.in_(bindparam("claim_ids", expanding=True))
 
@@ -176,7 +223,13 @@ _in_environment = {
     "environment": bindparam("in_name", type_=run.c.environment.type),
     "environment_version": bindparam("in_version", type_=run.c.environment_version.type),
 }
-NOTE_ENVIRONMENT = update(run).where(_of_claims, run.c.state == RunState.RUNNING.value).values(_in_environment)
+NOTE_ENVIRONMENT = (
+    update(run)
+    .where(_of_claims, run.c.state == RunState.RUNNING.value)
+    .values(_in_environment)
+    .with_hint(BY_CLAIM_ALONE, dialect_name="mysql")
+    .with_hint(BY_CLAIM_ALONE, dialect_name="mariadb")
+)
 NOTE_ENVIRONMENT_OF_ATTEMPTS = (
     update(attempt).where(attempt.c.claim_id.in_(bindparam("claim_ids", expanding=True))).values(_in_environment)
 )
@@ -190,44 +243,60 @@ TELL_CLAIMS = tell_runs(
 )
 
 # What was claimed, with all that is needed to start it. Served by the unique claim and the job's key.
+_WHAT_WAS_CLAIMED = (
+    run.c.id,
+    run.c.claim_id,
+    run.c.fence,
+    run.c.attempt,
+    run.c.job,
+    run.c.args,
+    run.c.schedule,
+    run.c.slot_at,
+    run.c.run_at,
+    run.c.run_key,
+    run.c.pool,
+    run.c.delivery,
+    run.c.marked_at,
+    run.c.checkpoint,
+    run.c.deadline_from_at,
+    db_now().label("now"),
+    _lease.label("lease"),
+    job.c.kind,
+    job.c.target,
+    job.c.env,
+    job.c.timeout_seconds,
+    job.c.deadline_seconds,
+    func.coalesce(run.c.retries, job.c.retries).label("retries"),
+    job.c.stdin,
+    job.c.cwd,
+    job.c.run_as,
+    job.c.variables,
+    job.c.secrets,
+    *(job.c[name] for name in LIMIT_COLUMNS),
+    job.c.startup,
+    job.c.connection,
+    job.c.executor,
+    job.c.mutexes,
+    job.c.prefer,
+    job.c.exclude,
+    job.c.retry_node,
+)
+_current_claims = (_of_claims, run.c.state == RunState.RUNNING.value)
+_ORDER = (run.c.urgency, run.c.run_at, run.c.id)
 READ_CLAIMS = (
-    select(
-        run.c.id,
-        run.c.claim_id,
-        run.c.fence,
-        run.c.attempt,
-        run.c.job,
-        run.c.args,
-        run.c.schedule,
-        run.c.slot_at,
-        run.c.run_at,
-        run.c.run_key,
-        run.c.pool,
-        run.c.delivery,
-        run.c.marked_at,
-        run.c.checkpoint,
-        run.c.deadline_from_at,
-        db_now().label("now"),
-        _lease.label("lease"),
-        job.c.kind,
-        job.c.target,
-        job.c.env,
-        job.c.timeout_seconds,
-        job.c.deadline_seconds,
-        func.coalesce(run.c.retries, job.c.retries).label("retries"),
-        job.c.stdin,
-        job.c.cwd,
-        job.c.run_as,
-        job.c.variables,
-        job.c.secrets,
-        *(job.c[name] for name in LIMIT_COLUMNS),
-        job.c.startup,
-        job.c.connection,
-        job.c.executor,
-    )
-    .outerjoin(job, job.c.id == run.c.job_id)
-    .where(_of_claims, run.c.state == RunState.RUNNING.value)
-    .order_by(run.c.urgency, run.c.run_at, run.c.id)
+    select(*_WHAT_WAS_CLAIMED).outerjoin(job, job.c.id == run.c.job_id).where(*_current_claims).order_by(*_ORDER)
+)
+# The same right after the claim, but for those whose job is gone. The jobs stay as they are until the commit: whoever
+# gives one its first limit waits, and counts what is claimed here. MySQL and MariaDB lock the runs too that they read:
+# without the hint these may be all that run, and nodes that claim wait for each other.
+READ_NEW_CLAIMS = (
+    select(*_WHAT_WAS_CLAIMED, HAS_LIMITS.label("is_limited"))
+    .join(job, job.c.id == run.c.job_id)
+    .where(*_current_claims)
+    .order_by(*_ORDER)
+    .with_for_update(read=True, of=job)
+    .with_hint(run, BY_CLAIM_ALONE, "mysql")
+    .with_hint(run, BY_CLAIM_ALONE, "mariadb")
 )
 
 # The start mark of delivery at_most_once: only while the claim is mine and the lease not over.
@@ -246,6 +315,8 @@ MARK_STARTED = (
         deadline_from_at=case((run.c.deadline_from_at.is_not(None), run.c.deadline_from_at), else_=db_now()),
         reason=Reason.STARTED.value,
     )
+    .with_hint(BY_CLAIM_ALONE, dialect_name="mysql")
+    .with_hint(BY_CLAIM_ALONE, dialect_name="mariadb")
 )
 MARK_ATTEMPTS = (
     update(attempt)
@@ -272,20 +343,41 @@ RENEW_CLAIMS = (
     update(run)
     .where(_of_claims, run.c.state == RunState.RUNNING.value)
     .values(lease_ends_at=db_now_plus(bindparam("lease", type_=run.c.lease_seconds.type)))
+    .with_hint(BY_CLAIM_ALONE, dialect_name="mysql")
+    .with_hint(BY_CLAIM_ALONE, dialect_name="mariadb")
 )
-# The same rows beforehand, locked in the order in which ends lock them, so that the two never wait for each other.
+# The same rows beforehand. One that somebody keeps locked is passed over, or it would keep a renewal, and with it all
+# the leases of the node, waiting; it is renewed the next time, if it is free by then.
 FIND_RENEWABLE = (
     select(run.c.claim_id, run.c.lease_seconds, run.c.cancel_asked_at, run.c.cancel_asked_by, run.c.freeze_asked_at)
     .where(_of_claims, run.c.state == RunState.RUNNING.value)
     .order_by(run.c.id)
-    .with_for_update()
+    .with_for_update(skip_locked=True)
+    .with_hint(run, BY_CLAIM_ALONE, "mysql")
+    .with_hint(run, BY_CLAIM_ALONE, "mariadb")
+)
+# Of those that were not found, what is locked and not lost.
+FIND_CURRENT = select(run.c.claim_id).where(_of_claims, run.c.state == RunState.RUNNING.value)
+# The same for whoever looks for ended ones too.
+FIND_PRESENT = select(run.c.claim_id).where(_of_claims)
+# What nobody keeps locked of what goes on, before it is written to. Served by the unique claim.
+LOCK_FREE = (
+    select(run.c.claim_id)
+    .where(_of_claims, run.c.state == RunState.RUNNING.value)
+    .order_by(run.c.id)
+    .with_for_update(skip_locked=True)
+    .with_hint(run, BY_CLAIM_ALONE, "mysql")
+    .with_hint(run, BY_CLAIM_ALONE, "mariadb")
 )
 RENEW_NODE = (
     update(node)
     .where(node.c.name == bindparam("node_name"), node.c.holder == bindparam("node_holder"))
-    .values(seen_at=db_now(), lease_ends_at=db_now_plus(bindparam("node_lease", type_=run.c.lease_seconds.type)))
+    .values(
+        seen_at=db_now_plus(-bindparam("behind", type_=Number)),
+        lease_ends_at=db_now_plus(bindparam("node_lease", type_=run.c.lease_seconds.type)),
+    )
 )
-READ_NODE_STATE = select(node.c.state).where(
+READ_NODE_STATE = select(node.c.state, db_now().label("now")).where(
     node.c.name == bindparam("node_name"), node.c.holder == bindparam("node_holder")
 )
 
@@ -295,6 +387,8 @@ ADOPT = (
     update(run)
     .where(_of_claims, run.c.state == RunState.RUNNING.value)
     .values(node=bindparam("by_node"), holder=bindparam("by_holder"))
+    .with_hint(BY_CLAIM_ALONE, dialect_name="mysql")
+    .with_hint(BY_CLAIM_ALONE, dialect_name="mariadb")
 )
 TELL_ADOPTED = tell_runs(
     _of_claims,
@@ -314,6 +408,7 @@ def claim_runs(
     lease_seconds: float,
     environments: Environments = NO_ENVIRONMENTS,
     secrets_of_node: Sequence[str] = (),
+    labels: Mapping[str, str] | None = NO_LABELS,
     *,
     transactional: bool = True,
 ) -> list[Claim]:
@@ -321,7 +416,8 @@ def claim_runs(
 
     Runs of jobs that ask for an environment are taken if it is among ``environments``, and noted to run in it; those of
     jobs that name secrets, if all are among ``secrets_of_node``; those with delivery ``transactional`` only by who can
-    commit their end with what they write. All claims commit together; the number of statements
+    commit their end with what they write. What jobs say of nodes is compared with this one's name and ``labels``; with
+    None nothing is heeded. All claims commit together; the number of statements
     depends on the number of pools, not of runs. When the answer to COMMIT is lost, the claims are looked up by the
     batch's random id; what cannot be looked up either is not started, and its lease ends.
 
@@ -330,45 +426,74 @@ def claim_runs(
     """
     batch = secrets.token_hex(16)
     candidates: list[int] = []
+    by = {
+        "batch": batch,
+        "by_node": identity.name,
+        "by_holder": identity.holder,
+        "node_lease": lease_seconds,
+        "why": f"{identity.name} has it",
+    }
+    form = database.dialect.claim_form
+    placed = {} if labels is None else selector_parameters(identity.name, labels)
+    counts = (len(secrets_of_node), len(placed))
+    finding = {
+        ClaimForm.AT_ONCE: claim_at_once,
+        ClaimForm.LOCK_FIRST: find_claimable_locked,
+        ClaimForm.COMPARE_ALONE: find_claimable,
+    }[form](*counts, transactional=transactional)
+
+    def ask(connection: Connection, free: int, refused: Refused) -> list[AnyRow]:
+        found: list[AnyRow] = []
+        which: dict[str, Any] = by | {"for_node": identity.name, "environments": environments.wanted}
+        which |= secret_parameters(secrets_of_node) | placed | refused.parameters()
+        for pool_name in pools:
+            if len(found) >= free:
+                break
+            found += connection.execute(finding, which | {"in_pool": pool_name, "limit": free - len(found)})
+        return found
 
     def take(connection: Connection) -> list[Claim]:
         candidates.clear()
-        count = len(secrets_of_node)
-        finder = find_claimable_locked if database.dialect.skip_locked else find_claimable
-        find = finder(count, transactional=transactional)
-        for pool_name in pools:
-            if (free := limit - len(candidates)) <= 0:
+        with_permits: set[int] = set()
+        refused = Refused()
+        for _ in range(PASSES_MAX):
+            found = ask(connection, limit - len(candidates), refused)
+            limited = [row.id for row in found if row.is_limited]
+            taken = take_permits(connection, limited, batch, locks=form is not ClaimForm.COMPARE_ALONE)
+            with_permits |= taken.granted
+            chosen = [row.id for row in found if not row.is_limited] + sorted(taken.granted)
+            if form is ClaimForm.AT_ONCE:
+                candidates.extend(row.id for row in found if row.is_claimed)
+                chosen = sorted(taken.granted)
+            if chosen:
+                connection.execute(CLAIM, by | {"ids": chosen})
+                candidates.extend(chosen)
+            refused.update(taken.refused)
+            if not taken.refused or len(candidates) >= limit:
                 break
-            which = {"pool": pool_name, "node": identity.name, "environments": environments.wanted, "limit": free}
-            which |= secret_parameters(secrets_of_node)
-            candidates.extend(connection.execute(find, which).scalars())
         if not candidates:
             return []
-        connection.execute(
-            CLAIM,
-            {
-                "ids": candidates,
-                "batch": batch,
-                "by_node": identity.name,
-                "by_holder": identity.holder,
-                "node_lease": lease_seconds,
-                "why": f"{identity.name} has it",
-            },
-        )
+        crash.at("claim.updated")
         claim_ids = [f"{batch}-{run_id}" for run_id in candidates]
         connection.execute(OPEN_ATTEMPTS, {"claim_ids": claim_ids, "boot_id": identity.boot_id})
         connection.execute(TELL_CLAIMS, {"claim_ids": claim_ids})
-        claims = read_claims(connection, claim_ids, lease_seconds, environments)
+        claims = _read_new_claims(connection, claim_ids, with_permits, lease_seconds, environments)
+        if with_permits:
+            undo_permits(connection, sorted(set(claim_ids) - {claim.claim_id for claim in claims}))
         _note_environments(connection, claims)
+        crash.at("claim.written")
         return claims
 
+    crash.at("claim.before")
     try:
-        return database.write(take, repeatable=False)
+        claims = until_fresh(lambda: database.write(take, repeatable=False))
     except DatabaseUnavailable as error:
         if not error.outcome_unknown:
             raise
         claim_ids = [f"{batch}-{run_id}" for run_id in candidates]
-        return database.read(lambda connection: read_claims(connection, claim_ids, lease_seconds, environments))
+        claims = database.read(lambda connection: read_claims(connection, claim_ids, lease_seconds, environments))
+    crash.at("claim.committed")
+    return claims
 
 
 def read_claims(
@@ -376,6 +501,21 @@ def read_claims(
 ) -> list[Claim]:
     """Return those of ``claim_ids`` that are current."""
     rows = connection.execute(READ_CLAIMS, {"claim_ids": claim_ids, "node_lease": lease_seconds})
+    return [_claim_of(row, environments) for row in rows]
+
+
+def _read_new_claims(
+    connection: Connection,
+    claim_ids: Sequence[str],
+    with_permits: Set[int],
+    lease_seconds: float,
+    environments: Environments,
+) -> list[Claim]:
+    rows = connection.execute(READ_NEW_CLAIMS, {"claim_ids": claim_ids, "node_lease": lease_seconds}).all()
+    if any(row.is_limited and row.id not in with_permits for row in rows):
+        raise Stale("a job got its first limit while its runs were claimed")
+    if len(rows) < len(claim_ids):  # a job is gone
+        return read_claims(connection, claim_ids, lease_seconds, environments)
     return [_claim_of(row, environments) for row in rows]
 
 
@@ -399,8 +539,10 @@ def _claim_of(row: AnyRow, environments: Environments) -> Claim:
         variables, problem = _read_variables(row.variables)
         try:
             named = read_names(row.secrets)
+            read_mutexes(row.mutexes)
         except Invalid as error:
             problem = problem or str(error)
+        problem = problem or problem_of(row.prefer, row.exclude, row.retry_node)
     return Claim(
         run_id=row.id,
         claim_id=row.claim_id,
@@ -466,25 +608,60 @@ def mark_started(database: Database, claim_ids: Iterable[str]) -> frozenset[str]
         parameters = {"claim_ids": wanted}
         connection.execute(MARK_STARTED, parameters)
         connection.execute(MARK_ATTEMPTS, parameters)
-        return frozenset(connection.execute(FIND_MARKED, parameters).scalars())
+        marked = frozenset(connection.execute(FIND_MARKED, parameters).scalars())
+        crash.at("mark.written")
+        return marked
 
-    return database.write(mark, repeatable=True) if wanted else frozenset()
+    if not wanted:
+        return frozenset()
+    crash.at("mark.before")
+    marked = database.write(mark, repeatable=True)
+    crash.at("mark.committed")
+    return marked
 
 
-def adopt_claims(database: Database, identity: NodeIdentity, claim_ids: Sequence[str]) -> None:
+def find_locked(connection: Connection, claim_ids: Sequence[str], found: Set[str]) -> frozenset[str]:
+    """Return which of these claims are not in ``found`` only because somebody keeps their run locked.
+
+    To be asked after the statement that passed over such runs: a claim that no run has then is lost, and not locked.
+    """
+    missing = [claim_id for claim_id in claim_ids if claim_id not in found]
+    if not missing:
+        return frozenset()
+    return frozenset(connection.execute(FIND_PRESENT, {"claim_ids": missing}).scalars())
+
+
+def lock_free(connection: Connection, claim_ids: Sequence[str]) -> tuple[list[str], frozenset[str]]:
+    """Lock the running runs of these claims that nobody else keeps locked; return their claims, and the others'."""
+    free = list(connection.execute(LOCK_FREE, {"claim_ids": claim_ids}).scalars())
+    missing = [claim_id for claim_id in claim_ids if claim_id not in set(free)]
+    if not missing:
+        return free, frozenset()
+    return free, frozenset(connection.execute(FIND_CURRENT, {"claim_ids": missing}).scalars())
+
+
+def adopt_claims(database: Database, identity: NodeIdentity, claim_ids: Sequence[str]) -> frozenset[str]:
     """Say that these runs are in this node's hands now, their worker being gone; what was lost meanwhile stays lost.
+
+    Return those whose run somebody keeps locked, of which nothing was said: ask again.
 
     Raises:
         DatabaseUnavailable: calling again is safe; it may be told twice then.
     """
     told = f"its worker is gone, and its job goes on: {identity.name} has taken it over"
 
-    def adopt(connection: Connection) -> None:
-        claims = {"claim_ids": list(claim_ids)}
-        connection.execute(ADOPT, claims | {"by_node": identity.name, "by_holder": identity.holder})
-        connection.execute(TELL_ADOPTED, claims | {"told": told})
+    def adopt(connection: Connection) -> frozenset[str]:
+        free, locked = lock_free(connection, claim_ids)
+        if free:
+            connection.execute(ADOPT, {"claim_ids": free, "by_node": identity.name, "by_holder": identity.holder})
+            connection.execute(TELL_ADOPTED, {"claim_ids": free, "told": told})
+        crash.at("adopt.written")
+        return locked
 
-    database.write(adopt, repeatable=True)
+    crash.at("adopt.before")
+    locked = database.write(adopt, repeatable=True)
+    crash.at("adopt.committed")
+    return locked
 
 
 def tell_stand_in(database: Database, claim_ids: Sequence[str], *, host: str) -> None:
@@ -503,6 +680,7 @@ class Renewal:
     """What the database said to a renewal."""
 
     kept: frozenset[str]  # claims whose lease goes on
+    lost: frozenset[str]  # claims that are not current any more; what is in neither is locked by somebody
     cancelled: dict[str, str]  # of these, whose cancellation was asked for, and by whom
     frozen: frozenset[str]  # of these, whose processes are to be held
     node_state: NodeState | None  # None: the node's name belongs to another process now
@@ -515,6 +693,8 @@ def renew_claims(
     lease_seconds: float,
     *,
     leases: Mapping[str, float] | None = None,
+    skew: Skew | None = None,
+    behind_seconds: float = 0.0,
 ) -> Renewal:
     """Prolong the leases of ``claim_ids`` and the node's own, if there is a node, and return which are left.
 
@@ -522,24 +702,40 @@ def renew_claims(
     before this one. Were it less here, another node might start the job while it runs. Where that says nothing, it is
     the lease of the run, or else ``lease_seconds``, which is the node's own too.
 
-    What is not in the answer is lost: its guardian stops its job and reports nothing. The caller counts the new local
-    deadline from before this call.
+    With ``skew`` the node's clock is compared with the database's on the way, and written where that is news.
+    ``behind_seconds`` is how long ago the node's last good round was due: it counts as seen then.
+
+    What is lost, its guardian stops, and reports nothing. What somebody keeps locked has the lease that it had, and
+    holds up no other. The caller counts the new local deadline from before this call.
 
     Raises:
         DatabaseUnavailable: nothing is known to be prolonged.
     """
     wanted = sorted(claim_ids)
     leases = leases or {}
+    written: list[float] = []
 
     def renew(connection: Connection) -> Renewal:
         kept: dict[str, AnyRow] = {}
+        current: set[str] = set()
+        written.clear()
         state: str | None = None
         if identity is not None:
             who = {"node_name": identity.name, "node_holder": identity.holder}
-            connection.execute(RENEW_NODE, who | {"node_lease": lease_seconds})
-            state = connection.execute(READ_NODE_STATE, who).scalar()
+            connection.execute(RENEW_NODE, who | {"node_lease": lease_seconds, "behind": behind_seconds})
+            before = skew.wall() if skew is not None else 0.0
+            found = connection.execute(READ_NODE_STATE, who).one_or_none()
+            if found is not None:
+                state = found.state
+                if skew is not None:
+                    skew.measure(before, found.now, skew.wall())
+                    if skew.is_news() and (seconds := skew.seconds) is not None:
+                        connection.execute(WRITE_SKEW, who | {"seconds": seconds})
+                        written.append(seconds)
         if wanted:
             kept = {row.claim_id: row for row in connection.execute(FIND_RENEWABLE, {"claim_ids": wanted})}
+            if missing := [claim_id for claim_id in wanted if claim_id not in kept]:
+                current.update(connection.execute(FIND_CURRENT, {"claim_ids": missing}).scalars())
         by_lease: dict[float, list[str]] = {}
         for claim_id, row in kept.items():
             lease = leases.get(claim_id, lease_seconds if row.lease_seconds is None else row.lease_seconds)
@@ -547,8 +743,11 @@ def renew_claims(
         for lease, of_lease in sorted(by_lease.items()):
             if connection.execute(RENEW_CLAIMS, {"claim_ids": of_lease, "lease": lease}).rowcount != len(of_lease):
                 raise Stale("a lease was taken away while it was renewed")
+        if wanted:
+            crash.at("renew.written")
         return Renewal(
             kept=frozenset(kept),
+            lost=frozenset(wanted) - kept.keys() - current,
             cancelled={
                 claim_id: row.cancel_asked_by or "" for claim_id, row in kept.items() if row.cancel_asked_at is not None
             },
@@ -556,4 +755,11 @@ def renew_claims(
             node_state=NodeState(state) if state is not None else None,
         )
 
-    return write_fresh(writer, renew)
+    if wanted:
+        crash.at("renew.before")
+    renewal = write_fresh(writer, renew)
+    if wanted:
+        crash.at("renew.committed")
+    if skew is not None and written:
+        skew.wrote(written[-1])
+    return renewal

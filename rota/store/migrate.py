@@ -2,7 +2,8 @@
 
 Alembic does the work, with a version table of its own name, so that it never meets the one of an application that
 shares the database. Revisions are numbered, and the row in ``rota_schema`` names the oldest program that can still
-work with the schema: a rolling upgrade runs both.
+work with the schema: a rolling upgrade runs both. An upgrade that is killed is done by the next one: see
+``migrations.steps``.
 """
 
 from __future__ import annotations
@@ -21,22 +22,25 @@ from rota.store import tables
 from rota.store.database import Database, first_line
 from rota.store.dialects import Trouble
 from rota.store.guards import create_guards, drop_guards
-from rota.store.violations import CREATE_VIEW, DROP_VIEW
+from rota.store.violations import CREATE_VIEW, DROP_VIEW, VIEW
 
-SCHEMA_VERSION = 4  # what this program needs at least, and what `rota db upgrade` makes
+SCHEMA_VERSION = 5  # what this program needs at least, and what `rota db upgrade` makes
 VERSION_TABLE = "rota_migration"
 
 _NAME_ANOTHER = "name another one with --db or ROTA_DB"
 
 # One upgrade at a time; SQLite's transaction is such a lock already. A migration may take longer than a node's
 # statements may, and so may waiting for the one of another host, yet less than MySQL's driver waits for an answer.
+# For a table it waits for a few seconds only: behind a statement that waits so all others wait, renewals too.
+TABLE_LOCK_SECONDS = 5
 _LOCK = {
     "postgresql": (
         "set local statement_timeout = 0",
         "set local lock_timeout = '60s'",
         "select 1 from pg_advisory_xact_lock(7216151)",
+        "set local lock_timeout = '{seconds}s'",
     ),
-    "mysql": ("select get_lock('rota_migration', 60)",),
+    "mysql": ("set session lock_wait_timeout = {seconds}", "select get_lock('rota_migration', 60)"),
 }
 _UNLOCK = {"mysql": "select release_lock('rota_migration')"}
 
@@ -69,7 +73,10 @@ def upgrade(database: Database) -> tuple[int | None, int]:
                 raise DatabaseRefused(
                     f"the database refused a statement of the upgrade: {first_line(error)}; {hint}"
                 ) from error
-            raise DatabaseUnavailable(f"the upgrade did not go through, try again: {first_line(error)}") from error
+            hint = "somebody may keep a table locked" if database.dialect.classify(error) is Trouble.AGAIN else ""
+            raise DatabaseUnavailable(
+                f"the upgrade did not go through, try again: {first_line(error)}{hint and f'; {hint}'}"
+            ) from error
         except BaseException:
             # Its transaction and its lock end with the connection; the pool would keep both.
             connection.invalidate()
@@ -78,7 +85,7 @@ def upgrade(database: Database) -> tuple[int | None, int]:
 
 def _upgrade(connection: Connection, dialect: str) -> int | None:
     for statement in _LOCK.get(dialect, ()):
-        result = connection.execute(text(statement))
+        result = connection.execute(text(statement.format(seconds=TABLE_LOCK_SECONDS)))
         if result.returns_rows and result.scalar() != 1:
             raise DatabaseUnavailable("another upgrade of this database is at work: try again when it has ended")
     before = schema_version(connection)
@@ -86,7 +93,13 @@ def _upgrade(connection: Connection, dialect: str) -> int | None:
         raise DatabaseVersion(
             f"the database has schema {before[0]}, this program knows {SCHEMA_VERSION}: upgrade the program instead"
         )
-    if before is None or before[0] < SCHEMA_VERSION:
+    if before is None or before[0] < SCHEMA_VERSION or not inspect(connection).has_table(VIEW):
+        if dialect == "mysql":
+            if before is not None:
+                _touch_tables(connection)
+            # Each statement is committed by itself. The view is made last, so where there is none an upgrade was cut
+            # off; who may read it stays noted there without it.
+            connection.execute(text(DROP_VIEW))
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -107,6 +120,20 @@ def _upgrade(connection: Connection, dialect: str) -> int | None:
         connection.execute(text(_UNLOCK[dialect]))
         connection.commit()
     return before[0] if before else None
+
+
+def _touch_tables(connection: Connection) -> None:
+    """Change nothing in each table, for which MySQL locks it: whoever keeps one locked is met before the first change.
+
+    There each statement of a migration commits by itself, and what an upgrade has left half-way until it is repeated is
+    a schema that no program knows.
+    """
+    inspector = inspect(connection)
+    there = set(inspector.get_table_names())
+    for name in tables.metadata.tables:
+        if name in there:
+            comment = inspector.get_table_comment(name)["text"] or ""
+            connection.execute(text(f"alter table {name} comment = :comment"), {"comment": comment})
 
 
 def upgrade_sql(database: Database) -> str:

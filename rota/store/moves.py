@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, and_, case, func, null, update
+from sqlalchemy import Connection, and_, case, func, not_, null, or_, update
 
 from rota.errors import DatabaseUnavailable
 from rota.model.reasons import Reason
 from rota.model.run import End
 from rota.model.states import FINISHED, AttemptState, Because, RunState, check_move
 from rota.store.events import tell_runs
+from rota.store.keys import HOLDS_KEY_BEYOND
+from rota.store.permits import give_back_permits
 from rota.store.tables import attempt, run
 from rota.store.types import db_now, db_now_plus, encode_rows, given_rows
+from rota.store.wakeup import announce
 
 T = TypeVar("T")
 
@@ -80,7 +84,12 @@ class Move:
     attempt_state: AttemptState | None = None  # set when the move ends an attempt
     end: End | None = None
     actor: str | None = None
+    lease_seen_at: datetime | None = None  # of a rescue: the lease that was over; renewed meanwhile, the run stays
+    cancel_seen: bool | None = (
+        None  # whether a cancellation was asked for when it was decided; None: it does not matter
+    )
     resets: bool = False  # a rerun: budgets and deadline start anew
+    avoids_node: bool = False  # after a bad end: another node than this attempt's comes first
 
 
 _moves = given_rows(
@@ -100,6 +109,9 @@ _moves = given_rows(
     finished="flag",
     resets="flag",
     actor="name",
+    avoids_node="flag",
+    lease_seen_at="instant",
+    cancel_seen="flag",
 )
 _moved_at = case((_moves.c.wait_seconds.is_not(None), db_now_plus(_moves.c.wait_seconds)), else_=run.c.run_at)
 
@@ -112,6 +124,12 @@ APPLY_MOVES = (
         run.c.state == _moves.c.source,
         run.c.fence == _moves.c.fence,
         func.coalesce(run.c.claim_id, "") == func.coalesce(_moves.c.claim_id, ""),
+        or_(_moves.c.lease_seen_at.is_(None), run.c.lease_ends_at <= _moves.c.lease_seen_at),
+        or_(
+            _moves.c.cancel_seen.is_(None),
+            and_(_moves.c.cancel_seen, run.c.cancel_asked_at.is_not(None)),
+            and_(not_(_moves.c.cancel_seen), run.c.cancel_asked_at.is_(None)),
+        ),
     )
     .values(
         state=_moves.c.target,
@@ -138,9 +156,20 @@ APPLY_MOVES = (
         deadline_from_at=case((_moves.c.resets, null()), else_=run.c.deadline_from_at),
         queued=and_(_moves.c.target == RunState.WAITING.value, run.c.queued),
         finished_at=case((_moves.c.finished, db_now()), else_=null()),
-        active_key=case((_moves.c.finished, null()), else_=run.c.active_key),
+        # A rerun takes its key again; one of a group, another for each node, is given it by who asks for the rerun.
+        active_key=case(
+            (and_(_moves.c.finished, ~HOLDS_KEY_BEYOND), null()),
+            (and_(_moves.c.resets, run.c.target_node == ""), func.coalesce(run.c.active_key, run.c.run_key)),
+            else_=run.c.active_key,
+        ),
         retries_used=case((_moves.c.resets, 0), else_=run.c.retries_used + _moves.c.retries_added),
         losses=case((_moves.c.resets, 0), else_=run.c.losses + _moves.c.losses_added),
+        behind_seconds=case((_moves.c.resets, null()), else_=run.c.behind_seconds),  # the line it stood in is gone
+        avoid_node=case(
+            (_moves.c.avoids_node, run.c.node),
+            (or_(_moves.c.resets, _moves.c.finished), null()),
+            else_=run.c.avoid_node,
+        ),
         cancel_asked_at=case((_moves.c.target == RunState.CANCELLED.value, run.c.cancel_asked_at), else_=null()),
         cancel_asked_by=case((_moves.c.target == RunState.CANCELLED.value, run.c.cancel_asked_by), else_=null()),
         freeze_asked_at=null(),
@@ -203,25 +232,32 @@ TELL_MOVES = tell_runs(
 )
 
 
-def apply_moves(connection: Connection, moves: Sequence[Move]) -> None:
+def apply_moves(connection: Connection, moves: Sequence[Move]) -> int:
     """Write ``moves`` and their events, all or none; the attempts of those that end one are closed with them.
+
+    Returns how many permits came free by it, which others may wait for; they are told.
 
     Raises:
         Stale: a run is not in the state, or not under the claim, that its move was decided for.
         Conflict: the table of states has no such move.
     """
     if not moves:
-        return
+        return 0
     for move in moves:
         check_move(move.source, move.target, move.because)
     rows = encode_rows(_move_row(move) for move in moves)
     matched = connection.execute(APPLY_MOVES, {"moves": rows}).rowcount
     if matched != len(moves):
         raise Stale(f"{len(moves) - matched} of {len(moves)} runs changed meanwhile")
+    ended_claims = [move.claim_id for move in moves if move.source is RunState.RUNNING and move.claim_id is not None]
+    freed = give_back_permits(connection, ended_claims)
+    if freed:
+        announce(connection)
     ended = [move for move in moves if move.attempt_state is not None]
     if ended:
         connection.execute(CLOSE_ATTEMPTS, {"ends": encode_rows(_attempt_row(move) for move in ended)})
     connection.execute(TELL_MOVES, {"moves": rows})
+    return freed
 
 
 def complete_attempts(connection: Connection, ends: Sequence[End]) -> None:
@@ -248,6 +284,9 @@ def _move_row(move: Move) -> dict[str, Any]:
         "finished": move.target in FINISHED,
         "resets": move.resets,
         "actor": move.actor,
+        "avoids_node": move.avoids_node,
+        "lease_seen_at": move.lease_seen_at,
+        "cancel_seen": move.cancel_seen,
     }
 
 

@@ -7,7 +7,7 @@ only once that one said goodbye, fell silent past its lease, or is known to be d
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Boolean, Connection, Row, bindparam, case, exists, insert, null, select, update
@@ -15,12 +15,14 @@ from sqlalchemy.exc import DBAPIError
 
 from rota.errors import Conflict, DatabaseUnavailable, NotFound
 from rota.model.names import NAME_LENGTH_MAX, check_name
+from rota.model.placement import NO_LABELS, pools_served
 from rota.model.run import NodeIdentity
 from rota.model.states import NodeState
 from rota.store.database import Database
 from rota.store.dialects import Trouble
 from rota.store.events import read_events, tell_change
 from rota.store.moves import Stale
+from rota.store.pool_rules import read_rules
 from rota.store.shown import show_document, shown
 from rota.store.tables import node, pool, run
 from rota.store.types import Name, Number, db_now, db_now_plus
@@ -66,6 +68,7 @@ _HOLDER = [
     node.c.name,
     node.c.holder,
     node.c.boot_id,
+    node.c.host,
     node.c.pid,
     node.c.pid_started,
     node.c.drain_asked_at,
@@ -74,7 +77,7 @@ _HOLDER = [
 ]
 READ_HELD = select(*_HOLDER).where(node.c.name.in_(bindparam("names", expanding=True)))
 
-_NODE = select(*shown(node.c), _held.label("is_held"))
+_NODE = select(*shown(node.c), _held.label("is_held"), node.c.seen_at.label("last_seen_at"), db_now().label("now"))
 LIST_NODES = _NODE.where(node.c.name > bindparam("after")).order_by(node.c.name).limit(bindparam("limit"))
 READ_NODE = _NODE.where(node.c.name == bindparam("name"))
 # What it runs now. Served by rota_run_lease.
@@ -98,7 +101,9 @@ def register_node(
     lease_seconds: float,
     environments: Sequence[str] = (),
     secrets: Sequence[str] = (),
+    labels: Mapping[str, str] = NO_LABELS,
     cgroups: str | None = None,
+    zone_data_version: str | None = None,
     wanted: str | None = None,
     is_dead: IsDead | None = None,
 ) -> str:
@@ -106,7 +111,7 @@ def register_node(
 
     ``identity`` says which process asks; its name is not looked at. A name is free when nobody has it, or when the
     process that has it said goodbye, is silent past its lease by the database's clock, or is dead by ``is_dead``, which
-    can tell for this boot of this machine only.
+    can tell for this boot of this machine only. Besides ``pools`` it serves those whose rules name it.
 
     Raises:
         Conflict: ``wanted`` is held by a living process.
@@ -120,19 +125,24 @@ def register_node(
         "holder": identity.holder,
         "host": host[:NAME_LENGTH_MAX],
         "version": version,
-        "pools": json.dumps(list(pools), ensure_ascii=False),
         "slots": slots,
         "environments": json.dumps(list(environments), ensure_ascii=False),
         "secrets": json.dumps(list(secrets)),
+        "labels": json.dumps(dict(labels), ensure_ascii=False),
+        "own_pools": json.dumps(list(pools), ensure_ascii=False),
+        "skew_seconds": None,
         "cgroups": cgroups,
+        "zone_data_version": zone_data_version,
         "lease": lease_seconds,
     }
 
     def register(connection: Connection) -> str:
         names = [base] if wanted is not None else _names_of(base)
+        rules = read_rules(connection)
         taken = {row.name: row for row in connection.execute(READ_HELD, {"names": names})}
         for name in names:
             row = taken.get(name)
+            facts["pools"] = json.dumps(pools_served(pools, name, labels, rules), ensure_ascii=False)
             if row is None:
                 connection.execute(ADD_NODE, facts | {"name": name})
             elif row.holder == identity.holder or not _is_held(row, identity, is_dead):
@@ -154,8 +164,10 @@ def register_node(
             return name
         if wanted is not None:
             row = taken[base]
+            of_here = row.boot_id == identity.boot_id
+            who = "which is alive" if of_here else f"of host {row.host}, whose lease has not ended"
             raise Conflict(
-                f"node name {base!r} is held by process {row.pid}, which is alive: stop that worker, choose another "
+                f"node name {base!r} is held by process {row.pid}, {who}: stop that worker, choose another "
                 "name, or give none to get one that is free"
             )
         raise Conflict(f"all {NAMES_PER_HOST_MAX} node names of host {host!r} are held: choose one with --name")
@@ -193,35 +205,43 @@ def describe_node(
     slots: int,
     environments: Sequence[str] = (),
     secrets: Sequence[str] = (),
-) -> None:
+    labels: Mapping[str, str] = NO_LABELS,
+) -> tuple[str, ...]:
     """Tell the others what a node does from now on: whether it drains, which pools it serves, with how many slots,
-    which environments and which secrets, by their names.
+    which environments and which secrets, by their names, and its labels.
 
-    One that somebody asked to drain goes on draining, whatever it says. It is no error if the name belongs to another
-    process by now.
+    Besides ``pools``, which it names itself, it serves those whose rules name it: all of them are returned. One that
+    somebody asked to drain goes on draining, whatever it says. It is no error if the name belongs to another process by
+    now.
     """
     facts = {
         "is_leaving": state is NodeState.DRAINING,
-        "pools": json.dumps(list(pools), ensure_ascii=False),
+        "labels": json.dumps(dict(labels), ensure_ascii=False),
+        "own_pools": json.dumps(list(pools), ensure_ascii=False),
         "slots": slots,
         "environments": json.dumps(list(environments), ensure_ascii=False),
         "secrets": json.dumps(list(secrets)),
     }
 
-    def describe(connection: Connection) -> None:
+    def describe(connection: Connection) -> tuple[str, ...]:
+        served = pools_served(pools, identity.name, labels, read_rules(connection))
+        facts["pools"] = json.dumps(served, ensure_ascii=False)
         who = {"of_name": identity.name, "of_holder": identity.holder}
         if connection.execute(DESCRIBE_NODE, who | facts).rowcount == 1:
-            for pool_name in pools:
+            for pool_name in pools:  # not those of rules: one that is deleted meanwhile stays so
                 connection.execute(ADD_POOL, {"pool_name": pool_name})
-            what = f"{identity.name} serves {', '.join(pools)} with {slots} slots"
+            what = f"{identity.name} serves {', '.join(served)} with {slots} slots"
+            if labels:
+                what += f", labels {', '.join(f'{name}={value}' for name, value in labels.items())}"
             if environments:
                 what += f" and has {', '.join(environments)}"
             if secrets:
                 what += f" and can read {', '.join(secrets)}"
             text = f"{identity.name} drains" if state is NodeState.DRAINING else what
             tell_change(connection, "node", state.value, text, node=identity.name)
+        return served
 
-    database.write(describe, repeatable=True)
+    return database.write(describe, repeatable=True)
 
 
 def leave_node(database: Database, identity: NodeIdentity, *, left_running: int = 0) -> bool:
@@ -285,14 +305,18 @@ def _show_node(row: Row[Any], running: list[int]) -> dict[str, Any]:
         "pid": row.pid,
         "boot_id": row.boot_id,
         "version": row.version,
+        "zone_data_version": row.zone_data_version,
         "pools": show_document(row.pools),
         "slots": row.slots,
         "environments": show_document(row.environments) or [],
         "secrets": show_document(row.secrets) or [],
+        "labels": show_document(row.labels) or {},
         "cgroups": row.cgroups,
+        "skew_seconds": row.skew_seconds,
         "running": running,
         "started_at": row.started_at,
         "seen_at": row.seen_at,
+        "seen_seconds": None if row.last_seen_at is None else max(0.0, (row.now - row.last_seen_at).total_seconds()),
         "lease_ends_at": row.lease_ends_at,
         "drain_asked_at": row.drain_asked_at,
         "drain_asked_by": row.drain_asked_by,

@@ -5,15 +5,16 @@ An idle node sends nothing else. Called by the scheduler of every node, over and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Executable, and_, bindparam, exists, func, not_, or_, select
+from sqlalchemy import ColumnElement, Executable, Select, and_, bindparam, exists, func, not_, or_, select
 
 from rota.model.environment import NO_ENVIRONMENTS, Environments
+from rota.model.placement import NO_LABELS
 from rota.model.run import NodeIdentity
 from rota.model.states import JobState, RunState
 from rota.store.breakers import MAY_BE_CLAIMED, NEXT_HALF_OPEN_AT
@@ -21,6 +22,9 @@ from rota.store.clock import IS_HELD
 from rota.store.database import Database
 from rota.store.findings import IS_LOOK_DUE
 from rota.store.leases import not_for_node, secret_parameters
+from rota.store.permits import NEXT_FREE_AT, WITHIN_LIMITS
+from rota.store.placing import is_held_back, placing_conditions, selector_parameters
+from rota.store.pool_rules import HAS_RULES
 from rota.store.suspension import is_node_drained, is_pool_paused
 from rota.store.tables import run, schedule
 from rota.store.types import db_now
@@ -40,24 +44,32 @@ _next_due_at = select(func.min(run.c.due_at)).where(run.c.due_at.is_not(None)).s
 _next_lease_end_at = select(func.min(run.c.lease_ends_at)).where(run.c.lease_ends_at.is_not(None)).scalar_subquery()
 
 
-def _has_ready(pool: str, secret_count: int) -> ColumnElement[bool]:
+def _ready(pool: str, secret_count: int) -> Select[Any]:
     return (
         select(run.c.id)
         .where(
             run.c.state == RunState.READY.value,
             run.c.pool == bindparam(pool),
-            run.c.target_node.in_(["", bindparam("node")]),
+            run.c.target_node.in_(["", bindparam("for_node")]),
             _may_start_in_time,
             run.c.job_id.not_in(not_for_node(secret_count)),
             MAY_BE_CLAIMED,
+            WITHIN_LIMITS,
             not_(is_pool_paused(bindparam(pool))),
-            not_(is_node_drained(bindparam("node"))),
+            not_(is_node_drained(bindparam("for_node"))),
         )
         .order_by(run.c.urgency, run.c.run_at, run.c.id)
-        .limit(1)
-        .scalar_subquery()
-        .is_not(None)
     )
+
+
+def _has_ready(pool: str, secret_count: int, selector_count: int) -> ColumnElement[bool]:
+    ready = _ready(pool, secret_count).where(*placing_conditions(selector_count))
+    return ready.limit(1).scalar_subquery().is_not(None)
+
+
+def _of_frozen(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    held = (run.c.lease_ends_at.is_not(None), run.c.holder == bindparam("holder"))
+    return select(column).select_from(run).where(*held, run.c.freeze_asked_at.is_not(None)).scalar_subquery()
 
 
 # All that a waiting node has to know, in one statement, built once for each number of pools. Each part is one look into
@@ -66,8 +78,10 @@ def _has_ready(pool: str, secret_count: int) -> ColumnElement[bool]:
 # query repeats its condition; MariaDB would read every schedule for the least one without a problem; and PostgreSQL,
 # asked whether a ready run exists rather than for the first, would read the whole ledger up to it.
 @cache
-def look_statement(pool_count: int, secret_count: int = 0) -> Executable:
-    """Return the look of a node of so many pools and secrets: its parameters are those of ``look``."""
+def look_statement(pool_count: int, secret_count: int = 0, selector_count: int = 0) -> Executable:
+    """Return the look of a node of so many pools, secrets and selectors: its parameters are those of ``look``."""
+    pools = [f"pool_{number}" for number in range(pool_count)]
+    held_back = (is_held_back(_ready(pool, secret_count), selector_count) for pool in pools)
     return select(
         db_now().label("now"),
         _next_slot_at.label("next_slot_at"),
@@ -77,8 +91,11 @@ def look_statement(pool_count: int, secret_count: int = 0) -> Executable:
         (_next_due_at <= db_now()).label("due_has_come"),
         (_next_lease_end_at < db_now()).label("lease_has_ended"),
         NEXT_HALF_OPEN_AT.label("next_half_open_at"),
+        NEXT_FREE_AT.label("next_free_at"),
         (db_now() >= NEXT_HALF_OPEN_AT).label("half_open_has_come"),
-        or_(*(_has_ready(f"pool_{number}", secret_count) for number in range(pool_count))).label("has_ready"),
+        or_(*(_has_ready(pool, secret_count, selector_count) for pool in pools)).label("has_ready"),
+        or_(*held_back).label("has_held_back"),
+        HAS_RULES.label("has_rules"),
         exists()
         .where(
             run.c.lease_ends_at.is_not(None),
@@ -86,16 +103,9 @@ def look_statement(pool_count: int, secret_count: int = 0) -> Executable:
             run.c.cancel_asked_at.is_not(None),
         )
         .label("has_cancelled"),
-        select(func.count())
-        .select_from(run)
-        .where(
-            run.c.lease_ends_at.is_not(None),
-            run.c.holder == bindparam("holder"),
-            run.c.freeze_asked_at.is_not(None),
-        )
-        .scalar_subquery()
-        .label("frozen_count"),
-        is_node_drained(bindparam("node")).label("is_drained"),
+        _of_frozen(func.count()).label("frozen_count"),
+        _of_frozen(func.coalesce(func.sum(run.c.id), 0)).label("frozen_sum"),
+        is_node_drained(bindparam("for_node")).label("is_drained"),
         IS_HELD.label("is_held"),
         IS_LOOK_DUE.label("health_is_due"),
     )
@@ -115,10 +125,14 @@ class Outlook:
     has_ready: bool
     has_cancelled: bool
     frozen_count: int = 0  # runs of this node that are to be frozen, or are
+    frozen_sum: int = 0  # of their numbers, so that one in the place of another is noticed too
     is_drained: bool = False  # somebody asked this node to claim nothing
     health_is_due: bool = False  # for a minute nobody has looked for what does not go on by itself
     next_half_open_at: datetime | None = None  # when a breaker lets a run through; in the past while none is ready
     half_open_has_come: bool = False
+    next_free_at: datetime | None = None  # when a rate that is spent lets the next run start
+    has_held_back: bool = False  # of what is ready, something that other nodes may take first, for a while
+    has_rules: bool = False  # pools have rules by which nodes serve them
     is_held: bool = False  # the clock has stepped: nothing late is decided, nothing missed or rescued
 
     def seconds_until(self, moment: datetime | None) -> float | None:
@@ -132,12 +146,14 @@ def look(
     pools: Sequence[str],
     environments: Environments = NO_ENVIRONMENTS,
     secrets: Sequence[str] = (),
+    labels: Mapping[str, str] | None = NO_LABELS,
 ) -> Outlook:
     """Ask, in one statement, what there is to do and when the next thing will be."""
-    statement = look_statement(len(pools), len(secrets))
-    parameters: dict[str, Any] = {"node": identity.name, "holder": identity.holder}
+    placed = {} if labels is None else selector_parameters(identity.name, labels)
+    statement = look_statement(len(pools), len(secrets), len(placed))
+    parameters: dict[str, Any] = {"for_node": identity.name, "holder": identity.holder}
     parameters["environments"] = environments.wanted
-    parameters |= secret_parameters(secrets)
+    parameters |= secret_parameters(secrets) | placed
     parameters |= {f"pool_{number}": pool for number, pool in enumerate(pools)}
     row = database.read(lambda connection: connection.execute(statement, parameters).one())
     return Outlook(
@@ -151,9 +167,13 @@ def look(
         bool(row.has_ready),
         bool(row.has_cancelled),
         int(row.frozen_count),
+        int(row.frozen_sum),
         bool(row.is_drained),
         bool(row.health_is_due),
         row.next_half_open_at,
         bool(row.half_open_has_come),
+        row.next_free_at,
+        bool(row.has_held_back),
+        bool(row.has_rules),
         bool(row.is_held),
     )

@@ -7,16 +7,20 @@ that it drains. Called by whoever explains or watches; claiming does not ask her
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, desc, func, select
 
 from rota.errors import Invalid
+from rota.model.durations import format_duration
 from rota.model.names import check_env
+from rota.model.placement import selectors_of
 from rota.model.secret import read_names
 from rota.model.states import NodeState
+from rota.store.pool_rules import labels_of
 from rota.store.shown import say_moment
 from rota.store.tables import node, run
 from rota.store.types import db_now
@@ -40,6 +44,9 @@ READ_NODES = (
         node.c.lease_ends_at,
         node.c.drain_asked_at,
         node.c.drain_asked_by,
+        node.c.labels,
+        node.c.skew_seconds,
+        node.c.zone_data_version,
         (node.c.lease_ends_at > db_now()).label("is_held"),
     )
     .order_by(desc(node.c.seen_at))
@@ -69,6 +76,9 @@ class Server:
     uses_cgroups: bool = False
     drain_asked_at: datetime | None = None  # somebody asked it to claim nothing
     drain_asked_by: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    skew_seconds: float | None = None  # its clock less the database's
+    zone_data_version: str | None = None
 
     @property
     def is_drained(self) -> bool:
@@ -79,6 +89,11 @@ class Server:
     def free(self) -> int:
         """How many runs it has room for."""
         return max(0, self.slots - self.held)
+
+    def answers_to(self, selectors: Iterable[str]) -> str | None:
+        """Return the first of ``selectors`` that names it, by its name or a label; None: none does."""
+        its = selectors_of(self.name, self.labels)
+        return next((one for one in selectors if one in its), None)
 
     def versions(self, env: str) -> list[str]:
         """List what it has of the environment that ``env`` names, whatever the version."""
@@ -104,7 +119,7 @@ def read_servers(connection: Connection) -> list[Server]:
     return [
         Server(
             name=row.name,
-            pools=_names_of(row.pools),
+            pools=names_of(row.pools),
             slots=row.slots,
             held=held.get(row.name, 0),
             seen_at=row.seen_at,
@@ -112,17 +127,21 @@ def read_servers(connection: Connection) -> list[Server]:
             is_there=row.state != NodeState.GONE.value and bool(row.is_held),
             is_alive=row.state == NodeState.ALIVE.value and bool(row.is_held),
             is_silent=row.state != NodeState.GONE.value and not row.is_held,
-            environments=_names_of(row.environments or "[]"),
-            secrets=_names_of(row.secrets or "[]"),
+            environments=names_of(row.environments or "[]"),
+            secrets=names_of(row.secrets or "[]"),
             uses_cgroups=(row.cgroups or "").startswith("used"),
             drain_asked_at=row.drain_asked_at,
             drain_asked_by=row.drain_asked_by,
+            labels=labels_of(row.labels),
+            skew_seconds=row.skew_seconds,
+            zone_data_version=row.zone_data_version,
         )
         for row in rows
     ]
 
 
-def _names_of(text: str) -> frozenset[str]:
+def names_of(text: str) -> frozenset[str]:
+    """Read a list of names of a node's row; what a hand broke is none."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -200,6 +219,31 @@ def say_unsupplied(
     each = _name((f"{server.name} has no {', '.join(sorted(wanted - server.secrets))}" for server in alive), "; ")
     advice = "say in a node's configuration where it is, or see in its log why it cannot be read"
     return f"no node alive in pool {pool} can read all secrets of its job: {each}: {advice}"
+
+
+def say_excluded(servers: Sequence[Server], pool: str, exclude: Sequence[str], target: str = "") -> str | None:
+    """Say which living nodes of ``pool`` a job excludes; None when none."""
+    alive = [server for server in serving(servers, pool, target) if server.is_alive]
+    found = [(server, by) for server in alive if (by := server.answers_to(exclude)) is not None]
+    if not found:
+        return None
+    each = _name(server.name if by == server.name else f"{server.name} ({by})" for server, by in found)
+    if len(found) == len(alive):
+        return f"its job excludes every node alive in pool {pool}: {each}"
+    return f"its job excludes {each}"
+
+
+def say_preferred(
+    servers: Sequence[Server], pool: str, prefer: Sequence[str], left_seconds: float, target: str = ""
+) -> str | None:
+    """Say that nodes which a job prefers come first for ``left_seconds`` yet; None when that is over."""
+    if not prefer or target or left_seconds <= 0:
+        return None
+    alive = [server for server in serving(servers, pool) if server.is_alive and server.answers_to(prefer) is not None]
+    who = _name(server.name for server in alive) if alive else "none of them is alive in its pool, yet they"
+    come = "comes" if len(alive) == 1 else "come"
+    span = format_duration(math.ceil(left_seconds))
+    return f"its job prefers {_name(prefer)}: {who} {come} first for another {span}, then any node"
 
 
 def _say_draining(server: Server) -> str:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, and_, bindparam, case, delete, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, case, delete, func, insert, select, update
 
 from rota.model.run import Piece, Report
 from rota.model.states import RunState
 from rota.store.database import Database
+from rota.store.leases import lock_free
 from rota.store.tables import attempt, output, run
 from rota.store.types import db_now, encode_rows, given_rows, in_portions
 
@@ -32,10 +33,11 @@ FIND_REPORTING = (
 _reports = given_rows(
     "reports", claim_id="token", has_progress="flag", progress="number", progress_message="text", checkpoint="text"
 )
-# Served by the unique claim.
+# Served by the unique claim. The state is spelt so that MySQL and MariaDB do not begin with all that runs: they would
+# lock it, and wait for what other nodes have locked.
 KEEP_REPORTS = (
     update(run)
-    .where(run.c.claim_id == _reports.c.claim_id, run.c.state == RunState.RUNNING.value)
+    .where(run.c.claim_id == _reports.c.claim_id, func.coalesce(run.c.state, "") == RunState.RUNNING.value)
     .values(
         progress=case((_reports.c.has_progress, _reports.c.progress), else_=run.c.progress),
         progress_message=case((_reports.c.has_progress, _reports.c.progress_message), else_=run.c.progress_message),
@@ -64,27 +66,33 @@ FORGET_MIDDLE = delete(output).where(
 )
 
 
-def keep_reports(database: Database, reports: Mapping[str, Report]) -> None:
+def keep_reports(database: Database, reports: Mapping[str, Report]) -> frozenset[str]:
     """Keep what the attempts of these claims have told: progress and checkpoint of the run, and new output.
 
-    All of it in one transaction, unless it is so large that a server would not take the statements.
+    All of it in one transaction, unless it is so large that a server would not take the statements. Return the claims
+    whose run somebody keeps locked, of whose reports nothing was kept: tell them again.
 
     Raises:
         DatabaseUnavailable: calling again is safe.
     """
 
-    def keep(connection: Connection, portion: Sequence[Report]) -> None:
+    def keep(connection: Connection, portion: Sequence[Report]) -> frozenset[str]:
+        told = [report.claim_id for report in portion if report.has_progress or report.checkpoint is not None]
+        free, locked = lock_free(connection, told) if told else ([], frozenset[str]())
+        portion = [report for report in portion if report.claim_id not in locked]
         found = connection.execute(FIND_REPORTING, {"claim_ids": [report.claim_id for report in portion]})
         attempt_ids = {row.claim_id: row.id for row in found}
         live = [report for report in portion if report.claim_id in attempt_ids]
-        said = [report for report in live if report.has_progress or report.checkpoint is not None]
-        if said:
+        if said := [report for report in live if report.claim_id in free]:
             connection.execute(KEEP_REPORTS, {"reports": encode_rows(_row_of(report) for report in said)})
         for report in live:
             _keep_pieces(connection, attempt_ids[report.claim_id], report.pieces)
+        return locked
 
+    locked: set[str] = set()
     for portion in in_portions(reports.values(), _size_of):
-        database.write(lambda connection: keep(connection, portion), repeatable=True)  # noqa: B023 - called at once
+        locked |= database.write(lambda c: keep(c, portion), repeatable=True)  # noqa: B023 - called at once
+    return frozenset(locked)
 
 
 def _keep_pieces(connection: Connection, attempt_id: int, pieces: Sequence[Piece]) -> None:

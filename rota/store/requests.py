@@ -9,52 +9,54 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select, true
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from rota import crash
 from rota.errors import Conflict, DatabaseUnavailable, UsageError
-from rota.model.run import NewRun
-from rota.store.creation import enqueue_runs, request_ids
+from rota.model.run import Made, NewRun
+from rota.store.creation import make_runs, request_ids
 from rota.store.database import Database, first_line
 from rota.store.dialects import Trouble
 from rota.store.moves import Stale
 from rota.store.wakeup import announce
-
-_SET_UTC = "set time zone 'UTC'"  # what our own connections do where a session has a zone that moments are read in
-RESTORE_ZONE = select(func.set_config("TimeZone", bindparam("zone"), true()))
 
 _KEY_MOVES = "another transaction asks for a run of the same job and key, or ends it, at this moment"
 REQUESTS_PER_TRANSACTION = 1000
 TRIES_MAX = 5
 
 
-def request_runs(database: Database, wanted: Sequence[NewRun]) -> list[int]:
-    """Make a run of each of ``wanted`` and return their ids, in order: up to 1000 in one transaction.
+def request_runs(database: Database, wanted: Sequence[NewRun]) -> list[Made]:
+    """Make a run, or a group of them, of each of ``wanted`` and tell them in order: up to 1000 in one transaction.
 
-    A key that an unfinished run of the same job holds gives that run. When it raises midway through more than 1000, the
+    A key that a run of the same job holds gives that run. When it raises midway through more than 1000, the
     transactions before have happened: give the runs keys to be able to send all of them again.
 
     Raises:
         NotFound: there is no job of that name; nothing of this transaction was stored.
+        Conflict: a job runs on all nodes of its pool, and none is registered; nothing of this transaction was stored.
         DatabaseUnavailable: nobody answers.
     """
-    ids: list[int] = []
+    made: list[Made] = []
     for start in range(0, len(wanted), REQUESTS_PER_TRANSACTION):
         chunk = wanted[start : start + REQUESTS_PER_TRANSACTION]
-        ids += _request(database, chunk, request_ids(len(chunk)))
-    return ids
+        made += _request(database, chunk, request_ids(len(chunk)))
+    return made
 
 
-def _request(database: Database, wanted: Sequence[NewRun], requests: Sequence[str]) -> list[int]:
-    def ask(connection: Connection) -> list[int]:
-        made = enqueue_runs(connection, wanted, requests)
+def _request(database: Database, wanted: Sequence[NewRun], requests: Sequence[str]) -> list[Made]:
+    def ask(connection: Connection) -> list[Made]:
+        made = make_runs(connection, wanted, requests)
         announce(connection)
+        crash.at("enqueue.written")
         return made
 
     for _ in range(TRIES_MAX):
         try:
-            return database.write(ask, repeatable=True)
+            made = database.write(ask, repeatable=True)
+            crash.at("enqueue.committed")
+            return made
         except DBAPIError as error:
             # Somebody took the same key between our look and our insert: look again, and find theirs.
             if database.dialect.classify(error) is not Trouble.TAKEN:
@@ -67,8 +69,8 @@ def _request(database: Database, wanted: Sequence[NewRun], requests: Sequence[st
     )
 
 
-def request_runs_within(database: Database, connection: Connection, wanted: Sequence[NewRun]) -> list[int]:
-    """Make a run of each of ``wanted`` in the transaction that ``connection`` is in, and return their ids.
+def request_runs_within(database: Database, connection: Connection, wanted: Sequence[NewRun]) -> list[Made]:
+    """Make a run, or a group, of each of ``wanted`` in the transaction that ``connection`` is in.
 
     Raises:
         NotFound: there is no job of that name; nothing was inserted.
@@ -77,7 +79,7 @@ def request_runs_within(database: Database, connection: Connection, wanted: Sequ
     """
     _lend_clock(database, connection)
     try:
-        made = enqueue_runs(connection, wanted, request_ids(len(wanted)))
+        made = make_runs(connection, wanted, request_ids(len(wanted)))
         announce(connection)
     except DBAPIError as error:
         if database.dialect.classify(error) is Trouble.TAKEN:

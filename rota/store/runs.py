@@ -15,11 +15,15 @@ from sqlalchemy import Connection, Row, Select, and_, bindparam, desc, func, lit
 
 from rota.errors import NotFound
 from rota.model.ending import FOR_EVER
+from rota.model.placement import RunsOn
 from rota.model.run import Piece
 from rota.model.states import FINISHED, AttemptState, Delivery
+from rota.model.uniqueness import show_unique_for
 from rota.store.database import Database
 from rota.store.durations import read_durations
 from rota.store.events import READ_RUN_EVENTS, show_event
+from rota.store.groups import read_completeness, show_completeness
+from rota.store.keys import SHOWN_KEY, show_key_until
 from rota.store.shown import show_document, shown
 from rota.store.tables import attempt, job, output, run
 from rota.store.types import AnyRow, Id, Instant, Number, db_now_plus
@@ -28,7 +32,7 @@ LIST_MAX = 1000
 COMPLETION_SECONDS_MAX = 10.0
 MARK_MAX_US = 10 * 366 * 86_400 * 1_000_000  # into an attempt: no clock shows what was written by hand beyond
 
-_RUN = [*shown(run.c), job.c.retries.label("job_retries")]
+_RUN = [*shown(run.c), *SHOWN_KEY, job.c.retries.label("job_retries")]
 _RUNS = select(*_RUN).outerjoin(job, job.c.id == run.c.job_id)
 READ_RUNS = _RUNS.where(run.c.id.in_(bindparam("ids", expanding=True)))
 # Served by the index on the run.
@@ -77,6 +81,7 @@ _CONDITIONS = {
     "states": run.c.state.in_(bindparam("states", expanding=True)),
     "since": run.c.enqueued_at >= bindparam("since", type_=Instant()),
     "before": run.c.id < bindparam("before"),
+    "group_id": run.c.group_id == bindparam("group_id"),
 }
 _lists: dict[tuple[str, ...], Select[Any]] = {}
 
@@ -92,7 +97,8 @@ def _list_statement(names: Iterable[str]) -> Select[Any]:
 
 
 def read_run(database: Database, run_id: int) -> dict[str, Any]:
-    """Return how a run is shown, with its attempts and its history, and how long its job usually takes.
+    """Return how a run is shown, with its attempts and its history, and how long its job usually takes; of one of a
+    group, how complete that is.
 
     Raises:
         NotFound: there is no such run.
@@ -103,7 +109,11 @@ def read_run(database: Database, run_id: int) -> dict[str, Any]:
         if row is None:
             raise NotFound("run", run_id)
         usual = read_durations(connection, row.job_id)
-        return _show_all(connection, [row])[0] | {"expected_seconds": usual.expected_seconds if usual else None}
+        groups = read_completeness(connection, [row.group_id] if row.group_id is not None else [])
+        return _show_all(connection, [row])[0] | {
+            "expected_seconds": usual.expected_seconds if usual else None,
+            "completeness": show_completeness(groups.get(row.group_id or "")),
+        }
 
     return database.read(read)
 
@@ -127,6 +137,7 @@ def list_runs(
     states: Sequence[str] = (),
     since: datetime | None = None,
     before: int | None = None,
+    group: str | None = None,
     limit: int = 50,
 ) -> list[dict[str, Any]]:
     """Return up to ``limit`` runs, newest first; ``before`` is the last id of the page before."""
@@ -136,6 +147,7 @@ def list_runs(
         "states": list(states) or None,
         "since": since,
         "before": before,
+        "group_id": group,
     }
     wanted = {name: value for name, value in given.items() if value is not None}
     statement = _list_statement(wanted)
@@ -165,16 +177,20 @@ def _show_run(row: Row[Any], attempts: Sequence[Row[Any]], events: list[dict[str
         "job": row.job,
         "schedule": row.schedule,
         "key": row.run_key,
+        "unique_for": show_unique_for(row.unique_seconds),
+        "key_until": show_key_until(row),
         "state": row.state,
         "reason": {"code": row.reason, "text": row.reason_text},
         "args": show_document(row.args),
         "result": show_document(row.result),
         "error": _error_of(attempts),
         "priority": row.priority,
+        "concurrency_key": row.concurrency_key,
         "pool": row.pool,
-        "on": "any",
+        "on": (RunsOn.ANY if row.group_id is None else RunsOn.ALL).value,
         "node": row.node,
         "target_node": row.target_node,
+        "group": row.group_id,
         "environment": _spell_environment(row),
         "slot": row.slot_at,
         "slot_count": row.slot_count,

@@ -19,17 +19,20 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from rota.errors import AlreadyExists, NotFound, RotaError
-from rota.model.policy import Unfinished, decide_resumed
+from rota.model.placement import RunsOn
+from rota.model.policy import Firing, Unfinished, decide_resumed
 from rota.model.reasons import Reason
 from rota.model.schedule import ScheduleSpec
-from rota.model.slot_rule import OnClosed
+from rota.model.slot_rule import OnClosed, SlotRule
 from rota.model.states import JobState, RunState
 from rota.model.timing import Timing
 from rota.store.calendars import load_calendars
 from rota.store.creation import insert_slots
 from rota.store.database import Database, now_of
 from rota.store.events import TELL_CHANGE, tell_change
-from rota.store.firing import FIND_OPEN, cancel_replaced, names_of_calendars, rule_of, slot_row
+from rota.store.fanout import Registered, decide_targets, slot_group
+from rota.store.firing import cancel_replaced, names_of_calendars, read_open, rule_of, slot_row
+from rota.store.groups import read_completeness, show_completeness
 from rota.store.jobs import Declared, IfExists, adding, differences, encode_definition
 from rota.store.moves import Stale, write_fresh
 from rota.store.schedule_rows import columns_of, show_schedule, spec_of
@@ -72,10 +75,15 @@ _JOB = (
     job.c.priority,
     job.c.delivery,
     job.c.lease_seconds,
+    job.c.concurrency_key,
+    job.c.runs_on,
+    job.c.exclude,
 )
 _SHOWN = select(*shown(schedule.c), *_JOB).join(job, job.c.id == schedule.c.job_id)
 READ_SHOWN = _SHOWN.where(schedule.c.name == bindparam("name"))
 LIST_SCHEDULES = _SHOWN.where(schedule.c.name > bindparam("after")).order_by(schedule.c.name).limit(bindparam("limit"))
+# Its last slot, whose group may be there.
+LAST_GROUP = select(schedule.c.id, schedule.c.last_slot_at).where(schedule.c.name == bindparam("name"))
 READ_SCHEDULE = (
     select(
         schedule,
@@ -294,24 +302,19 @@ def resume_schedule(database: Database, name: str, *, actor: str, latest: bool =
             if row.next_slot_at is not None and row.next_slot_at <= row.now:
                 try:
                     known = load_calendars(connection, names_of_calendars([row]))
-                    opened = connection.execute(FIND_OPEN, {"schedule_ids": [row.id]}).one_or_none()
-                    unfinished = Unfinished(opened.runs, int(opened.queued)) if opened is not None else Unfinished()
-                    firing = decide_resumed(
-                        rule_of(row, known),
-                        row.next_slot_at,
-                        row.now,
-                        _say_paused(row),
-                        unfinished=unfinished,
-                        latest=latest,
+                    decided = decide_targets(
+                        Registered(connection).targets(row.runs_on, row.pool, row.exclude),
+                        read_open(connection, [row]).get(row.id, {}),
+                        row.skips_in_row,
+                        partial(_decide_resumed, row, rule_of(row, known), latest),
                     )
                 except (RotaError, ValueError, ArithmeticError, LookupError):
                     pass  # firing will set it aside, and say why
                 else:
-                    if any(decision.replaces for decision in firing.decisions):
-                        cancel_replaced(connection, [row.id])
-                    passed = [slot_row(row, decision) for decision in firing.decisions]
-                    last = passed[-1]["slot_last_at"] or passed[-1]["slot_at"]
-                    values |= {"next_slot_at": firing.next_slot, "last_slot_at": last}
+                    if decided.replacing:
+                        cancel_replaced(connection, {row.id: decided.replacing})
+                    passed = [slot_row(row, decision, target) for target, decision in decided.slots]
+                    values |= {"next_slot_at": decided.next_slot, "last_slot_at": decided.last_slot}
             _change(connection, row, values)
             insert_slots(connection, passed)
             _tell(connection, row, "resumed", actor, f"; {passed[-1]['reason_text']}" if passed else "")
@@ -319,6 +322,10 @@ def resume_schedule(database: Database, name: str, *, actor: str, latest: bool =
         return _show_one(connection, name)
 
     return write_fresh(database, resume)
+
+
+def _decide_resumed(row: Row[Any], rule: SlotRule, latest: bool, unfinished: Unfinished) -> Firing:
+    return decide_resumed(rule, row.next_slot_at, row.now, _say_paused(row), unfinished=unfinished, latest=latest)
 
 
 def move_on_by_calendar(connection: Connection, names: Iterable[str]) -> None:
@@ -355,12 +362,20 @@ def delete_schedule(database: Database, name: str, *, actor: str) -> None:
 
 
 def read_schedule(database: Database, name: str) -> dict[str, Any]:
-    """Return how a schedule is shown.
+    """Return how a schedule is shown; of one whose job runs on all nodes, how complete its last slot is.
 
     Raises:
         NotFound: there is no such schedule.
     """
-    return database.read(lambda connection: _show_one(connection, name))
+
+    def read(connection: Connection) -> dict[str, Any]:
+        row = connection.execute(LAST_GROUP, {"name": name}).one_or_none()
+        group = slot_group(row.id, row.last_slot_at) if row is not None and row.last_slot_at is not None else None
+        found = read_completeness(connection, [group] if group is not None else [])
+        last = {"group": group, **(show_completeness(found[group]) or {})} if group in found else None
+        return _show_one(connection, name) | {"last_group": last}
+
+    return database.read(read)
 
 
 def _timing_of(connection: Connection, row: Row[Any]) -> Timing | None:
@@ -446,6 +461,7 @@ def _passed_over(row: Row[Any], timing: Timing | None, actor: str) -> dict[str, 
         "job": row.job_name,
         "schedule_id": row.id,
         "schedule": row.name,
+        "group_id": slot_group(row.id, first) if row.runs_on == RunsOn.ALL.value else None,
         "slot_at": first,
         "slot_count": count,
         "slot_last_at": last,

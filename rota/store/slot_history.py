@@ -12,19 +12,20 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, Row, bindparam, desc, select, text
+from sqlalchemy import Connection, Row, bindparam, desc, exists, or_, select, text
 
 from rota.errors import Invalid, NotFound, RotaError
 from rota.model.calendars import Calendar
 from rota.model.instants import check_zone
 from rota.model.named_time import NamedTime, parse_named_time
 from rota.model.slot_rule import OnClosed, Overlap, SlotRule
-from rota.model.states import FINISHED, JobState
+from rota.model.states import FINISHED, JobState, RunState
 from rota.model.timing import Timing
 from rota.store.calendars import load_calendars
 from rota.store.database import Database
 from rota.store.events import read_events, show_event
 from rota.store.firing import names_of_calendars
+from rota.store.groups import read_completeness, read_group_within
 from rota.store.history import READ_RUN, Answer, explain_hold, explain_pool, explain_run, read_run_events
 from rota.store.schedule_rows import spec_of
 from rota.store.schedules import READ_SCHEDULE
@@ -33,6 +34,7 @@ from rota.store.suspension import say_pause_of
 from rota.store.tables import event, run
 from rota.store.types import Instant
 
+UNFINISHED_TOLD_MAX = 5  # runs of a slot on all nodes, of which it is said what holds them
 SLOTS_MAX = 50  # of a day, say, those that are told
 SHIFT_DAYS = 366  # so far a calendar moves a slot
 SHIFTED_LOOKED_AT = 2000
@@ -49,7 +51,15 @@ _SLOT = [
     run.c.reason,
     run.c.reason_text,
     run.c.enqueued_at,
+    run.c.group_id,
+    run.c.target_node,
 ]
+# Of the runs of a slot on all nodes the first one stands for them.
+_sooner = run.alias("sooner")
+_stands_for_its_group = or_(
+    run.c.group_id.is_(None),
+    ~exists().where(_sooner.c.group_id == run.c.group_id, _sooner.c.id < run.c.id),
+)
 _of_schedule = run.c.schedule_id == bindparam("schedule_id")
 # The latest slot up to a moment that has its row. Served by rota_run_slot, and so is the next one.
 FIND_SLOT = (
@@ -64,6 +74,7 @@ FIND_SLOTS = (
         _of_schedule,
         run.c.slot_at >= bindparam("slot_from", type_=Instant()),
         run.c.slot_at <= bindparam("slot_to", type_=Instant()),
+        _stands_for_its_group,
     )
     .order_by(run.c.slot_at)
     .limit(SLOTS_MAX + 1)
@@ -198,10 +209,16 @@ def _explain_last(connection: Connection, row: Row[Any]) -> list[str]:
     last = connection.execute(FIND_SLOT, upto).one_or_none()
     if last is None:
         return ["no slot of it has been decided yet"]
-    return [f"its last decided slot: {_tell_slot(last)}"]
+    return [f"its last decided slot: {_tell_slot(connection, last)}"]
 
 
-def _tell_slot(found: Row[Any]) -> str:
+def _tell_slot(connection: Connection, found: Row[Any]) -> str:
+    if found.target_node and found.group_id is not None:
+        how = read_completeness(connection, [found.group_id])[found.group_id]
+        which = f"slot {say_moment(found.slot_at)}"
+        if found.slot_count > 1:
+            which = f"{found.slot_count} slots from {say_moment(found.slot_at)} to {say_moment(found.slot_last_at)}"
+        return f"{which} for all {how.total} nodes registered then: {how.summary}; group {found.group_id}"
     became = f"{found.state}: {found.reason_text}" + (f" ({found.reason})" if found.state in FINISHED else "")
     if found.slot_count > 1:
         slots = f"{found.slot_count} slots from {say_moment(found.slot_at)} to {say_moment(found.slot_last_at)}"
@@ -279,18 +296,35 @@ class _Asked:
                 inside = next((one for span in spans for one in self._slots_in(span)), None)
                 slot = inside if inside is not None else slot
             notes = self._rule.timing.notes(slot)
+        if found.target_node and found.group_id is not None:
+            return self._tell_group(found, slot, notes)
         said = explain_run(self._connection, of_run)
         if found.state in FINISHED:
             said = said[1:]  # its reason stands in the first sentence already
-        because = [_tell_slot(found), *notes, *said]
+        because = [_tell_slot(self._connection, found), *notes, *said]
         return self._about(found.state, because, slot=slot, events=events)
+
+    def _tell_group(self, found: Row[Any], slot: datetime, notes: list[str]) -> Answer:
+        """Tell of a slot that was for all nodes: of each of them, those first that have not succeeded."""
+        group = read_group_within(self._connection, found.group_id)
+        runs = sorted(group["runs"], key=lambda one: one["state"] == RunState.SUCCEEDED.value)
+        told: list[str] = []
+        for number, one in enumerate(runs[:SLOTS_MAX]):
+            why = f"{one['reason']['text']} ({one['reason']['code']})"
+            if one["finished_at"] is None and number < UNFINISHED_TOLD_MAX:
+                of_run = self._connection.execute(READ_RUN, {"id": one["id"]}).one()
+                why = explain_run(self._connection, of_run)[0]
+            told.append(f"{one['node']}: run {one['id']} is {one['state']}: {why}")
+        if len(runs) > SLOTS_MAX:
+            told.append(f"and {len(runs) - SLOTS_MAX} more: `rota run list --group {found.group_id}`")
+        return self._about(group["state"], [_tell_slot(self._connection, found), *notes, *told], slot=slot)
 
     def _slots_in(self, span: NamedTime) -> list[datetime]:
         assert self._rule is not None
         return self._rule.timing.slots(span.start - _MICROSECOND, span.last, 1)
 
     def _tell_several(self, recorded: Sequence[Row[Any]], planned: Sequence[datetime]) -> Answer:
-        said = [(found.slot_at, _tell_slot(found)) for found in recorded]
+        said = [(found.slot_at, _tell_slot(self._connection, found)) for found in recorded]
         said += [(slot, f"slot {say_moment(slot)}: {self._explain_planned(slot)[1][0]}") for slot in planned]
         said.sort(key=lambda one: one[0])
         because = [sentence for _, sentence in said[:SLOTS_MAX]]
@@ -322,7 +356,10 @@ class _Asked:
             return "none", [
                 f"the schedule was not due then as it stood: it was {when}, and nothing was decided about it"
             ]
-        return "none", ["the schedule was not due then as it stood: nothing was decided about it"]
+        return "none", [
+            "no row of it is left: it was removed, since finished runs are kept for a time (`keep_runs`, `keep` of the "
+            "job), or the schedule was not due then as it stood, and nothing was decided about it"
+        ]
 
     def _tell_none(self, spans: Sequence[NamedTime]) -> Answer:
         if self._rule is None:

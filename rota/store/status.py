@@ -6,14 +6,17 @@ ledger. What has ended is counted among the latest 10,000 runs.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, desc, func, select
 
+from rota.model.findings import sort_findings
 from rota.model.instants import format_instant
 from rota.model.states import JobState, RunState
 from rota.store.database import Database, now_of
 from rota.store.health import check_health, show_health
+from rota.store.long_transactions import find_long_transactions
 from rota.store.nodes import list_nodes
 from rota.store.runs import read_runs
 from rota.store.shown import shown
@@ -95,7 +98,10 @@ def read_status(database: Database) -> dict[str, Any]:
     found = database.read(read)
     for part in ("running", "late", "failed"):
         found[part] = read_runs(database, found[part])
-    return found | {"nodes": list_nodes(database), "findings": show_health(check_health(database))["findings"]}
+    health = check_health(database)
+    if (long := find_long_transactions(database)) is not None:
+        health = replace(health, findings=tuple(sort_findings([*health.findings, long])))
+    return found | {"nodes": list_nodes(database), "findings": show_health(health)["findings"]}
 
 
 def _show_overdue(row: Any) -> dict[str, Any]:

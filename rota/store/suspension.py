@@ -32,14 +32,14 @@ from rota.store.database import Database
 from rota.store.events import tell_change
 from rota.store.nodes import read_node
 from rota.store.pools import read_servers, serving
-from rota.store.shown import say_moment, shown
+from rota.store.shown import say_moment, show_document, shown
 from rota.store.tables import event, job, node, pool, run, schedule
 from rota.store.types import AnyRow, db_now
 from rota.store.wakeup import announce
 
 PAGE_MAX = 1000
 
-_POOL_HINT = "a pool is known once a node works for it: `rota pool list` shows them"
+POOL_HINT = "a pool is known once a node works for it, or `rota pool create` made it: `rota pool list` shows them"
 _is_paused = pool.c.state == JobState.PAUSED.value
 
 
@@ -164,8 +164,8 @@ def _set_pool(database: Database, name: str, statement: Any, became: str, actor:
             announce(connection)
         row = connection.execute(READ_POOL, {"of_pool": name}).one_or_none()
         if row is None:
-            raise NotFound("pool", name, _POOL_HINT)
-        return _show_pools(connection, [row])[0]
+            raise NotFound("pool", name, POOL_HINT)
+        return show_pools(connection, [row])[0]
 
     return database.write(change, repeatable=True)
 
@@ -174,12 +174,13 @@ def list_pools(database: Database, *, after: str = "", limit: int = PAGE_MAX) ->
     """Return up to ``limit`` pools whose names come after ``after``, in the order of their names."""
 
     def read(connection: Connection) -> list[dict[str, Any]]:
-        return _show_pools(connection, connection.execute(LIST_POOLS, {"after": after, "limit": limit}).all())
+        return show_pools(connection, connection.execute(LIST_POOLS, {"after": after, "limit": limit}).all())
 
     return database.read(read)
 
 
-def _show_pools(connection: Connection, rows: Any) -> list[dict[str, Any]]:
+def show_pools(connection: Connection, rows: Any) -> list[dict[str, Any]]:
+    """Show pools with the words of the doors: the nodes that claim for each, and how many runs are ready."""
     servers = read_servers(connection)
     views: list[dict[str, Any]] = []
     for row in rows:
@@ -193,6 +194,9 @@ def _show_pools(connection: Connection, rows: Any) -> list[dict[str, Any]]:
                 "nodes": sorted(server.name for server in alive),
                 "slots": sum(server.slots for server in alive),
                 "ready": connection.execute(COUNT_READY, {"of_pool": row.name}).scalar_one(),
+                "members": show_document(row.members) or [],
+                "patterns": show_document(row.patterns) or [],
+                "labels": show_document(row.labels) or {},
                 "created_at": row.created_at,
             }
         )

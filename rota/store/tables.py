@@ -22,20 +22,24 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     UniqueConstraint,
+    literal_column,
     text,
 )
 
+from rota.model.concurrency import CONCURRENCY_RANGES, RUNNING_MAX
 from rota.model.durations import DURATION_SECONDS_MAX
 from rota.model.job import LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, PRIORITY_MAX
 from rota.model.limits import RANGES as LIMIT_RANGES
 from rota.model.slot_rule import CatchUpOrder, OnClosed
 from rota.model.states import AttemptState, Delivery, JobState, NodeState, RunState
 from rota.model.timing import Fold, Gap
-from rota.store.types import Blob, Id, Instant, LongText, Name, Number, Token, Word, YesNo
+from rota.store.types import Blob, Id, Instant, LongText, Name, Number, Token, Word, YesNo, seconds_since_1970
 
 # Far above what any run reaches, and far below where counting one further is an error.
 COUNT_MAX = 1_000_000_000
 VERSION_MAX = 1_000_000_000_000_000
+
+PRIORITY_SECONDS = 600  # of waiting, that a step of priority counts like
 
 metadata = MetaData(
     naming_convention={
@@ -102,6 +106,10 @@ pool = Table(
     Column("state", Word, nullable=False, server_default=JobState.ACTIVE.value),  # paused: none of its runs start
     Column("paused_at", Instant),
     Column("paused_by", Name),
+    # Which nodes serve it besides those that say so themselves: what matches any of these. JSON, NULL: none.
+    Column("members", LongText),  # list of names
+    Column("patterns", LongText),  # list of patterns for names
+    Column("labels", LongText),  # object: nodes that have all of them
     _one_of("state", JobState),
     **_MYSQL,
 )
@@ -128,6 +136,10 @@ node = Table(
     Column("lease_ends_at", Instant),  # NULL once it has said goodbye
     Column("drain_asked_at", Instant),  # whoever goes by this name claims nothing until it is resumed
     Column("drain_asked_by", Name),
+    Column("labels", LongText),  # JSON object; NULL: it did not say
+    Column("skew_seconds", Number),  # its clock less the database's, as measured last; NULL: not measured
+    Column("own_pools", LongText),  # JSON list of those of its pools that it names itself; NULL: all of them
+    Column("zone_data_version", Name),  # of the rules of time zones by which it fires; NULL: it did not say
     _one_of("state", NodeState),
     **_MYSQL,
 )
@@ -179,6 +191,18 @@ job = Table(
     Column("startup", Word),  # warm, cold; NULL: warm
     Column("connection", Name),  # of a job of SQL: rota, or one of the node's configuration
     Column("executor", Word),  # process, thread, async; NULL: process
+    Column("runs_on", Word),  # any, all: on how many nodes of its pool; NULL: any, and never all before
+    Column("max_parallel", Integer),  # of the runs of one slot on all nodes
+    Column("prefer", LongText),  # JSON list of names of nodes and labels K=V: these first
+    Column("exclude", LongText),  # likewise: never these
+    Column("retry_node", Word),  # any, other: where an attempt after a bad one goes first; NULL: any
+    Column("max_running", Integer),  # of its runs at once, in the whole cluster
+    Column("mutexes", LongText),  # JSON list of names: its runs hold all of them, alone
+    Column("concurrency_key", Name),  # the argument whose value is the key of a run
+    Column("max_per_key", Integer),  # of its runs of one key at once
+    Column("rate_count", Integer),  # so many starts
+    Column("rate_seconds", Number),  # in any stretch of so long
+    Column("keep", LongText),  # JSON object: seconds that runs are kept, by how they ended; null is for ever
     Column("revision", Integer, nullable=False),
     Column("declared", LongText),  # the definition as code last declared it; differs from the row once it was edited
     Column("declared_by", Name),  # the module that did
@@ -195,6 +219,7 @@ job = Table(
     *(rule for name, (low, high) in LIMIT_RANGES.items() for rule in _within(low, high, name)),
     *_within(0, DURATION_SECONDS_MAX, "deadline_seconds", "breaker_pause_seconds"),
     *_within(0, COUNT_MAX, "failures_in_row"),
+    *(rule for name, (low, high) in CONCURRENCY_RANGES.items() for rule in _within(low, high, name)),
     **_MYSQL,
 )
 
@@ -264,6 +289,12 @@ Index(
     sqlite_where=schedule.c.skips_in_row >= text("3"),
 )
 
+_URGENCY = (
+    seconds_since_1970(literal_column("run_at"))
+    - literal_column(f"{PRIORITY_SECONDS} * priority", Integer)
+    + literal_column("coalesce(behind_seconds, 0)", Integer)
+)
+
 run = Table(
     "rota_run",
     metadata,
@@ -280,7 +311,7 @@ run = Table(
     Column("target_node", Name, nullable=False),  # '' for any; never NULL, so that uniqueness holds
     Column("request_id", Token, unique=True),  # made by whoever enqueues: a repeated enqueue is the same run
     Column("run_key", Name),
-    Column("active_key", Name),  # run_key while unfinished, else NULL: one unfinished run per job and key
+    Column("active_key", Name),  # run_key while the run holds it, else NULL: one holder per job and key
     Column("state", Word, nullable=False),
     Column("reason", Word, nullable=False),
     Column("reason_text", LongText, nullable=False),
@@ -288,7 +319,10 @@ run = Table(
     Column("result", LongText),
     Column("pool", Name, nullable=False),
     Column("priority", Integer, nullable=False),
-    Column("urgency", Integer, Computed("-priority", persisted=True)),  # ascending, so that one index serves the claim
+    # The order of claims, ascending: a moment in seconds since 1970. Each step of priority counts like ten minutes of
+    # waiting, so that nothing waits for ever.
+    Column("urgency", Id, Computed(_URGENCY, persisted=True)),
+    Column("behind_seconds", Integer),  # put back in that order, or forward, for a fair share between keys; NULL: not
     Column("delivery", Word, nullable=False),
     Column("requested_by", Name, nullable=False),
     Column("enqueued_at", Instant, nullable=False),
@@ -323,6 +357,22 @@ run = Table(
     Column("progress_message", LongText),
     Column("progress_at", Instant),
     Column("checkpoint", LongText),  # JSON that the next attempt begins from
+    Column("group_id", Token),  # the same for the runs of one slot, or of one request, on all nodes
+    Column("concurrency_key", Name),
+    # The same while unfinished, else NULL.
+    Column(
+        "open_concurrency_key",
+        Name,
+        Computed("case when finished_at is null then concurrency_key end", persisted=True),
+    ),
+    Column("unique_seconds", Number),  # its key holds so long after it was asked for; -1: for ever; NULL: till its end
+    Column("avoid_node", Name),  # where its last attempt ended badly: others first
+    # job_id while ready, of a run with a concurrency key; else NULL.
+    Column(
+        "ready_key_job_id",
+        Id,
+        Computed("case when state = 'ready' and concurrency_key is not null then job_id end", persisted=True),
+    ),
     UniqueConstraint("schedule_id", "slot_at", "target_node", name="rota_run_slot"),
     UniqueConstraint("job_id", "active_key", name="rota_run_active_key"),
     _one_of("state", RunState),
@@ -335,6 +385,8 @@ run = Table(
     *_within(0, 1, "progress"),
     *_within(0, DURATION_SECONDS_MAX, "retry_delay_seconds"),
     *_within(-1, COUNT_MAX, "retries"),
+    *_within(-1, DURATION_SECONDS_MAX, "unique_seconds"),
+    *_within(-COUNT_MAX, COUNT_MAX, "behind_seconds"),
     **_MYSQL,
 )
 # Serves FIND_CLAIMABLE: all equalities first, then its order. Only ready runs are in it where the database can say so.
@@ -366,6 +418,72 @@ Index(
 )
 # Serves `run list --job`, and the last run of a job.
 Index("rota_run_job", run.c.job_id, run.c.id)
+
+# Serves the fair share between keys: what is asked for last with a key.
+Index(
+    "rota_run_concurrency_key",
+    run.c.open_concurrency_key,
+    run.c.job_id,
+    run.c.urgency,
+    postgresql_where=run.c.open_concurrency_key.isnot(None),
+    sqlite_where=run.c.open_concurrency_key.isnot(None),
+)
+# Likewise: what would be claimed first of a job whose keys share.
+Index(
+    "rota_run_ready_key",
+    run.c.ready_key_job_id,
+    run.c.priority,
+    run.c.urgency,
+    postgresql_where=run.c.ready_key_job_id.isnot(None),
+    sqlite_where=run.c.ready_key_job_id.isnot(None),
+)
+# Serves the runs of one group.
+Index(
+    "rota_run_group",
+    run.c.group_id,
+    postgresql_where=run.c.group_id.isnot(None),
+    sqlite_where=run.c.group_id.isnot(None),
+)
+
+# For whatever locks a node's own runs on MySQL and MariaDB, which lock each row that they look at: by another index,
+# such as that of all running ones, a node would wait for what any other has locked, and all of them for one that froze.
+BY_CLAIM_ALONE = "force index (rota_run_claim_id_key)"
+BY_ID_ALONE = "force index (primary)"
+
+# The places that limits have: taken by a claim, given back when it ends. A limit of N has the numbers 1 to N.
+permit = Table(
+    "rota_permit",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("scope", Word, nullable=False),  # job, mutex, key, group, rate
+    Column("job_id", Id, nullable=False),  # 0 for a mutex, which many jobs share
+    Column("name", Name, nullable=False),  # of the mutex, the key or the group; '' for a job's own
+    Column("number", Integer, nullable=False),
+    Column("claim_id", Token),  # who has it; NULL: nobody
+    Column("taken_at", Instant),
+    Column("free_at", Instant),  # of a rate: until then it counts as taken, whatever became of the claim
+    UniqueConstraint("scope", "job_id", "name", "number", name="rota_permit_number"),
+    *_within(1, RUNNING_MAX, "number"),
+    **_MYSQL,
+)
+# Serves giving back, and what a claim leaves out, FULL_JOBS and the others: few are taken, among many that are not.
+Index(
+    "rota_permit_claim",
+    permit.c.claim_id,
+    permit.c.scope,
+    permit.c.job_id,
+    permit.c.name,
+    postgresql_where=permit.c.claim_id.isnot(None),
+    sqlite_where=permit.c.claim_id.isnot(None),
+)
+# Serves SPENT_JOBS, and the look.
+Index(
+    "rota_permit_free",
+    permit.c.free_at,
+    permit.c.job_id,
+    postgresql_where=permit.c.free_at.isnot(None),
+    sqlite_where=permit.c.free_at.isnot(None),
+)
 
 attempt = Table(
     "rota_attempt",

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, StatementError
 
+from rota import crash
 from rota.errors import Invalid, Preempted, StateError
 from rota.model.durations import format_duration
 from rota.model.run import End
@@ -86,7 +87,9 @@ class JobTransaction:
                 raise Undone(str(error)) from error
             if not is_current:
                 raise Preempted(self._run_id, self._fence)
+            crash.at("transaction.written")
             connection.commit()
+            crash.at("transaction.committed")
 
     def close(self) -> None:
         """Give the connection back; what was not committed is undone."""

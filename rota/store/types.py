@@ -18,6 +18,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Double,
+    Insert,
     Integer,
     LargeBinary,
     String,
@@ -124,6 +125,51 @@ def _now_mysql(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
 @compiles(db_now, "sqlite")
 def _now_sqlite(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
     return f"rota_now({compiler.process(element.clauses, **options)})"  # registered on each connection
+
+
+class seconds_since_1970(FunctionElement[int]):  # noqa: N801 - it reads as the SQL function that it is
+    """A moment as whole seconds since 1970 began in UTC; the same on each evaluation, so a column may be made of it."""
+
+    type = BigInteger()
+    inherit_cache = True
+    name = "seconds_since_1970"
+
+
+@compiles(seconds_since_1970, "postgresql")
+def _seconds_postgresql(element: seconds_since_1970, compiler: SQLCompiler, **options: Any) -> str:
+    return f"extract(epoch from {compiler.process(element.clauses, **options)} at time zone 'UTC')::bigint"
+
+
+@compiles(seconds_since_1970, "mysql")
+@compiles(seconds_since_1970, "mariadb")
+def _seconds_mysql(element: seconds_since_1970, compiler: SQLCompiler, **options: Any) -> str:
+    return f"timestampdiff(second, '1970-01-01', {compiler.process(element.clauses, **options)})"
+
+
+@compiles(seconds_since_1970, "sqlite")
+def _seconds_sqlite(element: seconds_since_1970, compiler: SQLCompiler, **options: Any) -> str:
+    return f"cast(strftime('%s', {compiler.process(element.clauses, **options)}) as integer)"
+
+
+class insert_if_new(Insert):  # noqa: N801 - it reads as the SQL statement that it is
+    """An insert that leaves out the rows whose unique key is there already, also one that was committed meanwhile."""
+
+    inherit_cache = True
+
+
+@compiles(insert_if_new, "postgresql")
+@compiles(insert_if_new, "sqlite")
+def _insert_if_new(element: insert_if_new, compiler: SQLCompiler, **options: Any) -> str:
+    text: str = compiler.visit_insert(element, **options)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return f"{text} on conflict do nothing"
+
+
+@compiles(insert_if_new, "mysql")
+@compiles(insert_if_new, "mariadb")
+def _insert_if_new_mysql(element: insert_if_new, compiler: SQLCompiler, **options: Any) -> str:
+    key = f"{element.table.name}.id"  # pyright: ignore[reportAttributeAccessIssue]
+    text: str = compiler.visit_insert(element, **options)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return f"{text} on duplicate key update {key} = {key}"
 
 
 _GIVEN_TYPES: dict[str, tuple[TypeEngine[Any], str, str]] = {

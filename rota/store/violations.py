@@ -43,9 +43,9 @@ VIOLATIONS: dict[str, tuple[str, str]] = {
         " or (state not in ('waiting', 'ready', 'running') and finished_at is null)",
     ),
     "key_held": (
-        "a finished run that still holds its key",
+        "a finished run that still holds its key, which it had until its end",
         "select id as run_id, schedule_id from rota_run"
-        " where state not in ('waiting', 'ready', 'running') and active_key is not null",
+        " where state not in ('waiting', 'ready', 'running') and active_key is not null and unique_seconds is null",
     ),
     "forgotten": (
         "a waiting run at which nobody will look",
@@ -61,6 +61,12 @@ VIOLATIONS: dict[str, tuple[str, str]] = {
         "select r.id as run_id, r.schedule_id from rota_run r where r.state <> coalesce((select e.to_state"
         " from rota_event e where e.id = (select max(l.id) from rota_event l where l.run_id = r.id)), '')",
     ),
+    "permit_stray": (
+        "a permit that is taken by no claim that goes on",
+        "select cast(null as decimal(20)) as run_id, cast(null as decimal(20)) as schedule_id from rota_permit p"
+        " where p.claim_id is not null and p.scope <> 'rate' and not exists"
+        " (select 1 from rota_run r where r.claim_id = p.claim_id and r.state = 'running')",
+    ),
     "cursor_behind": (
         "a schedule that has decided a slot which its cursor has not passed",
         "select r.id as run_id, r.schedule_id from rota_run r join rota_schedule s on s.id = r.schedule_id"
@@ -69,8 +75,9 @@ VIOLATIONS: dict[str, tuple[str, str]] = {
     ),
 }
 
-DROP_VIEW = "drop view if exists rota_violations"
-CREATE_VIEW = "create view rota_violations as " + " union all ".join(
+VIEW = "rota_violations"
+DROP_VIEW = f"drop view if exists {VIEW}"
+CREATE_VIEW = f"create view {VIEW} as " + " union all ".join(
     f"select '{rule}' as rule_broken, found.run_id, found.schedule_id from ({query}) found"
     for rule, (_, query) in VIOLATIONS.items()
 )

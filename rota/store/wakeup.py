@@ -24,9 +24,12 @@ DATA_VERSION_SECONDS = 0.05
 
 
 def announce(connection: Connection) -> None:
-    """Wake the waiting nodes when this transaction commits, where the database can. At most once per transaction."""
+    """Wake the waiting nodes when this transaction commits, where the database can. At most once per transaction.
+
+    Not where the server has just refused it for the wake-up: see ``Database.write``.
+    """
     statement = dialect_named(connection.dialect.name).announce
-    if statement is not None:
+    if statement is not None and not connection.get_execution_options().get("rota_quiet"):
         connection.exec_driver_sql(statement)
 
 

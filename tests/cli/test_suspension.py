@@ -10,7 +10,7 @@ import pytest
 from rota.model.run import NodeIdentity
 from rota.store.database import Database
 from rota.store.leases import claim_runs
-from rota.store.nodes import register_node
+from rota.store.nodes import leave_node, register_node
 
 
 @pytest.fixture
@@ -65,6 +65,83 @@ def test_a_pool_is_paused_and_resumed_and_shown_so(rota, node):
     assert "rota pool resume default" in why
     (listed,) = json.loads(rota("pool", "list", "--json").stdout)
     assert (listed["state"], listed["paused_at"], listed["paused_by"]) == ("active", None, None)
+
+
+def test_a_pool_is_created_changed_shown_and_deleted(rota, node):
+    created = rota("pool", "create", "web", "--nodes", "al*", "--label", "gpu=yes")
+    member = rota("pool", "add", "web", "beta")
+    shown = json.loads(rota("pool", "show", "web", "--json").stdout)
+    (_, listed) = json.loads(rota("pool", "list", "--json").stdout)
+    removed = rota("pool", "remove", "web", "beta")
+    edited = json.loads(rota("pool", "edit", "web", "--nodes", "none", "--label", "zone=eu", "--json").stdout)
+    deleted = rota("pool", "delete", "web")
+
+    assert created.stdout == "pool web: 1 nodes serve it: alpha\n"
+    assert member.stdout == "node beta is a member of pool web\n"
+    assert (shown["members"], shown["patterns"], shown["labels"]) == (["beta"], ["al*"], {"gpu": "yes"})
+    assert shown["served_by"] == [{"name": node, "state": "alive", "by": "nodes al*"}]
+    assert listed["members"] == ["beta"]
+    assert removed.stdout == "node beta is no member of pool web any more\n"
+    assert (edited["patterns"], edited["labels"]) == ([], {"zone": "eu"})
+    assert deleted.stdout == "pool web is deleted\n"
+    assert "no pool 'web'" in rota("pool", "show", "web").stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        (["pool", "create", "p", "--label", "gpu"], "labels"),
+        (["pool", "create", "p", "--label", "gpu=yes", "--label", "gpu=no"], "labels"),
+        (["pool", "create", "p", "--nodes", "web["], "nodes"),
+        (["pool", "create", "p", "--member", "a b"], "members"),
+        (["pool", "create", "a b"], "pool"),
+        (["pool", "edit", "default"], "pool"),
+        (["worker", "--label", "gpu"], "--label"),
+        (["tick", "--label", "=yes"], "--label"),
+    ],
+)
+def test_what_is_no_label_or_pattern_is_refused_with_the_rule(rota, node, words, field):
+    result = rota(*words, "--json")
+
+    assert result.exit_code == 2
+    assert json.loads(result.stderr)["error"]["field"] == field
+
+
+@pytest.mark.parametrize(
+    "words", [["add", "p", "a"], ["remove", "p", "a"], ["delete", "p"], ["edit", "p", "--nodes", "x"]]
+)
+def test_a_pool_that_does_not_exist_is_not_found(rota, words):
+    result = rota("pool", *words)
+
+    assert result.exit_code == 1
+    assert "no pool 'p'" in result.stderr
+
+
+def test_a_job_of_a_pool_that_does_not_exist_is_taken_with_a_warning(rota, node):
+    added = rota("job", "add", "x", "--shell", "true", "--pool", "nowhere")
+    edited = rota("job", "edit", "x", "--timeout", "5m")
+    check = rota("check")
+    sound = rota("job", "add", "y", "--shell", "true", "--pool", "default")
+
+    for result in (added, edited):
+        assert result.exit_code == 0
+        assert result.stderr.startswith("there is no pool nowhere yet, and no node serves it: start one with")
+    assert check.exit_code == 1
+    assert "there is no pool nowhere yet" in check.stdout
+    assert sound.stderr == ""
+
+
+def test_a_node_that_is_alive_is_not_forgotten_and_one_that_is_gone_is(rota, node, url):
+    refused = rota("node", "forget", node)
+    database = Database(url)
+    leave_node(database, NodeIdentity(node, "holder", "boot"))
+    database.close()
+    forgotten = rota("node", "forget", node)
+
+    assert (refused.exit_code, forgotten.exit_code) == (1, 0)
+    assert "is alive" in refused.stderr
+    assert forgotten.stdout == f"node {node} is forgotten\n"
+    assert json.loads(rota("node", "list", "--json").stdout) == []
 
 
 def test_before_a_node_has_worked_there_is_no_pool_to_list_or_pause(rota):

@@ -18,13 +18,14 @@ JOB_FLAGS = (
     "--retries --retry-delay --backoff --retry-delay-max --retry-on --no-retry-on --deadline "
     "--no-op-exit-code --cancel-exit-code --breaker-failures --breaker-pause --lease --priority --stdin --cwd "
     "--run-as --run-as-group --memory-max --cpu-max --open-files-max --processes-max --nice --ionice "
-    "--umask --variable --secret --startup --executor"
+    "--umask --variable --secret --startup --executor --on --max-parallel --prefer --exclude --retry-node "
+    "--max-running --mutex --concurrency-key --max-per-key --rate --keep"
 )
 FLAGS = {
-    "up": "--demo --seconds --name --pool --slots -I -m --lease --poll --drain-timeout --on-term --state-dir "
+    "up": "--demo --seconds --name --pool --label --slots -I -m --lease --poll --drain-timeout --on-term --state-dir "
     "--log-file",
-    "worker": "--name --pool --slots -I -m --lease --poll --drain-timeout --on-term --state-dir --log-file",
-    "tick": "--name --pool --slots -I -m --lease --poll --drain-timeout --on-term --state-dir --log-file",
+    "worker": "--name --pool --label --slots -I -m --lease --poll --drain-timeout --on-term --state-dir --log-file",
+    "tick": "--name --pool --label --slots -I -m --lease --poll --drain-timeout --on-term --state-dir --log-file",
     "status": "",
     "check": "--nagios --warning-late --critical-late",
     "job add": f"{JOB_FLAGS} --if-exists",
@@ -34,7 +35,8 @@ FLAGS = {
     "job pause": "",
     "job resume": "",
     "job delete": "",
-    "job run": "--args --at --in --start-within --key --priority --retries --retry-delay --wait --follow",
+    "job run": "--args --at --in --start-within --key --unique-for --priority --retries --retry-delay "
+               "--concurrency-key --wait --follow",
     "schedule add": "--cron --every --at --interval --weekly --tz --gap --fold --anchor --start --end "
                     "--first-run --calendar --on-closed --delay --jitter --start-within --catch-up "
                     "--catch-up-limit --catch-up-order --overlap --args --if-exists",
@@ -52,7 +54,7 @@ FLAGS = {
     "calendar show": "",
     "calendar delete": "",
     "forecast": "--days --job",
-    "run list": "--job --schedule --state --since --limit --before",
+    "run list": "--job --group --schedule --state --since --limit --before",
     "run show": "",
     "run wait": "--timeout",
     "run logs": "--attempt --stream -f --follow --times --search --raw",
@@ -66,9 +68,16 @@ FLAGS = {
     "node show": "",
     "node drain": "",
     "node resume": "",
+    "node forget": "",
     "pool list": "",
     "pool pause": "",
     "pool resume": "",
+    "pool create": "--member --nodes --label --if-exists",
+    "pool edit": "--member --nodes --label",
+    "pool add": "",
+    "pool remove": "",
+    "pool show": "",
+    "pool delete": "",
     "why run": "",
     "why job": "",
     "why schedule": "",

@@ -76,6 +76,13 @@ REFUSED: dict[str, tuple[Act, str]] = {
     "args above 1 MiB": (enqueue({"x": "y" * 1024 * 1024}), "args"),
     "args too deep": (enqueue({"x": DEEP}), "args"),
     "key with a control character": (enqueue(key="a\0b"), "key"),
+    "unique_for without a key": (enqueue(unique_for="1h"), "unique_for"),
+    "unique_for 0s": (enqueue(key="k", unique_for=0), "unique_for"),
+    "unique_for eternity": (enqueue(key="k", unique_for="eternity"), "unique_for"),
+    "unique_for of many without a key": (
+        lambda rota: rota.enqueue_many([{"job": "job", "unique_for": "1h"}]),
+        "unique_for",
+    ),
     "delay -1d": (enqueue(delay="-1d"), "delay"),
     "a moment and a delay": (enqueue(at="2030-01-01", delay=5), "delay"),
     "at that is no time": (enqueue(at="tomorrow"), "at"),

@@ -216,6 +216,33 @@ def test_a_run_whose_arguments_were_broken_by_hand_fails_and_the_next_one_is_tak
     assert "arguments are not JSON" in broken.show()["reason"]["text"]
 
 
+@pytest.mark.parametrize(
+    ("column", "text", "said"),
+    [
+        ("variables", "[1]", "is not a JSON object"),
+        ("secrets", "no list", "secrets"),
+        ("mutexes", "{", "mutexes"),
+        ("prefer", "web1", "prefer"),
+        ("retry_node", "elsewhere", "it is any or other"),
+    ],
+)
+@pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
+def test_a_run_whose_job_was_broken_by_hand_fails_as_at_a_worker_and_the_next_one_is_taken(
+    rota: Rota, ledger: Ledger, job: str, column: str, text: str, said: str, delivery: str
+) -> None:
+    rota.jobs.add("odd", shell="true", delivery=delivery)
+    broken, good = rota.enqueue("odd"), rota.enqueue(job)
+    ledger.set_job("odd", **{column: text})
+
+    claim = poll(rota)
+
+    assert claim.run_id == good.id
+    shown = broken.show()
+    assert (shown["state"], shown["reason"]["code"]) == ("failed", "start_error")
+    assert said in shown["reason"]["text"]
+    assert ledger.violations() == []
+
+
 def test_polling_fires_schedules_and_rescues_where_no_worker_does(
     rota: Rota, job: str, ledger: Ledger, clock: Clock
 ) -> None:

@@ -119,11 +119,18 @@ def test_a_run_is_asked_for_by_the_functions_own_arguments(rota: Rota) -> None:
     rota.declare()
 
     handle = job.enqueue(
-        day="2026-11-19", key="sales-2026-11-19", delay="1m", priority=3, retries="forever", retry_delay=5
+        day="2026-11-19",
+        key="sales-2026-11-19",
+        unique_for="1h",
+        delay="1m",
+        priority=3,
+        retries="forever",
+        retry_delay=5,
     )
 
     view = handle.show()
     assert (view["args"], view["key"], view["priority"]) == ({"day": "2026-11-19"}, "sales-2026-11-19", 3)
+    assert view["unique_for"] == 3600
     assert (view["retries"], view["retry_delay"]) == ("forever", 5)
     assert view["run_at"] == "2026-11-02T12:01:00.000000Z"
 
@@ -148,12 +155,12 @@ def test_a_run_is_asked_for_in_the_callers_transaction(rota: Rota, database_url:
     with engine.connect() as tx:
         job.using(tx).enqueue(day="lost")
         tx.rollback()
-        handle = job.using(tx).enqueue(day="kept", key="k")
+        handle = job.using(tx).enqueue(day="kept", key="k", unique_for="forever")
         tx.commit()
     engine.dispose()
 
     assert [view["args"] for view in rota.runs.list()] == [{"day": "kept"}]
-    assert handle.show()["key"] == "k"
+    assert (handle.show()["key"], handle.show()["key_until"]) == ("k", "forever")
 
 
 def test_only_what_is_given_is_declared(rota: Rota) -> None:

@@ -62,13 +62,19 @@ def test_many_requests_give_their_handles_in_order(rota: Rota, job: str) -> None
     rota.jobs.add("other", shell="true")
 
     handles = rota.enqueue_many(
-        [(job, {"n": 0}), {"job": "other", "key": "k"}, {"job": job, "args": {"n": 2}, "delay": 60}, ("other", None)]
+        [
+            (job, {"n": 0}),
+            {"job": "other", "key": "k", "unique_for": "1d"},
+            {"job": job, "args": {"n": 2}, "delay": 60},
+            ("other", None),
+        ]
     )
 
     views = [handle.show() for handle in handles]
     assert [view["job"] for view in views] == ["job", "other", "job", "other"]
     assert [view["args"] for view in views] == [{"n": 0}, {}, {"n": 2}, {}]
     assert [view["key"] for view in views] == [None, "k", None, None]
+    assert [view["unique_for"] for view in views] == [None, 86400, None, None]
     assert rota.enqueue_many([]) == []
 
 

@@ -113,11 +113,10 @@ def test_what_is_no_transaction_is_refused(rota: Rota, engine: Engine) -> None:
         rota.using(engine)
 
 
+@pytest.mark.only_on("postgresql")
 def test_a_key_given_back_within_the_transaction_that_asks_for_it_is_a_conflict(
     rota: Rota, engine: Engine, ledger: Ledger, job: str
 ) -> None:
-    if engine.dialect.name != "postgresql":
-        pytest.skip("the insert locks the run that holds the key, so that it cannot end in between")
     holder = rota.enqueue(job, key="k")
 
     with engine.begin() as tx:

@@ -59,8 +59,8 @@ class Worker:
     def ready(self) -> Worker:
         """Wait until it works."""
         assert self.process.stdout is not None
-        name = self.process.stdout.readline()
-        assert name, f"the worker did not start: {(self.folder / 'stderr').read_text()}{self.log()}"
+        self.goes_by = self.process.stdout.readline().strip()  # the name that the cluster knows it by
+        assert self.goes_by, f"the worker did not start: {(self.folder / 'stderr').read_text()}{self.log()}"
         return self
 
     @property
@@ -146,9 +146,17 @@ class Cluster:
     # -- making things
 
     def begin(self, name: str, **values: Any) -> Worker:
-        """Begin to start a worker; ``ready`` waits for it. Started again under its name it is the same machine."""
+        """Begin to start a worker; ``ready`` waits for it. Started again under its name it is the same machine.
+
+        ``goes_by=None`` has it find a name for itself.
+        """
         values.setdefault("database_url", self.url)
-        values = {"name": name, "state_dir": str(self.folder / name), "grace_seconds": 1.0, **values}
+        values = {
+            "name": values.pop("goes_by", name),
+            "state_dir": str(self.folder / name),
+            "grace_seconds": 1.0,
+            **values,
+        }
         worker = Worker(self.folder / name, values)
         self.workers.append(worker)
         return worker

@@ -111,7 +111,6 @@ def test_a_stopped_job_keeps_its_lease_until_its_time_limit_or_a_cancellation(cl
     cluster.wait_for_death(started.pid)
 
 
-@pytest.mark.every_database
 @pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
 def test_of_a_job_that_clings_to_life_nothing_is_left_five_seconds_after_the_grace(
     cluster: Cluster, delivery: str

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from sqlalchemy import NullPool, create_engine, func, select
 
 from rota.store.tables import output
@@ -54,7 +53,6 @@ def test_a_flood_on_both_streams_ends_is_kept_within_the_cap_and_costs_the_worke
     assert worker.trouble() == []
 
 
-@pytest.mark.every_database
 def test_a_worker_with_twenty_jobs_has_two_connections_and_no_transaction_open(cluster: Cluster) -> None:
     cluster.add_shell("waits", 'note start; while [ ! -e "$FOLDER/go" ]; do sleep 0.05; done')
     worker = cluster.start("a", slots=20)

@@ -149,7 +149,6 @@ def await_parent(cluster: Cluster) -> int:
     return cluster.wait(seen, "a warm parent has forked a job")
 
 
-@pytest.mark.every_database
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("startup", ["warm", "cold"])
 def test_what_a_job_says_of_its_secrets_is_nowhere(cluster: Cluster, startup: str, fails: bool) -> None:

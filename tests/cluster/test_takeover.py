@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
+import sys
 
 import pytest
 
@@ -19,6 +21,15 @@ from tests.execution.harness import is_alive
 LEASE_SECONDS = 3.0
 # Its first attempt stays until it is killed, with something detached; any later one ends at once.
 STAYS_ONCE = "setsid sleep 300 & note start; note detached $!; test $ROTA_ATTEMPT -gt 1 || sleep 300; kill $!; note end"
+
+# A system outside that has a column for the fence, and takes no lower one than it has seen.
+WRITES_UNDER_ITS_FENCE = """
+import os, sqlite3, sys
+outside = sqlite3.connect(os.environ["FOLDER"] + "/outside.db", isolation_level=None)
+mine = {"fence": int(os.environ["ROTA_FENCE"]), "attempt": int(os.environ["ROTA_ATTEMPT"])}
+done = outside.execute("update held set fence = :fence, attempt = :attempt where fence <= :fence", mine)
+sys.exit(0 if done.rowcount else 1)
+"""
 
 
 def start_on_first(cluster: Cluster, line: str = STAYS_ONCE, **columns: object) -> tuple[Worker, Worker, int, Entry]:
@@ -150,6 +161,36 @@ def test_a_guardian_that_stays_stopped_holds_no_slot_after_its_lease(cluster: Cl
     cluster.wait(lambda: cluster.attempts(run_id)[0].orphan_at, "the late end is kept")
     assert [a.state for a in cluster.attempts(run_id)] == ["lost", "succeeded"]
     assert alone.stop() == 0
+
+
+def test_a_job_that_nobody_is_left_to_kill_is_refused_by_what_has_seen_a_higher_fence(cluster: Cluster) -> None:
+    (cluster.folder / "write.py").write_text(WRITES_UNDER_ITS_FENCE)
+    with sqlite3.connect(cluster.folder / "outside.db") as outside:
+        outside.execute("create table held (fence integer, attempt integer)")
+        outside.execute("insert into held values (0, 0)")
+    waits = 'test $ROTA_ATTEMPT -gt 1 || while [ ! -e "$FOLDER/go" ]; do sleep 0.05; done'
+    write = f'if "{sys.executable}" "$FOLDER/write.py"; then note written; else note refused; fi'
+    cluster.add_shell("writes", f"note start; {waits}; {write}")
+    first = cluster.start("a", lease_seconds=LEASE_SECONDS, slots=1)
+    (run_id,) = cluster.enqueue("writes")
+    started = cluster.wait_for_note("start", run_id)
+    stopped = (first.pid, first.nursery_pid, parent_of(started.pid))
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+
+    cluster.start("b", lease_seconds=LEASE_SECONDS)
+    written = cluster.wait_for_note("written", run_id, attempt=2)
+    assert is_alive(started.pid)
+    (cluster.folder / "go").touch()
+    refused = cluster.wait_for_note("refused", run_id, attempt=1)
+
+    assert refused.fence < written.fence
+    with sqlite3.connect(cluster.folder / "outside.db") as outside:
+        assert outside.execute("select * from held").fetchall() == [(written.fence, 2)]
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
+    assert cluster.wait_for_end(run_id) == {"succeeded"}
+    assert [attempt.state for attempt in cluster.attempts(run_id)] == ["lost", "succeeded"]
 
 
 def test_a_run_that_may_run_once_only_ends_lost_when_its_worker_died_after_the_start_mark(cluster: Cluster) -> None:

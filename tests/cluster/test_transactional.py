@@ -43,7 +43,6 @@ def renewed_at(cluster: Cluster) -> Any:
     return cluster.database.read(lambda c: c.execute(select(node.c.seen_at).where(node.c.name == "a")).scalar_one())
 
 
-@pytest.mark.every_database
 def test_killed_at_every_statement_its_rows_are_there_exactly_when_it_succeeded(kept: Cluster) -> None:
     add(kept, "keep")
     kept.start("a", slots=3)
@@ -90,7 +89,6 @@ def test_only_what_ends_well_is_kept(kept: Cluster, how: str, state: str, rows: 
     assert worker.trouble() == []
 
 
-@pytest.mark.every_database
 def test_of_one_that_returns_because_it_is_told_to_stop_nothing_is_kept(kept: Cluster) -> None:
     add(kept, "keep_when_stopped")
     worker = kept.start("a", grace_seconds=20.0)
@@ -120,9 +118,8 @@ def test_the_end_of_its_process_is_added_when_it_comes(kept: Cluster) -> None:
     assert worker.trouble() == []
 
 
+@pytest.mark.only_on("postgresql", "mariadb", "mysql")
 def test_who_took_it_over_lets_the_process_of_one_that_has_committed_end_by_itself(kept: Cluster) -> None:
-    if kept.database.dialect.one_writer:
-        pytest.skip("one writer at a time: nobody takes over what is in a transaction")
     add(kept, "keep_and", lease_seconds=30.0)
     first = kept.start("a", lease_seconds=3.0)
     (run_id,) = kept.enqueue("keep_and", args={"how": "wait and linger"})
@@ -143,9 +140,8 @@ def test_who_took_it_over_lets_the_process_of_one_that_has_committed_end_by_itse
     assert "belongs to another node" not in worker.log()
 
 
+@pytest.mark.only_on("postgresql", "mariadb", "mysql")
 def test_cancelled_before_its_end_it_leaves_nothing(kept: Cluster) -> None:
-    if kept.database.dialect.one_writer:
-        pytest.skip("one writer at a time: who cancels waits for the job")
     add(kept, "keep_and", lease_seconds=3.0)
     kept.start("a", lease_seconds=3.0)
     (run_id,) = kept.enqueue("keep_and", args={"how": "wait"})
@@ -158,11 +154,9 @@ def test_cancelled_before_its_end_it_leaves_nothing(kept: Cluster) -> None:
     assert rows_of(kept, run_id) == 0
 
 
-@pytest.mark.every_database
+@pytest.mark.only_on("postgresql", "mariadb", "mysql")
 def test_a_zombie_commits_nothing_once_its_run_is_with_another_node(kept: Cluster) -> None:
     """The machine is stopped with the job in its transaction, past its lease, and goes on when the run has ended."""
-    if kept.database.dialect.one_writer:
-        pytest.skip("one writer at a time: while it stands still, nobody else writes")
     add(kept, "keep_when_told", lease_seconds=3.0, timeout_seconds=None)
     first = kept.start("a", lease_seconds=3.0)
     (run_id,) = kept.enqueue("keep_when_told")
@@ -189,9 +183,8 @@ def test_a_zombie_commits_nothing_once_its_run_is_with_another_node(kept: Cluste
             os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.only_on("postgresql")
 def test_what_a_job_locks_is_let_go_when_its_machine_vanishes_and_not_while_it_computes(kept: Cluster) -> None:
-    if kept.database.dialect.name != "postgresql":
-        pytest.skip("no other server can be asked to")
     transaction = JobTransaction(kept.url, claim_id="none", run_id=1, fence=1)
 
     def shown(connection: Connection) -> list[str]:
@@ -203,7 +196,7 @@ def test_what_a_job_locks_is_let_go_when_its_machine_vanishes_and_not_while_it_c
     transaction.close()
 
 
-@pytest.mark.every_database
+@pytest.mark.only_on("postgresql", "mariadb", "mysql")
 @pytest.mark.parametrize(
     ("how", "attempts"),
     [("lock", ["lost", "succeeded"]), ("commit", ["lost", "succeeded"]), ("answer", ["succeeded"])],
@@ -212,8 +205,6 @@ def test_what_the_database_undoes_is_done_again_and_what_it_has_done_is_not(
     kept: Cluster, how: str, attempts: list[str]
 ) -> None:
     """A lock that is not had, a connection lost before COMMIT, and the answer to one lost; without any retries."""
-    if kept.database.dialect.one_writer:
-        pytest.skip("one writer at a time, in a file: there is no connection to lose")
     add(kept, "keep_and_lose")
     (run_id,) = kept.enqueue("keep_and_lose", args={"how": how})
     with kept.database.engine.connect() as holder:

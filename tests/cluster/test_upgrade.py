@@ -35,7 +35,6 @@ def version_of(cluster: Cluster) -> str:
     return cluster.database.read(lambda c: c.execute(select(node.c.version)).scalar_one())
 
 
-@pytest.mark.every_database
 @pytest.mark.parametrize("seconds", [0, pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(300)])])
 def test_twenty_jobs_live_through_an_upgrade_and_a_crash_of_their_worker(cluster: Cluster, seconds: int) -> None:
     library = cluster.folder / "lib"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -35,6 +36,9 @@ from tests.docs.pages import (
 
 RUN_PAGES = [page for page in PAGES if any(block.language in RUN_LANGUAGES for block in find_blocks(page))]
 README_PROMISES_WITHIN = 40
+SCENARIOS = FOLDER / "scenarios.md"
+SCENARIOS_COUNT = 92
+OPEN = "**open**"
 
 
 def name_of(page: Path) -> str:
@@ -97,6 +101,50 @@ def test_every_test_that_a_page_names_is_there(page: Path) -> None:
     }
 
     assert named - there == set()
+
+
+def read_scenarios() -> list[tuple[int, str]]:
+    """Return the number of each row of the scenarios, and what it says that proves it."""
+    rows = re.findall(r"^\| *\d.*$", SCENARIOS.read_text(encoding="utf-8"), re.MULTILINE)
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert [row for row in cells if len(row) != 4 or not all(row)] == [], "four cells, and none is empty"
+    return [(int(number), proof) for number, _, _, proof in cells]
+
+
+def read_names_of_functions(path: Path) -> set[str]:
+    """Return the functions of a module, not those that it only mentions."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []
+    return {statement.name for statement in body if isinstance(statement, ast.FunctionDef)}
+
+
+def test_the_scenarios_are_numbered_from_1_to_92() -> None:
+    assert [number for number, _ in read_scenarios()] == list(range(1, SCENARIOS_COUNT + 1))
+
+
+def test_every_test_that_is_to_show_a_scenario_is_there() -> None:
+    named = [word.split("::") for _, proof in read_scenarios() for word in re.findall(r"`(tests/[^`]+)`", proof)]
+    there = {path: read_names_of_functions(ROOT / path) for path, *_ in named}
+
+    assert len(named) > SCENARIOS_COUNT
+    assert [name for name in named if not name[-1].startswith("test_") or name[-1] not in there[name[0]]] == []
+
+
+def test_a_scenario_is_shown_by_a_test_or_says_what_is_open_and_why() -> None:
+    for number, proof in read_scenarios():
+        shown, mark, reason = proof.partition(OPEN)
+        assert mark or "::test_" in shown, f"{number} is neither shown nor open"
+        assert not mark or re.match(r": \S+ \S+ \S+", reason), f"{number} is open, and does not say why"
+
+
+def test_the_scenarios_are_counted_as_they_are() -> None:
+    proofs = [proof for _, proof in read_scenarios()]
+    is_open, in_part = (
+        sum(OPEN in proof and proof.startswith(OPEN) is whole for proof in proofs) for whole in (True, False)
+    )
+    shown = SCENARIOS_COUNT - is_open - in_part
+
+    told = f"{shown} of the {SCENARIOS_COUNT} are shown, {in_part} are shown in part, {is_open} are open"
+    assert told in SCENARIOS.read_text(encoding="utf-8")
 
 
 def leads_somewhere(page: Path, link: str) -> bool:

@@ -11,13 +11,13 @@ import pytest
 from rota.engine import bookkeeper as bookkeeper_module
 from rota.engine import books as books_module
 from rota.engine import scheduler as scheduler_module
-from rota.engine.bookkeeper import Idle
+from rota.engine.bookkeeper import Idle, RenewalWanted
 from rota.errors import DatabaseRefused, DatabaseUnavailable
 from rota.model.run import End, NewRun, Written
 from rota.model.states import RunState
 from rota.store.database import Database
 from rota.store.endings import Delivered
-from rota.store.interventions import cancel_run
+from rota.store.interventions import cancel_run, freeze_run, thaw_run
 from rota.store.nodes import read_node
 from tests.clock import BEGINNING
 from tests.engine.node import Node
@@ -62,6 +62,19 @@ def test_no_more_is_claimed_than_there_are_free_slots(ledger: Ledger, job: int) 
 
     node.end(node.started[0])
     assert len(node.started) == 3
+
+
+def test_nodes_that_have_nothing_to_do_look_again_at_times_spread_by_chance(node: Node) -> None:
+    node.settle()
+    poll_seconds = node.database.dialect.poll_seconds
+    waits: list[float] = []
+    for _ in range(20):
+        before = time.monotonic()
+        node.round()
+        waits.append(node.bookkeeper._look_at - before)
+
+    assert min(waits) >= poll_seconds * (1 - bookkeeper_module.POLL_SPREAD)
+    assert max(waits) - min(waits) > poll_seconds * bookkeeper_module.POLL_SPREAD / 4
 
 
 def test_an_end_is_acknowledged_once_it_is_committed(node: Node, job: int) -> None:
@@ -124,6 +137,28 @@ def test_a_run_that_is_cancelled_before_its_start_mark_is_not_started(
 
     assert node.started == []
     assert (node.ledger.run(run_id).state, node.bookkeeper.held_count) == ("cancelled", 0)
+
+
+def test_renewals_are_asked_for_until_guardians_were_told_to_freeze_and_to_thaw(node: Node, job: int) -> None:
+    run_ids = node.ledger.enqueue_many([NewRun("job")] * 2)
+    node.settle()
+    asked: list[bool] = []
+
+    def look() -> None:
+        asked.append(any(isinstance(message, RenewalWanted) for message in node.round()))
+
+    freeze_run(node.ledger.database, run_ids[0], actor="ann")
+    look()
+    look()  # somebody had the row locked, so the renewal passed over it
+    node.bookkeeper.hear_frozen(frozenset(run_ids[:1]))
+    look()
+    thaw_run(node.ledger.database, run_ids[0], actor="ann")
+    freeze_run(node.ledger.database, run_ids[1], actor="ann")
+    look()  # as many as before, and others
+    node.bookkeeper.hear_frozen(frozenset(run_ids[1:]))
+    look()
+
+    assert asked == [True, True, False, True, False]
 
 
 def test_one_end_that_the_database_refuses_keeps_no_other_from_it(node: Node, job: int) -> None:
@@ -270,10 +305,10 @@ def test_an_end_that_is_refused_is_kept_and_holds_up_nobody_else(
     claims = {claim.run_id: claim for claim in node.started}
     end_runs = books_module.end_runs
 
-    def refuse(database: Database, ends: list[End]) -> Delivered:
+    def refuse(database: Database, ends: list[End], *, waits: bool) -> Delivered:
         if any(end.run_id == refused_id for end in ends):
             raise DatabaseRefused("no right to do this")
-        return end_runs(database, ends)
+        return end_runs(database, ends, waits=waits)
 
     with monkeypatch.context() as patched:
         patched.setattr(books_module, "end_runs", refuse)

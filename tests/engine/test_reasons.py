@@ -11,11 +11,13 @@ from rota.model.calendars import Calendar
 from rota.model.reasons import Reason
 from rota.model.states import RunState
 from rota.store.calendars import add_calendar
+from rota.store.forgetting import forget_node
 from rota.store.interventions import cancel_run, mark_succeeded, rerun_run, skip_run
 from rota.store.schedules import pause_schedule, resume_schedule
 from tests.clock import BEGINNING
 from tests.engine.node import Node
 from tests.store.ledger import LEASE_SECONDS
+from tests.store.living import start_node, stop_node
 
 Scenario = Callable[[Node], None]
 
@@ -193,6 +195,15 @@ def _(node: Node) -> None:
     node.round()
 
 
+@produces(Reason.NODE_FORGOTTEN, RunState.MISSED)
+def _(node: Node) -> None:
+    start_node(node.ledger, "b")
+    stop_node(node.ledger, "b")
+    node.ledger.add_job()
+    node.ledger.set_run(node.ledger.enqueue(), target_node="b")
+    forget_node(node.database, "b", actor="ann")
+
+
 @produces(Reason.CATCH_UP_LATEST, RunState.MISSED)
 def _(node: Node) -> None:
     schedule(node, start_within_seconds=3600.0)
@@ -204,6 +215,13 @@ def _(node: Node) -> None:
 def _(node: Node) -> None:
     schedule(node, catch_up="none", start_within_seconds=3600.0)
     node.ledger.clock.advance(minutes=5)
+    node.round()
+
+
+@produces(Reason.NO_NODE, RunState.MISSED)
+def _(node: Node) -> None:
+    node.ledger.add_job(runs_on="all", pool="empty")
+    node.ledger.add_schedule(next_slot_at=BEGINNING)
     node.round()
 
 

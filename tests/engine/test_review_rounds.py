@@ -15,12 +15,14 @@ import pytest
 
 from rota.engine.node import GOODBYE_SECONDS, is_dead_process, process_started, this_boot
 from rota.engine.node import Node as WholeNode
+from rota.engine.renewer import RenewalAsked
 from rota.engine.watch import Watch
 from rota.errors import DatabaseUnavailable
-from rota.model.run import End
+from rota.execution.linux import boottime
+from rota.model.run import End, NewRun
 from rota.model.states import NodeState
 from tests.engine.node import Node
-from tests.store.ledger import Ledger, identity_of
+from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of
 
 
 @pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
@@ -55,9 +57,8 @@ def test_a_run_that_got_no_guardian_on_its_machine_is_started_again_and_spends_n
     assert node.start_one().attempt == 2
 
 
+@pytest.mark.only_on("postgresql", "mariadb", "mysql")
 def test_a_due_run_that_somebody_has_locked_does_not_make_the_node_spin(node: Node, ledger: Ledger) -> None:
-    if ledger.database.dialect.name == "sqlite":
-        pytest.skip("one row cannot be locked there")
     ledger.add_job()
     run_id = ledger.enqueue(in_seconds=1.0)
     ledger.clock.advance(seconds=2)
@@ -99,6 +100,45 @@ def test_a_run_that_cannot_be_started_ends_and_the_watch_lives(
 
     assert [(end.kind, end.claim_id) for end in deaf.ends] == [("not_started", claim.claim_id)]
     assert watch.count == 0
+
+
+class Answering(Deaf):
+    """A crew whose guardians have answered, as told, and a renewer that notes what it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard_at: dict[str, float] = {}
+        self.asked: list[set[str]] = []
+
+    def start(self, _order: object) -> None:
+        pass
+
+    def answered(self, since: float) -> set[str]:
+        return {claim_id for claim_id, moment in self.heard_at.items() if moment >= since}
+
+    def ask(self, asked: RenewalAsked | None = None) -> None:
+        if asked is not None:
+            self.asked.append(set(asked.claims))
+
+
+def test_renewals_that_follow_each_other_at_once_leave_no_guardian_out_but_one_that_is_silent(
+    node: Node, ledger: Ledger
+) -> None:
+    ledger.add_job()
+    ledger.enqueue_many([NewRun("job")] * 2)
+    node.settle()
+    crew = Answering()
+    watch = Watch(cast("Any", crew), node.settings, "a")
+    answering, silent = node.started
+    for claim in node.started:
+        watch._start(claim, boottime() + LEASE_SECONDS, cast("Any", crew))
+    crew.heard_at = {answering.claim_id: boottime(), silent.claim_id: boottime() - LEASE_SECONDS / 3 - 1}
+    watch._asked_at = boottime()
+
+    for _ in range(2):  # nobody has had time to answer in between
+        watch._renew(crew)
+
+    assert crew.asked == [{answering.claim_id}] * 2
 
 
 def test_a_worker_that_lost_its_name_while_the_database_is_away_lives_and_asks_again(

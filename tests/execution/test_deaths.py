@@ -4,17 +4,40 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
+
+import pytest
 
 from rota.execution import crew as crew_module
 from rota.execution.linux import boottime
 from rota.execution.order import Ended
-from tests.execution.harness import Harness, WorkerProcess, count_files, is_alive, wait_until
+from tests.execution.harness import ROOT, Harness, WorkerProcess, count_files, is_alive, wait_until
 
 # A job that detaches a grandchild, and tells both pids.
 DETACHING = "setsid sleep 1000 & echo $$ $! > {0}/new; mv {0}/new {0}/pids; exec sleep 1000"
+
+# A crew whose nursery may make no more processes for a while; not as root, whom that does not bind.
+WITHOUT_PROCESSES = """
+import resource, sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from tests.execution.harness import Harness
+harness = Harness(Path({folder!r}))
+nursery, limit = harness.crew.nursery_pid, resource.RLIMIT_NPROC
+_, before = resource.prlimit(nursery, limit, (0, resource.prlimit(nursery, limit)[1]))
+outcome = harness.run("true")
+print(outcome.ended, outcome.error_type)
+resource.prlimit(nursery, limit, (before, before))
+outcome = harness.run("true")
+print(outcome.ended, outcome.error_type)
+harness.crew.close()
+"""
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to become another user")
 
 
 def _detached_pids(folder: Path) -> list[int]:
@@ -293,6 +316,27 @@ def test_an_order_that_no_guardian_took_is_not_started(harness: Harness, folder:
     assert (outcome.ended, outcome.error_type) == ("not_started", "GuardianNotStarted")
     assert not (folder / "ran").exists()
     assert harness.run("true").exit_code == 0
+
+
+@as_root
+@pytest.mark.usefixtures("alone_as_nobody")
+def test_an_order_for_which_no_guardian_could_be_forked_is_not_started(folder: Path) -> None:
+    (folder / "w").mkdir()
+    shutil.chown(folder / "w", "nobody")
+    program = WITHOUT_PROCESSES.format(root=str(ROOT), folder=str(folder / "w"))
+
+    # This Python may lie where only root reads.
+    nobody = (
+        "setpriv",
+        "--reuid=nobody",
+        "--clear-groups",
+        "--inh-caps=+dac_override",
+        "--ambient-caps=+dac_override",
+    )
+    told = subprocess.run([*nobody, sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert told.stdout.splitlines() == ["not_started GuardianNotStarted", "exited None"], told.stderr
+    assert "Resource temporarily unavailable" in (folder / "w" / "nursery.log").read_text()
 
 
 def test_the_job_of_a_killed_guardian_is_gone_at_once(harness: Harness, folder: Path) -> None:

@@ -22,7 +22,7 @@ from tests.execution.test_python_job import FACTS
 
 # What a job's process may import of Rota under another Python, and what these bring along.
 LENT = [
-    "rota", "rota.errors", "rota.execution.context", "rota.execution.inline", "rota.execution.python_job",
+    "rota", "rota.crash", "rota.errors", "rota.execution.context", "rota.execution.inline", "rota.execution.python_job",
     "rota.execution.report", "rota.execution.wire", "rota.model.documents", "rota.model.durations",
     "rota.model.outcomes",
 ]  # fmt: skip

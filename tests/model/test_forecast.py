@@ -206,3 +206,15 @@ def test_thousands_of_schedules_take_seconds() -> None:
 
     assert sum(slots_of(forecast)) == 5000 + 100 * 86399
     assert spent < 10
+
+
+def test_a_slot_on_all_nodes_is_one_slot_and_a_run_on_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    every_minute = replace(subject("* * * * *", seconds=20.0), runs_per_slot=3)
+    visited = look(every_minute)
+    monkeypatch.setattr("rota.model.forecast.VISITED_PER_HOUR_MAX", 10)
+    counted = look(every_minute)
+
+    assert slots_of(visited) == slots_of(counted) == [60] * 24
+    assert {hour.runs for hour in (*visited.hours, *counted.hours)} == {180}
+    assert in_use(visited.hours[3])[:3] == in_use(counted.hours[3])[:3] == (180, 3600.0, 3)
+    assert {hour.runs for hour in look(replace(every_minute, runs_per_slot=0)).hours} == {0}

@@ -22,6 +22,7 @@ from rota.model.documents import (
 )
 from rota.model.durations import DURATION_SECONDS_MAX, format_duration, parse_duration
 from rota.model.instants import check_zone, format_instant, parse_instant
+from rota.model.keeping import KEEP_DEFAULT, check_keep_setting, format_keep
 from rota.model.names import check_name, check_pool
 
 AMSTERDAM = ZoneInfo("Europe/Amsterdam")
@@ -322,3 +323,19 @@ def test_arguments_are_a_json_object() -> None:
     for text in ("[]", "1", '"x"'):
         with pytest.raises(Invalid, match="JSON object"):
             check_arguments_text("args", text)
+
+
+def test_how_long_runs_are_kept_is_read_back_as_it_is_written():
+    wanted = check_keep_setting("keep_runs", "failed=90d,lost=forever")
+
+    assert wanted == {**KEEP_DEFAULT, "failed": 90 * 86400.0, "lost": None}
+    assert check_keep_setting("keep_runs", format_keep(wanted)) == wanted
+    assert check_keep_setting("keep_runs", {"failed": "90d", "lost": "forever"}) == wanted
+    assert set(check_keep_setting("keep_runs", "7d").values()) == {7 * 86400.0}
+    assert set(check_keep_setting("keep_runs", "forever").values()) == {None}
+
+
+@pytest.mark.parametrize("value", ["soon", "eaten=5d", "failed=", "30s", [], {"failed": "soon"}, "failed=90d,lost"])
+def test_how_long_runs_are_kept_is_refused_where_it_cannot_be_read(value: object):
+    with pytest.raises(Invalid, match="keep_runs"):
+        check_keep_setting("keep_runs", value)

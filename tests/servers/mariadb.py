@@ -106,8 +106,10 @@ AnyServer = TypeVar("AnyServer", bound=MariaDB)
 
 
 @contextlib.contextmanager
-def mariadb_server(*, durable: bool = False, prepare: Prepare | None = None) -> Iterator[MariaDB]:
-    """Run a MariaDB server for as long as the block lasts.
+def mariadb_server(
+    *, durable: bool = False, prepare: Prepare | None = None, place: Path | None = None
+) -> Iterator[MariaDB]:
+    """Run a MariaDB server for as long as the block lasts, with its data below ``place``, small there.
 
     Raises:
         Unavailable: it is not installed.
@@ -115,7 +117,10 @@ def mariadb_server(*, durable: bool = False, prepare: Prepare | None = None) -> 
     program, installer, version = find_programs()
     install = [installer, "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]
     start = [program, "--skip-name-resolve"]
-    with run_server(MariaDB, version, install, start, durable=durable, prepare=prepare) as server:
+    if place is not None:
+        small = ["--innodb-log-file-size=8M", "--innodb-undo-tablespaces=0"]
+        install, start = install + small, start + small
+    with run_server(MariaDB, version, install, start, durable=durable, prepare=prepare, place=place) as server:
         yield server
 
 
@@ -128,19 +133,21 @@ def run_server(
     *,
     durable: bool,
     prepare: Prepare | None,
+    place: Path | None = None,
 ) -> Iterator[AnyServer]:
     """Run a server of MariaDB's family for as long as the block lasts."""
     user = choose_user("mysql", "nobody")
     with server_folder(user) as folder:
-        home = folder / "home"  # everything that belongs to the server's user
+        home = (place or folder) / "home"  # everything that belongs to the server's user
         home.mkdir(mode=0o755)
         # Temporary files of a server vanish where others tidy the folder for all.
-        (home / "tmp").mkdir()
+        temporary = folder / "tmp"  # which is on another disk than the data, often enough
+        temporary.mkdir()
         if user is not None:
             shutil.chown(home, user, None)
-            shutil.chown(home / "tmp", user, None)
+            shutil.chown(temporary, user, None)
         # That no file with options is read must be said first.
-        common = ["--no-defaults", f"--datadir={home / 'data'}", f"--tmpdir={home / 'tmp'}"]
+        common = ["--no-defaults", f"--datadir={home / 'data'}", f"--tmpdir={temporary}"]
         run_once(user, [install[0], *common, *install[1:]])
         port = free_port()
         args = [
@@ -150,7 +157,7 @@ def run_server(
         if not durable:
             # The zone is a strange one on purpose: Rota must not depend on the server's.
             args += [
-                "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0", "--innodb-buffer-pool-size=64M",
+                "--innodb-flush-log-at-trx-commit=2", "--innodb-doublewrite=0", "--innodb-buffer-pool-size=64M",
                 "--max-connections=400", "--skip-log-bin", "--default-time-zone=+05:30",
             ]  # fmt: skip
 

@@ -67,8 +67,10 @@ class PostgreSQL(Server):
 
 
 @contextlib.contextmanager
-def postgresql_server(*, durable: bool = False, prepare: Prepare | None = None) -> Iterator[PostgreSQL]:
-    """Run a PostgreSQL server for as long as the block lasts.
+def postgresql_server(
+    *, durable: bool = False, prepare: Prepare | None = None, place: Path | None = None
+) -> Iterator[PostgreSQL]:
+    """Run a PostgreSQL server for as long as the block lasts, with its data below ``place``.
 
     Raises:
         Unavailable: there are no binaries of a version that Rota supports.
@@ -79,36 +81,70 @@ def postgresql_server(*, durable: bool = False, prepare: Prepare | None = None) 
         if not _may_run(user, binaries / "postgres"):
             # A checkout below root's home: its virtual environment is out of reach for any other user.
             binaries = copy_wheel(binaries, folder / "install")
-        data = folder / "data"
+        data = (place or folder) / "data"
         data.mkdir(mode=0o700)
         if user is not None:
             shutil.chown(data, user, None)
         initdb = [binaries / "initdb", "-D", data, "-U", "rota", "-A", "trust", "-E", "UTF8", "--locale=C"]
         run_once(user, initdb if durable else [*initdb, "--no-sync"])
-        port = free_port()
-        settings = {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": ""}
-        if not durable:
-            # The zone is a strange one on purpose: Rota must not depend on the server's.
-            settings |= {
-                "max_connections": "300",
-                "timezone": "Asia/Kolkata",
-                "fsync": "off",
-                "full_page_writes": "off",
-            }
-        args = [binaries / "postgres", "-D", data, *(f"--{name}={value}" for name, value in settings.items())]
-
-        server = PostgreSQL(
-            f"postgresql+psycopg://rota@127.0.0.1:{port}/postgres", f"PostgreSQL {version} ({whence})", prepare
-        )
-        server.process = ServerProcess(
-            args, user=user, log=folder / "log", is_ready=lambda: _answers(server), stop_with=signal.SIGINT
-        )
-        server.process.start()
-        try:
+        origin = f"PostgreSQL {version} ({whence})"
+        with _serve(binaries, folder, data, user, origin, prepare, durable=durable) as server:
             yield server
-        finally:
-            server.close()
-            server.process.stop()
+
+
+@contextlib.contextmanager
+def standby_of(primary: PostgreSQL) -> Iterator[PostgreSQL]:
+    """Run a standby that follows ``primary``, and may be promoted, for as long as the block lasts.
+
+    Raises:
+        Unavailable: what copies a server is not there.
+    """
+    binaries, version, whence = find_binaries()
+    if not (binaries / "pg_basebackup").exists():
+        raise Unavailable(f"pg_basebackup not found in {binaries}: {INSTALL}")
+    user = choose_user("postgres", "nobody")
+    with server_folder(user) as folder:
+        if not _may_run(user, binaries / "postgres"):
+            binaries = copy_wheel(binaries, folder / "install")
+        data = folder / "data"
+        data.mkdir(mode=0o700)
+        if user is not None:
+            shutil.chown(data, user, None)
+        port = primary.admin_url.rpartition(":")[2].partition("/")[0]
+        copy = [binaries / "pg_basebackup", "-h", "127.0.0.1", "-p", port, "-U", "rota", "-D", data]
+        run_once(user, [*copy, "-R", "-X", "stream", "-c", "fast", "--no-sync"])
+        origin = f"PostgreSQL {version} ({whence}), standby"
+        with _serve(binaries, folder, data, user, origin, None, durable=False) as server:
+            yield server
+
+
+@contextlib.contextmanager
+def _serve(
+    binaries: Path, folder: Path, data: Path, user: str | None, origin: str, prepare: Prepare | None, *, durable: bool
+) -> Iterator[PostgreSQL]:
+    """Run the server whose data are there, with its log in ``folder``."""
+    port = free_port()
+    settings = {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": ""}
+    if not durable:
+        # The zone is a strange one on purpose: Rota must not depend on the server's.
+        settings |= {
+            "max_connections": "300",
+            "timezone": "Asia/Kolkata",
+            "fsync": "off",
+            "full_page_writes": "off",
+        }
+    args = [binaries / "postgres", "-D", data, *(f"--{name}={value}" for name, value in settings.items())]
+
+    server = PostgreSQL(f"postgresql+psycopg://rota@127.0.0.1:{port}/postgres", origin, prepare)
+    server.process = ServerProcess(
+        args, user=user, log=folder / "log", is_ready=lambda: _answers(server), stop_with=signal.SIGINT
+    )
+    server.process.start()
+    try:
+        yield server
+    finally:
+        server.close()
+        server.process.stop()
 
 
 def copy_wheel(binaries: Path, folder: Path) -> Path:

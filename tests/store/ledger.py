@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import event as engine_event
 from sqlalchemy import insert, select, text, update
 
 from rota.model.environment import NO_ENVIRONMENTS, Environments
+from rota.model.placement import NO_LABELS
 from rota.model.run import Claim, End, NewRun, NodeIdentity
 from rota.model.states import RunState
 from rota.model.transcript import arrange, join
@@ -118,9 +119,10 @@ class Ledger:
         database: Database | None = None,
         environments: Environments = NO_ENVIRONMENTS,
         secrets: Sequence[str] = (),
+        labels: Mapping[str, str] = NO_LABELS,
     ) -> list[Claim]:
         using = database or self.database
-        return claim_runs(using, identity_of(node), pools, limit, lease_seconds, environments, secrets)
+        return claim_runs(using, identity_of(node), pools, limit, lease_seconds, environments, secrets, labels)
 
     def claim_one(self, node: str = "a", **options: Any) -> Claim:
         (claim,) = self.claim(node, 1, **options)

@@ -14,6 +14,7 @@ def start_node(
     pools: tuple[str, ...] = ("default",),
     slots: int = 4,
     environments: tuple[str, ...] = (),
+    zone_data_version: str | None = None,
 ) -> None:
     """Register a node, or let it come back: alive for one lease from now."""
     register_node(
@@ -25,6 +26,7 @@ def start_node(
         pools=pools,
         slots=slots,
         environments=environments,
+        zone_data_version=zone_data_version,
         version="0.1.0",
         lease_seconds=LEASE_SECONDS,
         wanted=name,

@@ -174,7 +174,7 @@ def test_a_request_whose_commit_answer_was_lost_makes_one_run(ledger: Ledger) ->
     ledger.add_job()
 
     with commit_breaks(ledger.database, "after") as broken:
-        (run_id,) = request_runs(ledger.database, [NewRun("job")])
+        ((run_id, _),) = request_runs(ledger.database, [NewRun("job")])
 
     assert broken == ["after"]
     assert [row.id for row in ledger.runs()] == [run_id]
@@ -184,7 +184,7 @@ def test_a_request_that_was_not_committed_is_sent_again(ledger: Ledger) -> None:
     ledger.add_job()
 
     with commit_breaks(ledger.database, "before") as broken:
-        (run_id,) = request_runs(ledger.database, [NewRun("job")])
+        ((run_id, _),) = request_runs(ledger.database, [NewRun("job")])
 
     assert broken == ["before"]
     assert [row.id for row in ledger.runs()] == [run_id]
@@ -214,7 +214,7 @@ def test_a_large_batch_is_stored_whole(ledger: Ledger) -> None:
     ledger.add_job()
     wanted = [NewRun("job", args=f'{{"n": {number}, "text": "{"x" * 200}"}}') for number in range(2500)]
 
-    ids = request_runs(ledger.database, wanted)
+    ids = [made.run_id for made in request_runs(ledger.database, wanted)]
 
     assert len(set(ids)) == 2500
     assert ledger.run(ids[1234]).args == wanted[1234].args

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, NullPool, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from rota.errors import ConfigError, DatabaseRefused, DatabaseUnavailable, NotSupported
@@ -149,6 +149,25 @@ def test_a_connection_that_the_server_has_ended_is_made_anew(
     assert names(database) == ["one"]
 
 
+def test_a_server_that_has_become_read_only_is_left_for_a_new_connection(
+    database: Database, database_kind: str
+) -> None:
+    if database_kind != "postgresql":
+        pytest.skip("elsewhere no single transaction can be made to fail so")
+    asked: list[int] = []
+
+    def work(connection: Connection) -> None:
+        asked.append(connection.exec_driver_sql("select pg_backend_pid()").scalar_one())
+        if len(asked) == 1:
+            connection.exec_driver_sql("set transaction read only")
+        connection.execute(INSERT, {"name": "one"})
+
+    database.write(work, repeatable=True)
+
+    assert len(set(asked)) == len(asked) == 2
+    assert names(database) == ["one"]
+
+
 def make_deadlock(database: Database, pauses: Pauses, times: int) -> Any:
     """Return work that meets passing trouble at its first ``times`` tries, in the words of its database."""
     import sqlite3
@@ -211,6 +230,57 @@ def test_a_deadlock_is_answered_by_doing_the_whole_again(database: Database, pau
 
     assert names(database) == ["try 4"]
     assert database.retries == len(pauses) == 3
+
+
+SHORT_WAITS = {
+    "postgresql": "set lock_timeout = '100ms'",
+    "mariadb": "set session innodb_lock_wait_timeout = 1",
+    "mysql": "set session innodb_lock_wait_timeout = 1",
+}
+
+
+def test_a_write_that_waited_too_long_for_a_row_is_undone_as_a_whole_before_it_is_done_again(
+    database_url: str, database_kind: str
+) -> None:
+    if database_kind not in SHORT_WAITS:
+        pytest.skip("there a write waits before its first statement only")
+    holder = create_engine(database_url, poolclass=NullPool).connect()
+    troubles: list[object] = []
+    tries: list[int] = []
+
+    def shorten_waits(connection: Any, _record: Any) -> None:
+        connection.cursor().execute(SHORT_WAITS[database_kind])
+
+    def let_go(_seconds: float) -> None:
+        """Give the row free once its writer has given up: between two tries."""
+        if len(tries) == 2:
+            holder.rollback()
+
+    def note(context: Any) -> None:
+        error = context.original_exception
+        troubles.append(error.sqlstate if database_kind == "postgresql" else error.args[0])
+
+    def work(connection: Connection) -> None:
+        tries.append(1)
+        connection.execute(text("insert into rota_event (at, kind) values ('2026-11-02 12:00:00.000000', 'health')"))
+        connection.execute(text("update rota_pool set paused_by = concat(paused_by, '+') where name = 'locked'"))
+
+    database = Database(database_url, sleep=let_go)
+    event.listen(database.engine, "connect", shorten_waits)
+    event.listen(database.engine, "handle_error", note)
+    add(database, "locked")
+    database.write(lambda c: c.execute(text("update rota_pool set paused_by = ''")), repeatable=True)
+    holder.exec_driver_sql("select id from rota_pool where name = 'locked' for update")
+
+    database.write(work, repeatable=False)
+
+    # MySQL and MariaDB undo that one statement only, and leave the transaction open with what came before it.
+    assert troubles == ["55P03" if database_kind == "postgresql" else 1205] * 2
+    assert len(tries) == 3
+    assert database.read(lambda c: c.execute(text("select count(*) from rota_event")).scalar()) == 1
+    assert database.read(lambda c: c.execute(text("select paused_by from rota_pool")).scalar()) == "+"
+    holder.close()
+    database.close()
 
 
 def test_tries_after_a_deadlock_end_and_wait_longer_each_time(database: Database, pauses: Pauses) -> None:
@@ -390,6 +460,19 @@ def test_sqlite_keeps_its_promises_on_each_connection(database: Database, databa
         }[database_kind]
         found = [database.write(lambda c: c.exec_driver_sql(isolation).scalar(), repeatable=True)]
         assert [value.replace("-", " ").lower() for value in found] == ["read committed"]
+
+
+def test_mariadb_is_asked_for_no_rows_of_what_it_writes_as_mysql_has_none_to_give(
+    database: Database, database_kind: str
+) -> None:
+    if database_kind not in {"mysql", "mariadb"}:
+        pytest.skip("of those that go by the name mysql")
+
+    with pytest.raises(AssertionError, match="MySQL has no RETURNING"):
+        database.write(
+            lambda connection: connection.execute(text(f"{INSERT.text} returning id"), {"name": "one"}),
+            repeatable=False,
+        )
 
 
 def test_a_mistake_in_the_given_rows_is_seen_not_swallowed(database: Database, database_kind: str) -> None:

@@ -105,6 +105,7 @@ def test_errors_of_postgresql_mean_what_they_say(error: Exception, trouble: Trou
         (1213, Trouble.AGAIN),
         (1205, Trouble.AGAIN),
         (1020, Trouble.AGAIN),
+        (1467, Trouble.AGAIN),  # a deadlock at the lock for the next id
         (3101, Trouble.AGAIN),  # certification in a group of servers
         (2006, Trouble.GONE),
         (2013, Trouble.GONE),

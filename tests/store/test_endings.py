@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from rota.model.run import End, NewRun, Written
 from rota.store.advancing import advance_runs
+from rota.store.database import Database
 from rota.store.endings import end_runs, rescue_runs, surrender_runs
-from rota.store.interventions import mark_succeeded, rerun_run
-from rota.store.leases import mark_started
+from rota.store.interventions import cancel_run, mark_succeeded, rerun_run
+from rota.store.leases import mark_started, renew_claims
+from rota.store.moves import APPLY_MOVES
 from tests.store.ledger import LEASE_SECONDS, Ledger, statements_of
-from tests.store.trouble import commit_breaks
+from tests.store.trouble import commit_breaks, forget_row_locks
 
 
 def rescue(ledger: Ledger, rescuer: str = "b") -> int:
@@ -458,6 +463,21 @@ def test_the_same_claim_brings_the_truth_about_a_lost_run_late(
     assert ledger.value("select count(*) from rota_output") == 1
 
 
+@pytest.mark.parametrize(("kind", "facts"), [("lease_over", {}), ("released", {"exit_code": 1})])
+def test_an_end_by_which_a_run_is_lost_is_no_truth_about_it_when_it_comes_again(
+    ledger: Ledger, kind: str, facts: dict[str, int]
+) -> None:
+    claim = ledger.start_one(delivery="at_most_once")
+
+    with commit_breaks(ledger.database, "after") as broken:
+        ledger.end(claim, kind, **facts)
+    ledger.end(claim, kind, **facts)
+
+    assert broken
+    assert ledger.run(claim.run_id).state == "lost"
+    assert ledger.history(claim.run_id)[-1][:2] == ("running", "lost")
+
+
 def test_the_truth_comes_too_late_once_an_operator_has_decided(ledger: Ledger) -> None:
     claim = ledger.start_one(delivery="at_most_once")
     outlive_lease(ledger)
@@ -486,8 +506,8 @@ def test_the_truth_comes_too_late_once_the_run_was_asked_for_again(ledger: Ledge
 def test_a_guardian_that_died_is_a_loss_without_waiting_for_the_lease(ledger: Ledger) -> None:
     claim = ledger.start_one()
 
-    assert surrender_runs(ledger.database, [claim.claim_id], actor="a") == 1
-    assert surrender_runs(ledger.database, [claim.claim_id], actor="a") == 0
+    assert surrender_runs(ledger.database, [claim.claim_id], actor="a") == frozenset()
+    assert surrender_runs(ledger.database, [claim.claim_id], actor="a") == frozenset()
 
     row = ledger.run(claim.run_id)
     assert (row.state, row.reason, row.losses) == ("ready", "lease_over", 1)
@@ -499,8 +519,56 @@ def test_a_guardian_that_died_under_an_old_claim_takes_nothing_away(ledger: Ledg
     ledger.end(old, "released")
     ledger.claim_one("b")
 
-    assert surrender_runs(ledger.database, [old.claim_id], actor="a") == 0
+    assert surrender_runs(ledger.database, [old.claim_id], actor="a") == frozenset()
     assert ledger.run(old.run_id).state == "running"
+
+
+def _meanwhile(database: Database, statement: Any, step: Callable[[], object]) -> None:
+    """Do ``step`` once, right before ``statement`` is sent: others have committed what it was decided without."""
+
+    steps = [step]
+
+    def do(_connection: Any, sent: Any, _many: Any, _parameters: Any, _options: Any) -> None:
+        if sent is statement and steps:
+            steps.pop()()
+
+    event.listen(database.engine, "before_execute", do)
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
+def test_a_run_that_is_renewed_while_it_is_rescued_stays_where_rows_cannot_be_locked(
+    ledger: Ledger, database_kind: str, delivery: str
+) -> None:
+    if database_kind == "sqlite":
+        pytest.skip("has one writer at a time")
+    claim = ledger.start_one(delivery=delivery)
+    outlive_lease(ledger)
+    rescuer = ledger.connect()
+    forget_row_locks(rescuer)
+    _meanwhile(rescuer, APPLY_MOVES, lambda: renew_claims(ledger.database, None, [claim.claim_id], LEASE_SECONDS))
+
+    assert rescue_runs(rescuer, rescuer="b") == 0
+    assert ledger.run(claim.run_id).state == "running"
+
+
+@pytest.mark.parametrize("how", ["its end is told", "its lease is over"])
+def test_a_cancellation_is_not_lost_while_an_attempt_ends_where_rows_cannot_be_locked(
+    ledger: Ledger, database_kind: str, how: str
+) -> None:
+    if database_kind == "sqlite":
+        pytest.skip("has one writer at a time")
+    claim = ledger.start_one(retries=1)
+    outlive_lease(ledger)
+    other = ledger.connect()
+    forget_row_locks(other)
+    _meanwhile(other, APPLY_MOVES, lambda: cancel_run(ledger.database, claim.run_id, actor="ann"))
+
+    if how == "its end is told":
+        end_runs(other, [End(claim.claim_id, claim.run_id, "exited", exit_code=1)])
+    else:
+        rescue_runs(other, rescuer="b")
+
+    assert ledger.run(claim.run_id).state == ("failed" if how == "its end is told" else "cancelled")
 
 
 def test_two_rescuers_at_once_have_one_effect(ledger: Ledger) -> None:

@@ -171,6 +171,7 @@ def test_a_pool_that_nobody_serves_is_found_when_there_is_work_for_it(ledger: Le
     assert {name: one.severity.value for name, one in empty.items()} == {
         "pool_empty now": "critical",
         "pool_empty later": "warning",
+        "pool_empty idle": "warning",
     }
     assert empty["pool_empty now"].text == (
         "runs are ready, and no node serves pool now: start one with `rota worker --pool now`"

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
-from collections import Counter
-from collections.abc import Callable
 
 import pytest
+from sqlalchemy import Connection, select
 
 from rota.errors import DatabaseUnavailable
 from rota.model.environment import Environment, Environments
-from rota.model.run import NewRun, NodeIdentity
+from rota.model.run import NewRun
 from rota.model.states import NodeState
 from rota.store.database import Database
+from rota.store.dialects import ClaimForm
 from rota.store.endings import rescue_runs
-from rota.store.leases import claim_runs, mark_started, renew_claims
-from rota.store.tables import node
+from rota.store.leases import FIND_RENEWABLE, Renewal, mark_started, renew_claims
+from rota.store.nodes import list_nodes
+from rota.store.tables import node, run
 from rota.store.wakeup import Pulse
 from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of, statements_of
-from tests.store.trouble import commit_breaks, forget_row_locks
+from tests.store.trouble import commit_breaks
 
 
 def test_the_highest_priority_is_claimed_first_then_the_oldest(ledger: Ledger) -> None:
@@ -397,6 +397,29 @@ def test_a_renewal_keeps_to_the_lease_that_each_guardian_counts_by(ledger: Ledge
     assert ends[short.run_id] == ledger.clock.after(5)
 
 
+def test_a_run_that_somebody_keeps_locked_is_neither_lost_nor_does_it_hold_up_other_leases(
+    ledger: Ledger, pulse: Pulse
+) -> None:
+    if ledger.database.dialect.one_writer:
+        pytest.skip("nobody locks a row there, but all of them")
+    ledger.add_job()
+    ledger.enqueue_many([NewRun("job")] * 2)
+    locked, free = ledger.claim()
+    before = ledger.run(locked.run_id).lease_ends_at
+    ledger.clock.advance(seconds=20)
+
+    def keep_locked(connection: Connection) -> Renewal:
+        connection.execute(select(run.c.id).where(run.c.id == locked.run_id).with_for_update())
+        return renew_claims(pulse, identity_of("a"), [locked.claim_id, free.claim_id], LEASE_SECONDS)
+
+    renewal = ledger.connect().write(keep_locked, repeatable=False)
+
+    assert (renewal.kept, renewal.lost) == ({free.claim_id}, frozenset())
+    assert ledger.run(free.run_id).lease_ends_at == ledger.clock.after(LEASE_SECONDS)
+    assert ledger.run(locked.run_id).lease_ends_at == before
+    assert renew_claims(pulse, identity_of("a"), [locked.claim_id], LEASE_SECONDS).kept == {locked.claim_id}
+
+
 def test_a_renewal_says_what_was_lost(ledger: Ledger, pulse: Pulse) -> None:
     ledger.add_job()
     ledger.enqueue_many([NewRun("job")] * 3)
@@ -430,6 +453,29 @@ def test_a_lease_that_is_over_goes_on_unless_somebody_has_taken_the_run_away(led
     assert ledger.run(taken.run_id).lease_ends_at is None
 
 
+def test_neither_a_renewal_nor_an_end_waits_for_what_another_node_has_locked(
+    ledger: Ledger, pulse: Pulse, database_url: str
+) -> None:
+    if ledger.database.dialect.one_writer:
+        pytest.skip("a file has one lock for all")
+    ledger.add_job()
+    ledger.enqueue_many([NewRun("job")] * 40)
+    theirs, ours = ledger.claim("b", limit=20), ledger.claim("a", limit=20)
+    other = Database(database_url)
+    done: list[int] = []
+
+    def freezes(connection: Connection) -> None:
+        connection.execute(FIND_RENEWABLE, {"claim_ids": [claim.claim_id for claim in theirs]}).all()
+        done.append(len(renew_claims(pulse, identity_of("a"), [each.claim_id for each in ours], LEASE_SECONDS).kept))
+        ledger.end(ours[0])
+
+    other.write(freezes, repeatable=False)
+
+    assert done == [20]
+    assert ledger.run(ours[0].run_id).state == "succeeded"
+    other.close()
+
+
 def test_a_renewal_says_which_runs_are_to_be_cancelled(ledger: Ledger, pulse: Pulse) -> None:
     claim = ledger.start_one()
     ledger.set_run(claim.run_id, cancel_asked_at=ledger.clock.now, cancel_asked_by="ann")
@@ -449,6 +495,16 @@ def test_a_renewal_prolongs_the_node_too(ledger: Ledger, pulse: Pulse) -> None:
     assert renewal.node_state is NodeState.ALIVE
     row = ledger.row(node.select())
     assert (row.seen_at, row.lease_ends_at) == (ledger.clock.now, ledger.clock.after(LEASE_SECONDS))
+
+
+def test_a_node_without_a_good_round_keeps_its_lease_and_shows_its_age(ledger: Ledger, pulse: Pulse) -> None:
+    add_node(ledger)
+
+    renew_claims(pulse, identity_of("a"), [], LEASE_SECONDS, behind_seconds=40.0)
+    ledger.clock.advance(seconds=2)
+
+    (view,) = list_nodes(ledger.database)
+    assert (view["state"], view["seen_seconds"]) == ("alive", 42.0)
 
 
 def test_a_renewal_says_that_the_nodes_name_belongs_to_another_process(ledger: Ledger, pulse: Pulse) -> None:
@@ -482,90 +538,6 @@ def test_a_renewal_whose_answer_was_lost_is_sent_again(ledger: Ledger) -> None:
 # Many at once
 
 
-def race(ledger: Ledger, nodes: int, work: Callable[[Database, str], None]) -> None:
-    """Let ``nodes`` threads, each with connections of its own, do ``work`` at the same time."""
-    together = threading.Barrier(nodes)
-    failures: list[BaseException] = []
-
-    def take_part(name: str, database: Database) -> None:
-        try:
-            together.wait(30)
-            work(database, name)
-        except BaseException as error:  # noqa: BLE001 - raised in the test itself
-            failures.append(error)
-
-    threads = [threading.Thread(target=take_part, args=(f"node-{number}", ledger.connect())) for number in range(nodes)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(100)
-    assert not any(thread.is_alive() for thread in threads)
-    if failures:
-        raise failures[0]
-
-
-def claim_all(ledger: Ledger, nodes: int) -> list[tuple[str, int]]:
-    """Let nodes race until nothing is left, and return who got what."""
-    taken: list[tuple[str, int]] = []
-
-    def work(database: Database, name: str) -> None:
-        misses = 0
-        # Without SKIP LOCKED two nodes choose the same runs, and one of them comes back with nothing.
-        while misses < 20:
-            claims = claim_runs(database, NodeIdentity(name, name, "boot"), ["default"], 7, LEASE_SECONDS)
-            taken.extend((name, claim.run_id) for claim in claims)
-            misses = 0 if claims else misses + 1
-
-    race(ledger, nodes, work)
-    return taken
-
-
-def test_workers_that_race_claim_each_run_once(ledger: Ledger) -> None:
-    ledger.add_job()
-    run_ids = ledger.enqueue_many([NewRun("job")] * 200)
-
-    taken = claim_all(ledger, 2)
-
-    assert Counter(run_id for _, run_id in taken) == Counter(run_ids)
-    for name, run_id in taken:
-        row = ledger.run(run_id)
-        assert (row.node, row.attempt, row.fence) == (name, 1, 1)
-
-
-@pytest.mark.parametrize("skip_locked", [True, False])
-def test_claims_are_unique_on_a_database_that_forgets_row_locks(ledger: Ledger, skip_locked: bool) -> None:
-    ledger.add_job()
-    run_ids = ledger.enqueue_many([NewRun("job")] * 60)
-    connect = ledger.connect
-
-    def connect_to_liar() -> Database:
-        database = connect()
-        database.dialect = dataclasses.replace(database.dialect, skip_locked=skip_locked)
-        forget_row_locks(database)
-        return database
-
-    ledger.connect = connect_to_liar
-    taken = claim_all(ledger, 3)
-
-    assert Counter(run_id for _, run_id in taken) == Counter(run_ids)
-
-
-def test_claiming_without_skip_locked_where_the_database_has_it_is_correct_too(ledger: Ledger) -> None:
-    ledger.add_job()
-    run_ids = ledger.enqueue_many([NewRun("job")] * 60)
-    connect = ledger.connect
-
-    def connect_modestly() -> Database:
-        database = connect()
-        database.dialect = dataclasses.replace(database.dialect, skip_locked=False)
-        return database
-
-    ledger.connect = connect_modestly
-    taken = claim_all(ledger, 2)
-
-    assert Counter(run_id for _, run_id in taken) == Counter(run_ids)
-
-
 @pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
 def test_the_number_of_statements_does_not_depend_on_the_number_of_runs(ledger: Ledger, delivery: str) -> None:
     ledger.add_job(delivery=delivery)
@@ -593,5 +565,5 @@ def test_the_number_of_statements_does_not_depend_on_the_number_of_runs(ledger: 
             counts["end"].add(len(sent))
 
     assert {name: len(found) for name, found in counts.items()} == dict.fromkeys(counts, 1), counts
-    assert counts["claim"] == {5}
+    assert counts["claim"] == {4 if ledger.database.dialect.claim_form is ClaimForm.AT_ONCE else 5}
     assert counts["renew"] == {4}

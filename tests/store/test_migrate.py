@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import CheckConstraint, inspect, text
+from sqlalchemy import CheckConstraint, NullPool, create_engine, event, inspect, text
 
-from rota.errors import DatabaseRefused, DatabaseVersion
+from rota.errors import DatabaseRefused, DatabaseUnavailable, DatabaseVersion
+from rota.store import migrate
 from rota.store.database import Database
 from rota.store.migrate import SCHEMA_VERSION, VERSION_TABLE, check_schema, schema_version, upgrade, upgrade_sql
 from rota.store.tables import metadata
+from tests.servers import Server
 
 # Alembic says so of every generated column that it compares.
 pytestmark = pytest.mark.filterwarnings("ignore:Computed default")
@@ -131,6 +135,140 @@ def test_two_upgrades_at_once_make_one_schema(empty_database_url: str) -> None:
     assert sorted(answers, key=str) == [(SCHEMA_VERSION, SCHEMA_VERSION), (None, SCHEMA_VERSION)]
 
 
+class Killed(BaseException):
+    """Stands for the death of a process: nothing is said to the server but what its end says."""
+
+
+MADE_ANEW = ("urgency", "rota_violations")  # where a later version makes another of the same name
+
+
+def upgrade_with_deaths(database: Database, every: int) -> int:
+    """Upgrade, and die before each statement that no upgrade before has sent, or before every so many of them and
+    those that are told by ``MADE_ANEW``; return how often."""
+    sent: set[tuple[str, str]] = set()
+    deaths = 0
+
+    def count(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
+        known = len(sent)
+        sent.add((statement, repr(parameters)))
+        if len(sent) > known and (len(sent) % every == 0 or any(word in statement for word in MADE_ANEW)):
+            raise Killed
+
+    event.listen(database.engine, "before_cursor_execute", count)
+    try:
+        while True:
+            try:
+                upgrade(database)
+                return deaths
+            except Killed:
+                deaths += 1
+    finally:
+        event.remove(database.engine, "before_cursor_execute", count)
+
+
+def described(database: Database) -> dict[str, str]:
+    """Return what the server says of all that is there, by name."""
+    if database.dialect.name == "sqlite":
+        statement = "select type || ' ' || name, coalesce(sql, '') from sqlite_schema"
+    elif database.dialect.name == "postgresql":
+        statement = (
+            "select concat('column ', table_name, '.', column_name), concat_ws(' ', data_type, is_nullable, "
+            "character_maximum_length, column_default, generation_expression) from information_schema.columns "
+            "where table_schema = 'public' union all select concat('index ', indexname), indexdef from pg_indexes "
+            "where schemaname = 'public' union all select concat('constraint ', conrelid::regclass, ' ', conname), "
+            "pg_get_constraintdef(oid) from pg_constraint where connamespace = 'public'::regnamespace "
+            "union all select concat('view ', viewname), definition from pg_views where schemaname = 'public'"
+        )
+    else:
+        return database.read(_shown_create)
+    return {row[0]: row[1] for row in database.read(lambda connection: connection.execute(text(statement)).all())}
+
+
+def _shown_create(connection: Any) -> dict[str, str]:
+    shown: dict[str, str] = {}
+    (database,) = connection.execute(text("select database()")).one()
+    for name, kind in connection.execute(text("show full tables")).all():
+        what = "view" if kind == "VIEW" else "table"
+        made: str = connection.execute(text(f"show create {what} {name}")).one()[1]
+        shown[f"{what} {name}"] = re.sub(r" AUTO_INCREMENT=\d+", "", made).replace(f"`{database}`.", "")
+    return shown
+
+
+@pytest.mark.parametrize("every", [23, pytest.param(1, marks=pytest.mark.long)])
+def test_an_upgrade_that_is_killed_between_two_statements_is_done_by_the_next_one(
+    empty: Database, database_server: Server, every: int
+) -> None:
+    assert upgrade_with_deaths(empty, every) >= 100 // every
+
+    assert check_schema(empty) == SCHEMA_VERSION
+    assert difference(empty) == []
+    assert upgrade(empty) == (SCHEMA_VERSION, SCHEMA_VERSION)
+    at_once = Database(database_server.create_empty_database())
+    upgrade(at_once)
+    assert described(empty) == described(at_once)
+    at_once.close()
+    database_server.drop_database(at_once.url.render_as_string(hide_password=False))
+
+
+LOCKS = {
+    # As DDL or a backup keeps a table, and as a transaction keeps one that has written to it.
+    "table": {
+        "postgresql": ("begin", "lock table rota_run in access exclusive mode"),
+        "mysql": ("lock tables rota_run write",),
+        "sqlite": ("begin immediate",),
+    },
+    "row": {
+        "postgresql": ("begin", "update rota_run set priority = 1 where id = 0"),
+        "mysql": ("start transaction", "update rota_run set priority = 1 where id = 0"),
+        "sqlite": ("begin immediate", "update rota_run set priority = 1 where id = 0"),
+    },
+}
+
+
+def upgrade_to(database: Database, revision: str) -> None:
+    """Make the schema of an older program."""
+    config = migrate._config()
+    with database.engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        connection.commit()
+
+
+def columns_of(database: Database) -> dict[str, list[str]]:
+    def look(connection: Any) -> dict[str, list[str]]:
+        inspector = inspect(connection)
+        return {name: [c["name"] for c in inspector.get_columns(name)] for name in inspector.get_table_names()}
+
+    return database.read(look)
+
+
+@pytest.mark.parametrize("lock", LOCKS.values(), ids=list(LOCKS))
+@pytest.mark.parametrize("older", [pytest.param("0003", marks=pytest.mark.long), "0004"])
+def test_an_upgrade_behind_somebodys_lock_says_so_leaves_nothing_half_done_and_goes_through_later(
+    empty_database_url: str, lock: dict[str, tuple[str, ...]], older: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "TABLE_LOCK_SECONDS", 1)
+    patience = "?timeout=0.1" if empty_database_url.startswith("sqlite") else ""
+    database = Database(empty_database_url + patience)
+    upgrade_to(database, older)
+    before = columns_of(database)
+    holder = create_engine(database.url, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect()
+    for statement in lock[database.dialect.name]:
+        holder.exec_driver_sql(statement)
+
+    with pytest.raises(DatabaseUnavailable, match=r"try again: .*[Ll]ock.*; somebody may keep a table locked"):
+        upgrade(database)
+    holder.exec_driver_sql("rollback")
+    if database.dialect.name == "mysql":
+        holder.exec_driver_sql("unlock tables")
+    holder.close()
+
+    assert columns_of(database) == before
+    assert upgrade(database) == (int(older), SCHEMA_VERSION)
+    assert difference(database) == []
+    database.close()
+
+
 def test_the_version_table_does_not_meet_the_one_of_an_application(empty: Database) -> None:
     with empty.engine.connect() as connection:
         connection.execute(text("create table alembic_version (version_num varchar(32) not null)"))
@@ -156,7 +294,7 @@ def test_a_schema_table_that_lost_its_row_is_refused_with_the_statement_that_hel
     upgrade(empty)
     empty.write(lambda connection: connection.execute(text("delete from rota_schema")), repeatable=True)
 
-    with pytest.raises(DatabaseVersion, match=r"insert into rota_schema .* values \(1, 4, 4\)"):
+    with pytest.raises(DatabaseVersion, match=r"insert into rota_schema .* values \(1, 5, 5\)"):
         upgrade(empty)
 
 

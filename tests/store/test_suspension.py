@@ -290,7 +290,8 @@ def test_a_claim_under_way_holds_up_neither_a_renewal_nor_a_pause(ledger: Ledger
     other = ledger.connect()
 
     def claiming(connection: Connection) -> list[int]:
-        wanted = {"pool": "default", "node": "a", "limit": 1, "environments": NO_ENVIRONMENTS.wanted}
+        wanted = {"in_pool": "default", "for_node": "a", "limit": 1, "without_jobs": [0]}
+        wanted["environments"] = NO_ENVIRONMENTS.wanted
         found = connection.execute(FIND_CLAIMABLE_LOCKED, wanted).scalars().all()
         renew_claims(other, identity_of("a"), [], LEASE_SECONDS)
         pause_pool(other, "default", actor=ANN)

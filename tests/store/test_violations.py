@@ -11,10 +11,11 @@ from rota.store.violations import VIOLATIONS
 from tests.clock import BEGINNING
 from tests.store.ledger import Ledger
 
-BREAKERS: dict[str, Callable[[Ledger], int]] = {}
+Breaker = Callable[[Ledger], int | None]
+BREAKERS: dict[str, Breaker] = {}
 
 
-def breaks(breaker: Callable[[Ledger], int]) -> Callable[[Ledger], int]:
+def breaks(breaker: Breaker) -> Breaker:
     """Register a function that breaks the invariant it is named after, and returns the run that breaks it then."""
     BREAKERS[breaker.__name__] = breaker
     return breaker
@@ -108,6 +109,12 @@ def cursor_behind(ledger: Ledger) -> int:
     return ledger.runs()[0].id
 
 
+@breaks
+def permit_stray(ledger: Ledger) -> None:
+    ledger.start_one(max_running=1)
+    ledger.execute("update rota_permit set claim_id = 'nobody'")
+
+
 @pytest.mark.breaks_invariants
 @pytest.mark.parametrize("rule", BREAKERS)
 def test_a_row_that_was_broken_by_hand_is_found_by_exactly_its_rule(ledger: Ledger, rule: str) -> None:
@@ -115,10 +122,9 @@ def test_a_row_that_was_broken_by_hand_is_found_by_exactly_its_rule(ledger: Ledg
 
     found = ledger.violations()
 
-    schedule_id = ledger.run(run_id).schedule_id
-    assert [(name, int(run), None if schedule is None else int(schedule)) for name, run, schedule in found] == [
-        (rule, run_id, schedule_id)
-    ]
+    schedule_id = None if run_id is None else ledger.run(run_id).schedule_id
+    shown = [(name, *(None if one is None else int(one) for one in row)) for name, *row in found]
+    assert shown == [(rule, run_id, schedule_id)]
 
 
 def test_each_rule_is_shown_to_find_something() -> None:

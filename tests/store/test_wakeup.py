@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from rota.errors import DatabaseUnavailable
+from rota.errors import DatabaseRefused, DatabaseUnavailable
 from rota.model.run import NewRun
 from rota.store.database import now_of
 from rota.store.dialects import WakeUp
 from rota.store.requests import request_runs
 from rota.store.wakeup import Pulse
-from tests.store.ledger import Ledger
+from tests.store.ledger import Ledger, statements_of
 from tests.store.trouble import kill_connections
 
 LONG = 30.0  # a guard: what is waited for comes at once
@@ -138,3 +139,69 @@ def test_a_pulse_holds_one_connection(ledger: Ledger, pulse: Pulse, wake_fd: int
 def test_closing_twice_is_closing_once(pulse: Pulse) -> None:
     pulse.close()
     pulse.close()
+
+
+@contextlib.contextmanager
+def commits_refused(ledger: Ledger, state: str) -> Iterator[None]:
+    """Have PostgreSQL refuse every other COMMIT that tells of a run, with this SQLSTATE.
+
+    It takes 8 GB to fill the queue for NOTIFY. What a client sees of a full one is such a refusal.
+    """
+    ledger.execute("create sequence commits")
+    ledger.execute(
+        f"""
+        create function refuse() returns trigger language plpgsql as $$ begin
+            if coalesce(current_setting('test.commit', true), '') = '' then
+                perform set_config('test.commit', nextval('commits')::text, true);
+            end if;
+            if current_setting('test.commit')::bigint % 2 = 1 then
+                raise 'too many notifications in the NOTIFY queue' using errcode = '{state}';
+            end if;
+            return null;
+        end $$"""
+    )
+    ledger.execute(
+        "create constraint trigger refuse after insert on rota_event deferrable initially deferred "
+        "for each row execute function refuse()"
+    )
+    try:
+        yield
+    finally:
+        ledger.execute("drop function refuse cascade")
+        ledger.execute("drop sequence commits")
+
+
+def test_what_is_refused_for_its_wake_up_is_written_once_without_it_and_the_log_says_why(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    if ledger.database.dialect.announce_refused is None:
+        pytest.skip("no wake-up is refused there")
+    ledger.add_job()
+
+    with commits_refused(ledger, "54000"), statements_of(ledger.database) as sent:
+        (made,) = request_runs(ledger.database, [NewRun("job")])
+        assert [statement for statement in sent if "notify" in statement] == ["notify rota"]  # of the first try
+        claim = ledger.claim_one()
+        ledger.end(claim, "exited", exit_code=1)
+
+    assert claim.run_id == made.run_id
+    assert ledger.history(made.run_id) == [
+        (None, "ready", "asked"), ("ready", "running", "started"), ("running", "failed", "exit_code"),
+    ]  # fmt: skip
+    told = [record.message for record in caplog.records if "takes no wake-ups" in record.message]
+    assert told
+    assert "too many notifications in the NOTIFY queue" in told[0]
+    caplog.clear()
+    request_runs(ledger.database, [NewRun("job")])
+    assert caplog.records == []
+
+
+def test_a_commit_that_goes_on_being_refused_is_refused(ledger: Ledger) -> None:
+    if ledger.database.dialect.announce_refused is None:
+        pytest.skip("no wake-up is refused there")
+    ledger.add_job()
+
+    with commits_refused(ledger, "22023"), pytest.raises(DatabaseRefused, match="too many notifications"):
+        request_runs(ledger.database, [NewRun("job")])
+
+    assert ledger.runs() == []

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -57,6 +60,51 @@ def commit_breaks(database: Database, when: Literal["before", "after"], *, times
         del dialect.do_commit
 
 
+def _refusal(database: Database, connection: Any) -> Exception:
+    """Undo the transaction as a server does that finds a conflict at COMMIT, and return what the driver says then."""
+    match database.dialect.name:
+        case "postgresql":
+            import psycopg
+
+            connection.execute("rollback")
+            return psycopg.errors.SerializationFailure("could not serialize access due to read/write dependencies")
+        case "mysql":
+            import pymysql
+
+            connection.query("rollback")
+            return pymysql.err.OperationalError(1213, "Deadlock found when trying to get lock")
+        case _:
+            connection.rollback()
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            return error
+
+
+def trouble_commits(database: Database, *fates: Literal["done", "refused", "before", "after"]) -> None:
+    """Let the COMMITs of ``database`` meet these fates in turn, for good.
+
+    Refused: the server undoes the transaction and says so. Before and after: the connection breaks, and nobody knows.
+    Each thread has turns of its own, so that none meets with trouble more often in a row than it is given.
+    """
+    dialect = database.engine.dialect
+    commit = dialect.do_commit
+    own = threading.local()
+
+    def meet(connection: Any) -> None:
+        driver = connection.driver_connection if hasattr(connection, "driver_connection") else connection
+        if not hasattr(own, "turns"):
+            own.turns = itertools.cycle(fates)
+        fate = next(own.turns) if _writes(database, driver) else "done"
+        if fate == "refused":
+            raise _refusal(database, driver)
+        if fate in {"done", "after"}:
+            commit(connection)
+        if fate in {"before", "after"}:
+            raise _broken_connection(database, driver)
+
+    dialect.do_commit = meet
+
+
 def _writes(database: Database, driver: Any) -> bool:
     """Tell whether a transaction is open: reads end without one."""
     match database.dialect.name:
@@ -85,12 +133,15 @@ def kill_connections(database: Database, killer: Database) -> int:
     return killer.read(kill)
 
 
+LOCKING = re.compile(r" FOR (UPDATE|SHARE)( OF \w+)?( SKIP LOCKED)?| LOCK IN SHARE MODE")
+
+
 def forget_row_locks(database: Database) -> None:
-    """Drop FOR UPDATE from every statement, as databases do whose row locks are local or optimistic."""
+    """Drop FOR UPDATE and FOR SHARE from every statement, as databases do whose row locks are local or optimistic."""
 
     def drop(
         _connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool
     ) -> tuple[str, Any]:
-        return statement.replace(" FOR UPDATE SKIP LOCKED", "").replace(" FOR UPDATE", ""), parameters
+        return LOCKING.sub("", statement), parameters
 
     event.listen(database.engine, "before_cursor_execute", drop, retval=True)

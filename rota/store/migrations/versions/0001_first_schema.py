@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
+from rota.store.migrations import steps
 from rota.store.types import Blob, Id, Instant, LongText, Name, Number, Token, Word, YesNo
 
 revision = "0001"
@@ -25,7 +26,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def upgrade() -> None:
-    op.create_table(
+    steps.create_table(
         "rota_schema",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
@@ -33,7 +34,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("rota_schema_pkey")),
         **OPTIONS,
     )
-    op.create_table(
+    steps.create_table(
         "rota_pool",
         sa.Column("id", Id, nullable=False),
         sa.Column("name", Name, nullable=False),
@@ -42,7 +43,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("rota_pool_name_key")),
         **OPTIONS,
     )
-    op.create_table(
+    steps.create_table(
         "rota_node",
         sa.Column("id", Id, nullable=False),
         sa.Column("name", Name, nullable=False),
@@ -63,7 +64,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("rota_node_name_key")),
         **OPTIONS,
     )
-    op.create_table(
+    steps.create_table(
         "rota_job",
         sa.Column("id", Id, nullable=False),
         sa.Column("name", Name, nullable=False),
@@ -98,7 +99,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("rota_job_name_key")),
         **OPTIONS,
     )
-    op.create_table(
+    steps.create_table(
         "rota_schedule",
         sa.Column("id", Id, nullable=False),
         sa.Column("name", Name, nullable=False),
@@ -130,9 +131,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("rota_schedule_name_key")),
         **OPTIONS,
     )
-    op.create_index("rota_schedule_due", "rota_schedule", ["state", "next_slot_at"], unique=False)
-    op.create_index("rota_schedule_job", "rota_schedule", ["job_id"], unique=False)
-    op.create_table(
+    steps.create_index("rota_schedule_due", "rota_schedule", ["state", "next_slot_at"])
+    steps.create_index("rota_schedule_job", "rota_schedule", ["job_id"])
+    steps.create_table(
         "rota_run",
         sa.Column("id", Id, nullable=False),
         sa.Column("job_id", Id, nullable=False),
@@ -196,40 +197,36 @@ def upgrade() -> None:
         sa.UniqueConstraint("schedule_id", "slot_at", "target_node", name="rota_run_slot"),
         **OPTIONS,
     )
-    op.create_index(
+    steps.create_index(
         "rota_run_claim",
         "rota_run",
         ["state", "pool", "urgency", "run_at", "id"],
-        unique=False,
         postgresql_where=sa.text("state = 'ready'"),
         sqlite_where=sa.text("state = 'ready'"),
     )
-    op.create_index(
+    steps.create_index(
         "rota_run_due",
         "rota_run",
         ["due_at"],
-        unique=False,
         postgresql_where=sa.text("due_at IS NOT NULL"),
         sqlite_where=sa.text("due_at IS NOT NULL"),
     )
-    op.create_index("rota_run_job", "rota_run", ["job_id", "id"], unique=False)
-    op.create_index(
+    steps.create_index("rota_run_job", "rota_run", ["job_id", "id"])
+    steps.create_index(
         "rota_run_lease",
         "rota_run",
         ["lease_ends_at"],
-        unique=False,
         postgresql_where=sa.text("lease_ends_at IS NOT NULL"),
         sqlite_where=sa.text("lease_ends_at IS NOT NULL"),
     )
-    op.create_index(
+    steps.create_index(
         "rota_run_open_schedule",
         "rota_run",
         ["open_schedule_id"],
-        unique=False,
         postgresql_where=sa.text("open_schedule_id IS NOT NULL"),
         sqlite_where=sa.text("open_schedule_id IS NOT NULL"),
     )
-    op.create_table(
+    steps.create_table(
         "rota_attempt",
         sa.Column("id", Id, nullable=False),
         sa.Column("run_id", Id, nullable=False),
@@ -268,7 +265,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("run_id", "attempt", name="rota_attempt_number"),
         **OPTIONS,
     )
-    op.create_table(
+    steps.create_table(
         "rota_output",
         sa.Column("attempt_id", Id, nullable=False),
         sa.Column("stream", Word, nullable=False),
@@ -280,7 +277,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("attempt_id", "stream", "position", name=op.f("rota_output_pkey")),
         **OPTIONS,
     )
-    op.create_table(
+    steps.create_table(
         "rota_event",
         sa.Column("id", Id, nullable=False),
         sa.Column("at", Instant(), nullable=False),
@@ -298,13 +295,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("rota_event_pkey")),
         **OPTIONS,
     )
-    op.create_index(
+    steps.create_index(
         "rota_event_kind",
         "rota_event",
         ["kind", "id"],
-        unique=False,
         postgresql_where=sa.text("kind != 'run'"),
         sqlite_where=sa.text("kind != 'run'"),
     )
-    op.create_index("rota_event_run", "rota_event", ["run_id", "id"], unique=False)
-    op.execute("insert into rota_schema (id, version, compatible_from) values (1, 1, 1)")
+    steps.create_index("rota_event_run", "rota_event", ["run_id", "id"])
+    steps.insert_row("insert into rota_schema (id, version, compatible_from) values (1, 1, 1)")

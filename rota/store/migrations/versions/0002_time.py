@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
+from rota.store.migrations import steps
 from rota.store.types import Id, Instant, LongText, Name, Number, Word
 
 revision = "0002"
@@ -25,9 +26,9 @@ OPTIONS: dict[str, Any] = {
 
 
 def upgrade() -> None:
-    op.add_column("rota_schema", sa.Column("clock_held_until", Instant(), nullable=True))
-    op.add_column("rota_schema", sa.Column("health_looked_at", Instant(), nullable=True))
-    op.create_table(
+    steps.add_column("rota_schema", sa.Column("clock_held_until", Instant(), nullable=True))
+    steps.add_column("rota_schema", sa.Column("health_looked_at", Instant(), nullable=True))
+    steps.create_table(
         "rota_calendar",
         sa.Column("id", Id, nullable=False),
         sa.Column("name", Name, nullable=False),
@@ -51,16 +52,15 @@ def upgrade() -> None:
         sa.Column("catch_up_order", Word, nullable=False, server_default="oldest"),
         sa.Column("skips_in_row", sa.Integer(), nullable=False, server_default=sa.text("0")),
     ):
-        op.add_column("rota_schedule", column)
-    op.create_index(
+        steps.add_column("rota_schedule", column)
+    steps.create_index(
         "rota_schedule_skips",
         "rota_schedule",
         ["skips_in_row"],
-        unique=False,
         postgresql_where=sa.text("skips_in_row >= 3"),
         sqlite_where=sa.text("skips_in_row >= 3"),
     )
-    op.create_table(
+    steps.create_table(
         "rota_finding",
         sa.Column("id", Id, nullable=False),
         sa.Column("code", Word, nullable=False),

@@ -3,8 +3,9 @@
 Revision 0003. SQLite adds no constraint to a table that is there: triggers hold the same rules, see ``guards``.
 """
 
-import sqlalchemy as sa
 from alembic import op
+
+from rota.store.migrations import steps
 
 revision = "0003"
 down_revision = "0002"
@@ -47,6 +48,5 @@ def upgrade() -> None:
     if op.get_context().dialect.name != "sqlite":
         for table, ranges in RANGES.items():
             for column, (low, high) in ranges.items():
-                rule = sa.text(f"{column} between {low} and {high}")
-                op.create_check_constraint(op.f(f"{table}_{column}_within"), table, rule)
+                steps.create_check(f"{table}_{column}_within", table, f"{column} between {low} and {high}")
     op.execute("update rota_schema set version = 3, compatible_from = 2")

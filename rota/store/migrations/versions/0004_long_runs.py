@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
+from rota.store.migrations import steps
 from rota.store.types import Id, Instant, LongText, Name, Number, Word
 
 revision = "0004"
@@ -107,17 +108,15 @@ def upgrade() -> None:
         _rewrite_deliveries()
     for table, columns in ADDED.items():
         for column in columns:
-            op.add_column(table, column)
+            steps.add_column(table, column)
     if op.get_context().dialect.name != "sqlite":
         for table, ranges in RANGES.items():
             for name, (low, high) in ranges.items():
-                rule = sa.text(f"{name} between {low} and {high}")
-                op.create_check_constraint(op.f(f"{table}_{name}_within"), table, rule)
-        known = sa.text("state in ('active', 'paused')")
-        op.create_check_constraint(op.f("rota_pool_state_known"), "rota_pool", known)
+                steps.create_check(f"{table}_{name}_within", table, f"{name} between {low} and {high}")
+        steps.create_check("rota_pool_state_known", "rota_pool", "state in ('active', 'paused')")
         for table in ("rota_job", "rota_run"):
-            op.execute(f"alter table {table} drop constraint {table}_delivery_known")  # MySQL and MariaDB agree on this
-            op.create_check_constraint(op.f(f"{table}_delivery_known"), table, sa.text(DELIVERIES_NOW))
+            steps.drop_check(f"{table}_delivery_known", table)
+            steps.create_check(f"{table}_delivery_known", table, DELIVERIES_NOW)
     op.execute("update rota_schema set version = 4, compatible_from = 2")
 
 

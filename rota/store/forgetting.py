@@ -1,0 +1,121 @@
+"""Forgetting nodes that are gone for good, and what was for them alone.
+
+Invariant: no node that is alive is forgotten, and no run waits for ever for one that is not known. Runs that are for a
+forgotten node alone end ``missed`` with its row; those made or rerun at the same moment are for ``miss_unreachable``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, or_, select
+
+from rota.errors import Conflict, NotFound
+from rota.model.reasons import Reason
+from rota.model.states import Because, NodeState, RunState
+from rota.store.database import Database
+from rota.store.endings import wake_queued
+from rota.store.events import tell_change
+from rota.store.moves import Move, Stale, apply_moves, write_fresh
+from rota.store.nodes import RUNS_OF
+from rota.store.shown import say_moment
+from rota.store.tables import node, run
+from rota.store.types import db_now
+from rota.store.wakeup import announce
+
+BATCH_MAX = 500
+NAMED_MAX = 3
+
+_is_held = node.c.lease_ends_at > db_now()
+LOCK_NODE = (
+    select(node.c.name, node.c.holder, node.c.state, node.c.lease_ends_at, _is_held.label("is_held"))
+    .where(node.c.name == bindparam("name"))
+    .with_for_update()
+)
+# Unless it came back meanwhile.
+FORGET_NODE = delete(node).where(
+    node.c.name == bindparam("name"),
+    node.c.holder == bindparam("holder"),
+    or_(node.c.state == NodeState.GONE.value, node.c.lease_ends_at.is_(None), ~_is_held),
+)
+
+_FACTS = [run.c.id, run.c.fence, run.c.claim_id, run.c.state, run.c.target_node, run.c.schedule_id]
+_unstarted = run.c.state.in_([RunState.WAITING.value, RunState.READY.value])
+# What waits has a moment at which it is looked at, and so has what is ready and has a window. Served by rota_run_claim
+# and rota_run_due.
+_ready = run.c.state == RunState.READY.value
+_has_moment = run.c.due_at.is_not(None)
+FIND_TARGETED = [
+    select(*_FACTS)
+    .where(run.c.target_node == bindparam("name"), _unstarted, condition)
+    .limit(BATCH_MAX)
+    .with_for_update()
+    for condition in (_ready, _has_moment)
+]
+
+
+def forget_node(database: Database, name: str, *, actor: str) -> int:
+    """Forget a node that is gone; return how many runs that were for it alone are missed by it.
+
+    Raises:
+        NotFound: no node has that name.
+        Conflict: it is alive, or runs of it go on without it.
+    """
+
+    def forget(connection: Connection) -> int:
+        row = connection.execute(LOCK_NODE, {"name": name}).one_or_none()
+        if row is None:
+            raise NotFound("node", name)
+        if row.state != NodeState.GONE.value and row.is_held:
+            until = say_moment(row.lease_ends_at)
+            raise Conflict(f"node {name!r} is alive, its lease ends {until}: stop its worker first")
+        runs = [found.id for found in connection.execute(RUNS_OF, {"names": [name]})]
+        if runs:
+            each = ", ".join(map(str, runs[:NAMED_MAX])) + (" and others" if len(runs) > NAMED_MAX else "")
+            raise Conflict(f"runs of node {name!r} go on without it (run {each}): wait for their end, or cancel them")
+        if connection.execute(FORGET_NODE, {"name": name, "holder": row.holder}).rowcount != 1:
+            raise Stale(f"node {name} came back meanwhile")
+        tell_change(connection, "node", "forgotten", f"node {name} was forgotten", actor=actor, node=name)
+        return _miss_targeted(connection, name, actor)
+
+    missed = write_fresh(database, forget)
+    return missed + (_miss_rest(database, name, actor) if missed >= BATCH_MAX else 0)
+
+
+def _miss_rest(database: Database, name: str, actor: str) -> int:
+    def miss(connection: Connection) -> int:
+        # Whoever takes the name registers it first, so from then on its runs are its own.
+        if connection.execute(LOCK_NODE, {"name": name}).first() is not None:
+            return 0
+        return _miss_targeted(connection, name, actor)
+
+    missed = 0
+    while batch := write_fresh(database, miss):
+        missed += batch
+    return missed
+
+
+def _miss_targeted(connection: Connection, name: str, actor: str) -> int:
+    rows = {row.id: row for find in FIND_TARGETED for row in connection.execute(find, {"name": name})}
+    found: Sequence[Any] = [rows[run_id] for run_id in sorted(rows)]
+    apply_moves(
+        connection,
+        [
+            Move(
+                run_id=row.id,
+                fence=row.fence,
+                claim_id=row.claim_id,
+                source=RunState(row.state),
+                target=RunState.MISSED,
+                because=Because.NODE_FORGOTTEN,
+                reason=Reason.NODE_FORGOTTEN,
+                text=f"node {name} was forgotten",
+                actor=actor,
+            )
+            for row in found
+        ],
+    )
+    if wake_queued(connection, found):
+        announce(connection)
+    return len(found)
