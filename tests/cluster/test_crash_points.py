@@ -1,0 +1,531 @@
+"""A process is killed at each named point of the protocols (``rota/crash.py``), and others bring its run to the end.
+
+Each test asserts that its point was reached, by the note that the process leaves on disk, and then what the promises
+say: every slot has one row; a run of ``at_least_once`` succeeds, and no two executions of it overlap; one of
+``at_most_once`` starts once at most, and is ``lost`` exactly where its start mark was committed and nobody is left who
+knows better. By default each point is tried with one delivery; ``make test-crash`` tries all, on every database.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, func, insert, select, text
+
+from rota.crash import AT_VARIABLE, NOTE_VARIABLE, POINTS
+from rota.model.run import NewRun
+from rota.store.creation import enqueue_runs, request_ids
+from rota.store.database import now_of
+from rota.store.tables import job, run, schedule
+from rota.store.wakeup import announce
+from tests.cluster.cluster import PATH, ROOT, Cluster, Worker, parent_of
+from tests.cluster.ledger import Entry
+from tests.execution.harness import is_alive
+
+LEASE_SECONDS = 3.0  # of who dies, where others have to wait for its end
+# Of whom nobody waits for: of a machine that is busy, guardians are not to stop a job before anybody renews.
+LEASE_SECONDS_LONG = 30.0
+LIMIT_SECONDS = 90.0
+LOOK_SECONDS = 0.05
+LEAST, MOST = "at_least_once", "at_most_once"
+SUCCEEDED, LOST = "succeeded", "lost"
+# Long enough to be seen twice, and until it may end.
+WORKS = (
+    "note start; i=0; "
+    'while [ $i -lt 4 ] || [ ! -e "$FOLDER/go" ]; do i=$((i + 1)); sleep 0.05; note beat; done; note end'
+)
+ENQUEUE = "import sys; from rota import Rota; Rota(sys.argv[1]).enqueue('job', key='once')"
+
+_tried: set[str] = set()
+
+
+def points(which: Mapping[str, str], deliveries: tuple[str, ...] = (LEAST, MOST)) -> Any:
+    """Have a test run for each point, and say how an at_most_once run ends that a process died with there.
+
+    Every second one with one delivery is a part of all tests, `make test-crash` tries them all with both.
+    """
+    _tried.update(which)
+    cases: list[Any] = []
+    for number, (point, once) in enumerate(which.items()):
+        for delivery in deliveries:
+            is_chosen = number % 2 == 0 and delivery == deliveries[number // 2 % len(deliveries)]
+            marks = [] if is_chosen else [pytest.mark.long]
+            expected = once if delivery == MOST else SUCCEEDED
+            cases.append(pytest.param(point, delivery, expected, marks=marks, id=f"{point}-{delivery}"))
+    return pytest.mark.parametrize(("point", "delivery", "expected"), cases)
+
+
+class Scene:
+    """A cluster in which somebody is to die, and what must be so at the end."""
+
+    def __init__(self, cluster: Cluster, point: str, delivery: str) -> None:
+        self.cluster = cluster
+        self.point = point
+        self.delivery = delivery
+        self.note = cluster.folder / "crashed"
+        self.variables = {AT_VARIABLE: point, NOTE_VARIABLE: str(self.note)}
+        self.survivors: list[Worker] = []
+
+    # -- who acts
+
+    def add_job(self) -> None:
+        self.cluster.add_shell("job", WORKS, delivery=self.delivery)
+
+    def doomed(self, name: str = "a", lease_seconds: float = LEASE_SECONDS_LONG, **values: Any) -> Worker:
+        """Begin to start a worker which, or whose guardians, are to die at the point."""
+        return self.cluster.begin(name, lease_seconds=lease_seconds, environ=dict(self.variables), **values)
+
+    def survivor(self, name: str) -> Worker:
+        worker = self.cluster.begin(name, lease_seconds=LEASE_SECONDS_LONG)
+        self.survivors.append(worker)
+        return worker
+
+    def go(self) -> None:
+        """Let the job end."""
+        (self.cluster.folder / "go").touch()
+
+    def start_job(self, worker: Worker) -> tuple[int, Entry]:
+        """Have ``worker`` start the job; return the run and its start."""
+        worker.ready()
+        self.add_job()
+        (run_id,) = self.cluster.enqueue("job")
+        return run_id, self.cluster.wait_for_note("start", run_id)
+
+    # -- what is seen
+
+    def wait_for_crash(self) -> int:
+        """Wait until somebody has died at the point, and return who."""
+
+        def noted() -> list[str]:
+            told = self.note.read_text() if self.note.exists() else ""
+            return told.split() if told.endswith("\n") else []
+
+        point, pid = self.wait(noted, f"{self.point} is reached")
+        assert point == self.point
+        self.wait(lambda: not is_alive(int(pid)), "who has noted it is dead")
+        return int(pid)
+
+    def wait(self, condition: Callable[[], Any], what: str) -> Any:
+        """Wait as the cluster does, but look less often: these tests wait for seconds, and several at once."""
+
+        def look() -> Any:
+            seen = condition()
+            if not seen:
+                time.sleep(LOOK_SECONDS)
+            return seen
+
+        return self.cluster.wait(look, what, LIMIT_SECONDS)
+
+    def wait_for_end(self, *run_ids: int) -> set[str]:
+        """Wait until all of these have finished, and return their states."""
+        going = {"waiting", "ready", "running"}
+        self.wait(lambda: not self.cluster.states(run_ids) & going, f"runs {run_ids} have finished")
+        return self.cluster.states(run_ids)
+
+    def wait_for_crash_of(self, worker: Worker) -> None:
+        assert self.wait_for_crash() == worker.pid
+        assert worker.exit_status() == -signal.SIGKILL
+
+    def check(self, *run_ids: int, expected: str = SUCCEEDED) -> None:
+        """Wait for the end of these runs, and see that the promises were kept."""
+        assert self.wait_for_end(*run_ids) == {expected}
+        for run_id in run_ids:
+            entries = self.cluster.ledger.entries(run_id=run_id)
+            executions = [list(group) for group in of_each_process(entries)]
+            assert [first.what for first, *_ in executions] == ["start"] * len(executions)
+            for before, after in itertools.pairwise(executions):
+                assert before[-1].at <= after[0].at, "two executions at the same time"
+            whole = [execution for execution in executions if execution[-1].what == "end"]
+            attempts = self.cluster.attempts(run_id)
+            assert self.cluster.run(run_id).attempt == len(attempts)
+            if self.delivery == MOST:
+                assert len(executions) <= 1
+            if expected == SUCCEEDED:
+                assert len(whole) == 1 or (whole and self.delivery == LEAST)
+                assert attempts[-1].state == "succeeded"
+            else:
+                assert attempts[-1].started_at is not None, "lost without a start mark"
+        for worker in self.survivors:
+            assert "Traceback" not in worker.log() + (worker.folder / "stderr").read_text()
+
+
+def of_each_process(entries: list[Entry]) -> Iterator[list[Entry]]:
+    """Take apart what each execution has noted, in the order of their beginnings."""
+    by_process: dict[tuple[int, int], list[Entry]] = {}
+    for entry in entries:
+        by_process.setdefault((entry.attempt, entry.pid), []).append(entry)
+    yield from sorted(by_process.values(), key=lambda noted: noted[0].at)
+
+
+@pytest.fixture
+def scene(cluster: Cluster, point: str, delivery: str) -> Scene:
+    return Scene(cluster, point, delivery)
+
+
+@points(dict.fromkeys(["enqueue.inserted", "enqueue.written", "enqueue.committed"], SUCCEEDED))
+def test_a_caller_that_died_asks_again_and_has_one_run(scene: Scene, expected: str) -> None:
+    scene.add_job()
+    scene.go()
+
+    def ask(**variables: str) -> int:
+        words = [sys.executable, "-c", ENQUEUE, scene.cluster.url]
+        return subprocess.run(words, env={"PATH": PATH, "PYTHONPATH": str(ROOT), **variables}, check=False).returncode
+
+    assert ask(**scene.variables) == -signal.SIGKILL
+    scene.wait_for_crash()
+    assert ask() == 0
+
+    (run_id,) = scene.cluster.database.read(lambda c: c.execute(select(run.c.id)).scalars().all())
+    scene.survivor("b")
+    scene.check(run_id, expected=expected)
+
+
+@points(
+    dict.fromkeys(["fire.decided", "fire.moved", "fire.inserted", "fire.written", "fire.committed"], SUCCEEDED),
+)
+def test_each_slot_has_one_run_when_a_worker_has_died_firing(scene: Scene, expected: str) -> None:
+    scene.add_job()
+    scene.go()
+    slots = add_schedule(scene.cluster)
+
+    scene.wait_for_crash_of(scene.doomed())
+    scene.survivor("b")
+
+    rows = wait_for_slots(scene)
+    assert [(row.slot_at, row.slot_count) for row in rows] == [(slot, 1) for slot in slots]
+    scene.check(*(row.id for row in rows), expected=expected)
+
+
+@points({"fan_out.inserted": SUCCEEDED})
+def test_each_slot_has_a_run_on_every_node_when_a_worker_has_died_fanning_out(scene: Scene, expected: str) -> None:
+    cluster = scene.cluster
+    for name in "ab":  # registered, and gone
+        cluster.begin(name).ready().kill()
+    cluster.add_shell("job", WORKS, delivery=scene.delivery, runs_on="all")
+    scene.go()
+    slots = add_schedule(cluster, first_in_seconds=2)
+
+    scene.wait_for_crash_of(scene.doomed())
+    assert cluster.database.read(lambda c: c.execute(select(func.count()).select_from(run)).scalar()) == 0
+    for name in "ab":
+        scene.survivor(name)
+
+    rows = wait_for_slots(scene)
+    found = sorted((row.slot_at, row.target_node) for row in rows)
+    assert found == sorted(itertools.product(slots, "ab"))
+    scene.check(*(row.id for row in rows), expected=expected)
+
+
+def wait_for_slots(scene: Scene) -> list[Any]:
+    """Wait until all slots of all schedules are decided, and return their runs."""
+    cluster = scene.cluster
+    undecided = select(func.count()).where(schedule.c.next_slot_at.is_not(None))
+    scene.wait(lambda: not cluster.database.read(lambda c: c.execute(undecided).scalar()), "all slots are decided")
+    return list(cluster.database.read(lambda c: c.execute(select(run).order_by(run.c.slot_at)).all()))
+
+
+def add_schedule(cluster: Cluster, first_in_seconds: int = -2) -> list[datetime]:
+    """Add a schedule of four slots, one a second: of three in the past and one ahead. Return them."""
+
+    def add(connection: Connection) -> list[datetime]:
+        first = now_of(connection).replace(microsecond=0) + timedelta(seconds=first_in_seconds)
+        slots = [first + timedelta(seconds=second) for second in range(4)]
+        row = {
+            "name": "s", "job_id": connection.execute(select(job.c.id)).scalar_one(), "kind": "every",
+            "expression": "1", "zone": "UTC", "anchor_at": first, "next_slot_at": first, "end_at": slots[-1],
+            "delay_seconds": 0.0, "catch_up": "all", "catch_up_limit": 100, "overlap": "allow", "args": "{}",
+            "cursor_version": 1, "revision": 1, "created_at": first, "updated_at": first,
+        }  # fmt: skip
+        connection.execute(insert(schedule), row)
+        return slots
+
+    return cluster.database.write(add, repeatable=False)
+
+
+@points(
+    dict.fromkeys(["advance.written", "advance.committed"], SUCCEEDED)
+    | dict.fromkeys(["claim.before", "claim.updated", "claim.written", "claim.committed"], SUCCEEDED)
+    | {"order.before": LOST}
+)
+def test_a_run_goes_to_another_node_when_its_worker_has_died_before_it_started(scene: Scene, expected: str) -> None:
+    check_another_node_runs_it(scene, expected)
+
+
+@points({"mark.before": SUCCEEDED, "mark.written": SUCCEEDED, "mark.committed": LOST}, (MOST,))
+def test_a_run_is_lost_from_the_commit_of_its_start_mark_on(scene: Scene, expected: str) -> None:
+    check_another_node_runs_it(scene, expected)
+
+    starts = scene.cluster.ledger.entries("start")
+    assert len(starts) == (0 if expected == LOST else 1)
+
+
+def check_another_node_runs_it(scene: Scene, expected: str) -> None:
+    scene.add_job()
+    scene.go()
+    doomed = scene.doomed(lease_seconds=LEASE_SECONDS)
+    (run_id,) = ask_for_a_moment_from_now(scene.cluster)
+
+    scene.wait_for_crash_of(doomed)
+    scene.survivor("b")
+
+    scene.check(run_id, expected=expected)
+
+
+def ask_for_a_moment_from_now(cluster: Cluster) -> list[int]:
+    def work(connection: Any) -> list[int]:
+        announce(connection)
+        return enqueue_runs(connection, [NewRun("job", requested_by="test", in_seconds=0.2)], request_ids(1))
+
+    return cluster.database.write(work, repeatable=False)
+
+
+@points(
+    {
+        "guardian.before": SUCCEEDED,  # the worker knows that there was none
+        "guardian.forked": SUCCEEDED,  # a guardian goes on without its nursery
+        "spawn.before": LOST,
+        "spawn.forked": LOST,
+        "spawn.told": LOST,
+        "end.reached": LOST,
+        "end.told": SUCCEEDED,
+        "end.taken": SUCCEEDED,
+    }
+)
+def test_a_worker_goes_on_when_a_guardian_or_the_nursery_has_died(scene: Scene, expected: str) -> None:
+    scene.add_job()
+    scene.go()
+    worker = scene.doomed()
+    (run_id,) = scene.cluster.enqueue("job")
+
+    assert scene.wait_for_crash() != worker.pid
+
+    scene.check(run_id, expected=expected)
+    (after,) = scene.cluster.enqueue("job")
+    scene.check(after)
+
+
+@points({"spawn.at_gate": LOST, "spawn.let_through": LOST})
+def test_a_worker_goes_on_when_a_guardian_has_died_at_the_gate_of_a_warm_job(scene: Scene, expected: str) -> None:
+    cluster = scene.cluster
+    # Its import path is the worker's, or it would start anew each time.
+    variables = json.dumps({"LEDGER": str(cluster.ledger.path)})
+    cluster.add_job("job", "call", "tests.cluster.callables:burn", delivery=scene.delivery, variables=variables)
+    scene.doomed(import_dirs=[str(ROOT)], environment={"PATH": PATH})
+    ended: list[int] = []
+
+    def run_one() -> bool:
+        ended.extend(cluster.enqueue("job", args={"seconds": 0.05}))
+        scene.wait_for_end(ended[-1])
+        return scene.note.exists()
+
+    cluster.wait(run_one, "a warm parent has been asked, and the guardian has died", LIMIT_SECONDS)
+
+    scene.wait_for_crash()
+    scene.check(ended[-1], expected=expected)
+    if ended[:-1]:
+        scene.check(*ended[:-1])
+    if scene.point == "spawn.at_gate":
+        assert not cluster.ledger.entries(run_id=ended[-1], attempt=1)
+
+
+def order_sent(scene: Scene, worker: Worker) -> int:
+    worker.ready()
+    scene.add_job()
+    scene.go()
+    return scene.cluster.enqueue("job")[0]
+
+
+def renewing(scene: Scene, worker: Worker) -> int:
+    return scene.start_job(worker)[0]
+
+
+def leaving(scene: Scene, worker: Worker) -> int:
+    run_id, _ = scene.start_job(worker)
+    worker.signal(signal.SIGTERM)
+    return run_id
+
+
+UNDER_WAY: dict[str, tuple[Callable[[Scene, Worker], int], float]] = {
+    "order.sent": (order_sent, LEASE_SECONDS_LONG),
+    "renew.before": (renewing, 12.0),
+    "renew.written": (renewing, 12.0),
+    "renew.committed": (renewing, 12.0),
+    "end.heard": (order_sent, LEASE_SECONDS_LONG),
+    "end.written": (order_sent, LEASE_SECONDS_LONG),
+    "end.committed": (order_sent, LEASE_SECONDS_LONG),
+    "end.acknowledged": (order_sent, LEASE_SECONDS_LONG),
+    "leave.before": (leaving, LEASE_SECONDS_LONG),
+    "leave.renewed": (leaving, LEASE_SECONDS_LONG),
+}
+
+
+@points(dict.fromkeys(UNDER_WAY, SUCCEEDED))
+def test_a_job_runs_once_when_its_worker_has_died_and_is_started_again(scene: Scene, expected: str) -> None:
+    begin, lease_seconds = UNDER_WAY[scene.point]
+    worker = scene.doomed(lease_seconds=lease_seconds)
+
+    run_id = begin(scene, worker)
+    scene.wait_for_crash_of(worker)
+    scene.go()
+    again = scene.survivor("a")
+
+    scene.check(run_id, expected=expected)
+    assert len(scene.cluster.ledger.entries("start")) == len(scene.cluster.attempts(run_id)) == 1
+    scene.cluster.wait(lambda: not list((again.guardians / "journal").iterdir()), "the journal is empty")
+
+
+@points(dict.fromkeys(["end.written", "end.committed", "end.acknowledged"], SUCCEEDED))
+def test_an_end_of_the_journal_is_recorded_once_when_a_worker_has_died_delivering_it(
+    scene: Scene, expected: str
+) -> None:
+    first = scene.cluster.begin("a", lease_seconds=LEASE_SECONDS_LONG)
+    run_id, started = scene.start_job(first)
+    guardian_pid = parent_of(started.pid)
+    first.kill(first.nursery_pid)  # without which there is no stand-in either
+    scene.go()
+    scene.cluster.wait_for_death(guardian_pid)
+    assert [path.suffix for path in (first.guardians / "journal").iterdir()] == [".end"]
+
+    scene.wait_for_crash_of(scene.doomed())
+    again = scene.survivor("a")
+
+    scene.check(run_id, expected=expected)
+    assert len(scene.cluster.attempts(run_id)) == 1
+    scene.cluster.wait(lambda: not list((again.guardians / "journal").iterdir()), "the journal is empty")
+
+
+@points({"journal.written": LOST, "journal.kept": SUCCEEDED})
+def test_an_end_counts_from_when_it_is_in_the_journal_under_its_name(scene: Scene, expected: str) -> None:
+    first = scene.doomed(lease_seconds=6.0)
+    run_id, _ = scene.start_job(first)
+    first.kill()
+    scene.go()
+
+    scene.wait_for_crash()
+    scene.survivor("a")
+
+    scene.check(run_id, expected=expected)
+    assert len(scene.cluster.attempts(run_id)) == (2 if scene.point == "journal.written" and expected != LOST else 1)
+    scene.wait(lambda: not list((first.guardians / "journal").iterdir()), "nothing is left in the journal")
+
+
+@points({"rescue.written": LOST, "rescue.committed": LOST})
+def test_a_run_is_rescued_once_when_its_rescuer_has_died(scene: Scene, expected: str) -> None:
+    first = scene.cluster.begin("a", lease_seconds=LEASE_SECONDS)
+    run_id, started = scene.start_job(first)
+    first.kill(parent_of(started.pid))
+    scene.go()
+
+    scene.wait_for_crash_of(scene.doomed("b"))
+    scene.survivor("c")
+
+    scene.check(run_id, expected=expected)
+    assert scene.cluster.run(run_id).losses == 1
+
+
+@points({"surrender.written": LOST, "surrender.committed": LOST})
+def test_a_run_is_let_go_once_when_its_worker_has_died_after_its_guardian(scene: Scene, expected: str) -> None:
+    first = scene.doomed(lease_seconds=LEASE_SECONDS)
+    run_id, started = scene.start_job(first)
+    os.kill(parent_of(started.pid), signal.SIGKILL)
+    scene.go()
+
+    scene.wait_for_crash_of(first)
+    scene.survivor("b")
+
+    scene.check(run_id, expected=expected)
+    assert scene.cluster.run(run_id).losses == 1
+
+
+@points(dict.fromkeys(["adopt.before", "adopt.written", "adopt.committed"], SUCCEEDED))
+def test_a_job_runs_once_when_the_worker_that_took_it_over_has_died_too(scene: Scene, expected: str) -> None:
+    first = scene.cluster.begin("a", lease_seconds=LEASE_SECONDS_LONG)
+    run_id, _ = scene.start_job(first)
+    first.kill()
+
+    scene.wait_for_crash_of(scene.doomed())
+    scene.survivor("a")
+    scene.go()
+
+    scene.check(run_id, expected=expected)
+    assert len(scene.cluster.ledger.entries("start")) == 1
+
+
+@points({"adopt.let_in": LOST})
+def test_a_run_is_rescued_when_its_guardian_has_died_letting_in_the_next_worker(scene: Scene, expected: str) -> None:
+    first = scene.doomed(lease_seconds=9.0)
+    run_id, _ = scene.start_job(first)
+    first.kill()
+    scene.survivor("a")
+
+    scene.wait_for_crash()
+    scene.go()
+
+    scene.check(run_id, expected=expected)
+
+
+@points(dict.fromkeys(["stand_in.before", "stand_in.started", "stand_in.renewed"], SUCCEEDED))
+def test_a_job_runs_once_when_its_stand_in_has_died(scene: Scene, expected: str) -> None:
+    first = scene.doomed()
+    run_id, _ = scene.start_job(first)
+    first.kill()
+
+    scene.wait_for_crash()
+    if scene.point == "stand_in.before":  # with the nursery, so that there is none
+        scene.survivor("a")
+    scene.go()
+
+    scene.check(run_id, expected=expected)
+    assert len(scene.cluster.ledger.entries("start")) == 1
+
+
+@points(dict.fromkeys(["transaction.written", "transaction.committed"], SUCCEEDED), ("transactional",))
+def test_the_rows_of_a_transactional_job_are_there_once_when_it_has_died_at_its_commit(
+    scene: Scene, expected: str
+) -> None:
+    cluster = scene.cluster
+    make = text("create table kept (run_id integer not null, n integer not null, attempt integer not null)")
+    cluster.database.write(lambda connection: connection.execute(make), repeatable=False)
+    cluster.add_job(
+        "job", "call", "tests.cluster.transactional:keep",
+        delivery=scene.delivery, timeout_seconds=20.0, lease_seconds=60.0, retries=1,
+    )  # fmt: skip
+    scene.doomed()
+    (run_id,) = cluster.enqueue("job")
+
+    scene.wait_for_crash()
+
+    assert scene.wait_for_end(run_id) == {expected}
+    attempt = 2 if scene.point == "transaction.written" else 1
+    kept = cluster.database.read(lambda c: c.execute(text("select n, attempt from kept order by n")).all())
+    assert [tuple(row) for row in kept] == [(n, attempt) for n in range(3)]
+    assert len(cluster.attempts(run_id)) == attempt
+
+
+def test_guardians_know_where_to_die_and_jobs_do_not(cluster: Cluster) -> None:
+    scene = Scene(cluster, "rescue.committed", LEAST)  # which nobody gets to here
+    cluster.add_shell("job", 'env > "$FOLDER/environment"')
+    worker = scene.doomed().ready()
+
+    assert cluster.wait_for_end(*cluster.enqueue("job")) == {SUCCEEDED}
+
+    told = (cluster.folder / "environment").read_text()
+    assert "ROTA_RUN_ID=1" in told
+    assert "ROTA_CRASH" not in told
+    nursery = Path(f"/proc/{worker.nursery_pid}/environ").read_bytes()
+    assert all(f"{name}={value}".encode() in nursery for name, value in scene.variables.items())
+
+
+def test_every_point_of_the_table_is_tried() -> None:
+    assert _tried == set(POINTS)
