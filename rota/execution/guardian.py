@@ -123,6 +123,7 @@ class Guardian:
             self._worker.send({"op": "left", "claim_id": attempt.claim_id})
         if not self._worker.wants_write:
             self._worker.close()
+            self._call_at = boottime()  # it has had its time: what is left of the lease is for a stand-in to start in
 
     def _silence(self) -> float:
         return boottime() - self._heard_at

@@ -19,6 +19,7 @@ from tests.execution.harness import is_alive
 from tests.execution.test_freezing import are_held
 
 LEASE_SECONDS = 15.0  # a stand-in is sent for at once, and has time to start on a machine that is busy
+STILL_LEASE_SECONDS = 30.0  # one for a worker that stands still is sent for after half a lease: the same time is left
 
 
 def name_of(pid: int) -> str:
@@ -223,7 +224,7 @@ def test_a_frozen_run_stays_frozen_while_its_worker_is_gone_and_goes_on_when_it_
 
 
 def test_a_job_goes_on_while_its_worker_stands_still_and_is_taken_back_when_it_goes_on(cluster: Cluster) -> None:
-    worker, run_id, nursery_pid = start_one(cluster)
+    worker, run_id, nursery_pid = start_one(cluster, lease_seconds=STILL_LEASE_SECONDS)
 
     worker.signal(signal.SIGSTOP)
     stand_in_pid = wait_for_stand_in(cluster, nursery_pid, run_id)
@@ -239,7 +240,7 @@ def test_a_job_goes_on_while_its_worker_stands_still_and_is_taken_back_when_it_g
 
 
 def test_what_ends_while_its_worker_stands_still_is_recorded_meanwhile_and_once(cluster: Cluster) -> None:
-    worker, run_id, _ = start_one(cluster)
+    worker, run_id, _ = start_one(cluster, lease_seconds=STILL_LEASE_SECONDS)
 
     worker.signal(signal.SIGSTOP)
     (cluster.folder / "go").touch()
