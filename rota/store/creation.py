@@ -28,6 +28,8 @@ from rota.store.moves import Stale
 from rota.store.tables import PRIORITY_SECONDS, event, job, run
 from rota.store.types import db_now, encode_rows, given_rows, in_portions
 
+SHARE_SECONDS_MAX = 7 * 86_400  # that a fair share places a run before those that are due for longer
+BEHIND_SECONDS_MAX = 1_000_000_000  # what the column takes
 ROW_BYTES = 1000  # about what a row takes beside its arguments
 MADE_MAX = 50_000  # runs in one transaction
 
@@ -190,7 +192,8 @@ def _share_fairly(connection: Connection, rows: Sequence[dict[str, Any]]) -> Non
     """Place ready runs that have a concurrency key in the order of claims so that the keys of a job take turns.
 
     A run goes one second behind the last one of its key, and never behind the first one of its job: whoever comes new
-    is served next, however long the line of another key is. Only runs of the same job and priority share.
+    is served next, however long the line of another key is. Only runs of the same job and priority share. The first one
+    may be there for ever, held back by the limit of its key: beyond a week nobody is placed before other jobs by that.
     """
     keyed = [row for row in rows if row.get("concurrency_key") is not None and row["state"] == RunState.READY.value]
     if not keyed:
@@ -212,9 +215,9 @@ def _share_fairly(connection: Connection, rows: Sequence[dict[str, Any]]) -> Non
     for row in keyed:
         line = (row["job_id"], row["priority"])
         own = int((row["run_at"] or now).timestamp()) - PRIORITY_SECONDS * row["priority"]
-        place = min(own, first.setdefault(line, own))
+        place = min(own, max(first.setdefault(line, own), own - SHARE_SECONDS_MAX))
         if (before := last.get((*line, row["concurrency_key"]))) is not None:
-            place = max(place, before + 1)
+            place = min(max(place, before + 1), own + BEHIND_SECONDS_MAX)
         last[(*line, row["concurrency_key"])] = place
         row["behind_seconds"] = place - own
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import threading
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -539,6 +539,41 @@ def test_keys_take_turns_however_long_the_line_of_one_of_them_is(ledger: Ledger)
     ledger.clock.advance(seconds=5)
     ask("b", 2)
     assert tenants(4) == "baba"
+
+
+def test_a_key_that_is_stuck_lets_no_other_job_wait_for_ever(ledger: Ledger) -> None:
+    ledger.add_job("shared", concurrency_key="tenant", max_per_key=1)
+    ledger.add_job("plain")
+    ledger.enqueue_many([NewRun("shared", args='{"tenant": "stuck"}')] * 2)
+    ledger.claim(lease_seconds=1e6)  # and the second one waits for it
+    ledger.clock.advance(hours=1)
+    plain = ledger.enqueue("plain")
+
+    days = 0
+    while ledger.run(plain).state == "ready":
+        days += 1
+        ledger.clock.advance(days=1)
+        ledger.enqueue("shared", args=json.dumps({"tenant": f"new-{days}"}))
+        ledger.end(ledger.claim_one())  # all that there is room for
+        assert days < 10
+
+    assert days == 7
+
+
+@pytest.mark.parametrize("order", [("old", "new"), ("new", "old")])
+@pytest.mark.parametrize("keys", ["aa", "ab"])
+def test_a_run_that_is_due_for_half_a_century_shares_with_the_others(
+    ledger: Ledger, order: tuple[str, str], keys: str
+) -> None:
+    ledger.add_job(concurrency_key="tenant")
+    run_at = {"old": datetime(1971, 1, 1, tzinfo=UTC), "new": None}
+
+    run_ids = [
+        ledger.enqueue(args=json.dumps({"tenant": key}), run_at=run_at[when])
+        for key, when in zip(keys, order, strict=True)
+    ]
+
+    assert sorted(claim.run_id for claim in ledger.claim()) == run_ids
 
 
 def test_a_rerun_does_not_go_back_to_the_end_of_the_line_it_once_stood_in(ledger: Ledger) -> None:
