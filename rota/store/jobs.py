@@ -29,6 +29,7 @@ from rota.store.dialects import Trouble
 from rota.store.durations import read_durations, show_durations
 from rota.store.events import tell_change
 from rota.store.moves import Stale, write_fresh
+from rota.store.permits import shorten_rate
 from rota.store.shown import show_document, shown
 from rota.store.tables import job, run, schedule
 from rota.store.transaction import check_time_of_transaction
@@ -336,6 +337,8 @@ def _change(connection: Connection, row: Row[Any], values: Mapping[str, Any]) ->
     which = {"of_name": row.name, "of_revision": row.revision}
     if connection.execute(CHANGE_JOB, which | dict(values)).rowcount != 1:
         raise Stale(f"job {row.name} was changed meanwhile")
+    if (seconds := values.get("rate_seconds")) is not None and seconds != row.rate_seconds:
+        shorten_rate(connection, row.id, seconds)
 
 
 def _check_transaction(database: Database, spec: JobSpec) -> None:

@@ -6,7 +6,8 @@ node held comes back with the lease. A rate is the same with rows that come free
 
 Invariant: a row is taken by one claim at a time, and by no claim that is over. A run takes all its permits or none, in
 one statement, so two runs never wait for each other. Rows are made when they are wanted for the first time. Called by
-the claim, and by the one place that moves runs. Long for its statements, which are read together.
+the claim, by the one place that moves runs, and by what changes a rate. Long for its statements, which are read
+together.
 """
 
 from __future__ import annotations
@@ -285,6 +286,17 @@ COUNT_TAKEN = (
 # Served by rota_permit_claim. A place of a rate stays counted: there was a start, or an attempt at one.
 GIVE_BACK = update(permit).where(permit.c.claim_id.in_(bindparam("claim_ids", expanding=True))).values(claim_id=null())
 UNDO = GIVE_BACK.values(free_at=null())
+# After a rate has got another length: nothing is counted for longer than that from now on, or a job whose rate was
+# mistyped would wait for a year whatever it says since. Served by rota_permit_number.
+SHORTEN_RATE = (
+    update(permit)
+    .where(
+        _is_rate,
+        permit.c.job_id == bindparam("of_job"),
+        permit.c.free_at > db_now_plus(bindparam("new_seconds", type_=Number)),
+    )
+    .values(free_at=db_now_plus(bindparam("new_seconds", type_=Number)))
+)
 # What a hand has left behind: taken for a claim that is no more. Nothing of Rota's own leaves such a row.
 _is_current = exists().where(run.c.claim_id == permit.c.claim_id, run.c.state == RunState.RUNNING.value)
 # Found and freed in two steps: InnoDB's update would see a newer permit beside an older run.
@@ -563,6 +575,11 @@ def undo_permits(connection: Connection, claim_ids: Sequence[str]) -> None:
 def give_back_permits(connection: Connection, claim_ids: Sequence[str]) -> int:
     """Give back what claims that are over held; return how many permits."""
     return connection.execute(GIVE_BACK, {"claim_ids": list(claim_ids)}).rowcount if claim_ids else 0
+
+
+def shorten_rate(connection: Connection, job_id: int, rate_seconds: float) -> None:
+    """Let no start of a job be counted for longer than its rate says now."""
+    connection.execute(SHORTEN_RATE, {"of_job": job_id, "new_seconds": rate_seconds})
 
 
 def say_held_back(connection: Connection, run_id: int) -> list[str]:

@@ -172,6 +172,26 @@ def test_only_a_rate_that_is_spent_says_when_to_look_again(ledger: Ledger) -> No
     assert next_free_at() == ledger.clock.after(1)
 
 
+@pytest.mark.parametrize("between", [{}, {"rate_count": None, "rate_seconds": None}])
+def test_a_rate_that_was_mistyped_holds_a_job_no_longer_than_the_one_it_gets(
+    ledger: Ledger, between: dict[str, None]
+) -> None:
+    ledger.add_job(rate_count=1, rate_seconds=365 * 86_400.0)
+    ledger.enqueue_many([NewRun("job")] * 3)
+    ledger.claim_one()
+    assert ledger.claim() == []
+
+    for change in (between, {"rate_count": 1, "rate_seconds": 60.0}):
+        edit_job(ledger.database, "job", lambda spec, change=change: dataclasses.replace(spec, **change), actor="ann")
+    assert ledger.claim() == []
+    ledger.clock.advance(seconds=60)
+    assert len(ledger.claim()) == 1
+
+    edit_job(ledger.database, "job", lambda spec: dataclasses.replace(spec, rate_seconds=3600.0), actor="ann")
+    ledger.clock.advance(seconds=60)
+    assert len(ledger.claim()) == 1
+
+
 def test_a_long_run_does_not_hold_its_place_in_a_rate_for_longer(ledger: Ledger) -> None:
     ledger.add_job(rate_count=1, rate_seconds=10.0)
     ledger.enqueue_many([NewRun("job")] * 2)
