@@ -16,7 +16,7 @@ from rota.model.slot_rule import CatchUpOrder
 from rota.model.states import Because, JobState, RunState
 from rota.store.breakers import HELD_JOBS
 from rota.store.database import Database
-from rota.store.fanout import ANY, IS_REGISTERED, REGISTERED_DAYS, say_targets
+from rota.store.fanout import ANY, IS_REGISTERED, REGISTERED_DAYS, is_excluded, say_targets
 from rota.store.moves import Move, apply_moves, write_fresh
 from rota.store.suspension import is_pool_paused
 from rota.store.tables import job, node, run, schedule
@@ -132,6 +132,23 @@ FIND_UNREACHABLE = (
 )
 
 
+# Likewise ready runs for nodes that their jobs may exclude since; which do is told by the selectors of each node. Those
+# with a window are left to it.
+FIND_MAYBE_EXCLUDED = (
+    select(run.c.id, run.c.fence, run.c.claim_id, run.c.target_node, job.c.exclude, node.c.labels)
+    .join(job, job.c.id == run.c.job_id)
+    .join(node, node.c.name == run.c.target_node)
+    .where(
+        run.c.state == RunState.READY.value,
+        run.c.target_node != ANY,
+        run.c.id > bindparam("after"),
+        or_(run.c.start_by.is_(None), run.c.started_at.is_not(None)),
+        job.c.exclude.like("[%"),
+    )
+    .order_by(run.c.id)
+    .limit(bindparam("limit"))
+)
+
 _NOT_REGISTERED = f"is not registered any more: it was forgotten, or is silent for more than {REGISTERED_DAYS} days"
 
 
@@ -184,7 +201,7 @@ def advance_runs(database: Database, *, limit: int = ADVANCE_BATCH_MAX, is_held:
 
 
 def miss_unreachable(database: Database, *, limit: int = ADVANCE_BATCH_MAX) -> int:
-    """Let go of ready runs that are for nodes which are not registered any more, or not in their pool; return how many.
+    """Let go of ready runs for nodes that are not registered any more, not in their pool, or excluded; return how many.
 
     Those with a window are missed when it closes; what has none, or has started once, would wait for ever.
     """
@@ -192,23 +209,37 @@ def miss_unreachable(database: Database, *, limit: int = ADVANCE_BATCH_MAX) -> i
     def miss(connection: Connection) -> int:
         rows = connection.execute(FIND_UNREACHABLE, {"limit": limit}).all()
         moves = [
-            Move(
-                run_id=row.id,
-                fence=row.fence,
-                claim_id=row.claim_id,
-                source=RunState.READY,
-                target=RunState.MISSED,
-                because=Because.WINDOW_PASSED,
-                reason=Reason.NO_NODE,
-                text=f"it is for node {row.target_node}, which "
-                + (f"does not serve pool {row.pool} any more" if row.is_registered else _NOT_REGISTERED),
-            )
+            _unreachable(row, f"does not serve pool {row.pool} any more" if row.is_registered else _NOT_REGISTERED)
             for row in rows
         ]
         apply_moves(connection, moves)
         return len(moves)
 
-    return write_fresh(database, miss)
+    def miss_excluded(connection: Connection) -> int:
+        moves: list[Move] = []
+        after = 0
+        while rows := connection.execute(FIND_MAYBE_EXCLUDED, {"after": after, "limit": limit}).all():
+            moves += [_unreachable(row, "its job excludes") for row in rows if is_excluded(row)]
+            if len(rows) < limit or len(moves) >= limit:
+                break
+            after = rows[-1].id
+        apply_moves(connection, moves)
+        return len(moves)
+
+    return write_fresh(database, miss) + write_fresh(database, miss_excluded)
+
+
+def _unreachable(row: AnyRow, why: str) -> Move:
+    return Move(
+        run_id=row.id,
+        fence=row.fence,
+        claim_id=row.claim_id,
+        source=RunState.READY,
+        target=RunState.MISSED,
+        because=Because.WINDOW_PASSED,
+        reason=Reason.NO_NODE,
+        text=f"it is for node {row.target_node}, which {why}",
+    )
 
 
 def _window_is_over(row: AnyRow) -> bool:

@@ -112,6 +112,11 @@ def _selectors_in(exclude: str | None) -> frozenset[str]:
         return frozenset()
 
 
+def is_excluded(row: AnyRow) -> bool:
+    """Tell whether the job in ``row`` excludes the node that its run is for."""
+    return not _selectors_in(row.exclude).isdisjoint(selectors_of(row.target_node, labels_of(row.labels)))
+
+
 def _names_of(text: str | None) -> list[str]:
     found: object = show_document(text)
     return [str(name) for name in cast("list[object]", found)] if isinstance(found, list) else []

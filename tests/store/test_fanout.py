@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from datetime import timedelta
@@ -467,6 +468,25 @@ def test_a_run_without_a_window_is_let_go_once_its_node_has_left_the_pool(
 
     assert told(ledger) == [("a", "ready", "asked"), ("b", "missed", "no_node")]
     assert ledger.runs()[1].reason_text == "it is for node b, which does not serve pool default any more"
+    assert ledger.violations() == []
+
+
+@pytest.mark.parametrize("selector", ["b", "gpu=yes"])
+@pytest.mark.parametrize("limit", [1, 500])
+def test_a_run_without_a_window_is_let_go_once_its_job_excludes_its_node(
+    ledger: Ledger, job: int, selector: str, limit: int
+) -> None:
+    request_runs(ledger.database, [NewRun("job", run_key="once")])
+    request_runs(ledger.database, [NewRun("job", start_within_seconds=60.0)])
+    ledger.execute("update rota_node set labels = :labels where name = 'b'", labels='{"gpu": "yes"}')
+    assert miss_unreachable(ledger.database) == 0
+
+    ledger.set_job(exclude=json.dumps([selector]))
+    assert [miss_unreachable(ledger.database, limit=limit) for _ in range(2)] == [1, 0]
+
+    assert [row.state for row in ledger.runs()] == ["ready", "missed", "ready", "ready"]
+    assert ledger.runs()[1].reason_text == "it is for node b, which its job excludes"
+    assert ledger.runs()[1].active_key is None
     assert ledger.violations() == []
 
 
