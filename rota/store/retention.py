@@ -69,16 +69,18 @@ def _first(column: Any, *where: Any, order: tuple[Any, ...] = ()) -> ScalarSelec
 _other = run.alias("other")
 _newest_slot = _first(_other.c.slot_at, _other.c.schedule_id == run.c.schedule_id, order=(desc(_other.c.slot_at),))
 _cursor = _first(schedule.c.next_slot_at, schedule.c.id == run.c.schedule_id)
+_known_job = _first(job.c.id, job.c.id == run.c.job_id)
 _known_schedule = _first(schedule.c.id, schedule.c.id == run.c.schedule_id)
 
-# Of these runs, lock those that may go. Served by the primary key; each question by rota_run_slot, or the primary key
-# of schedules.
+# Of these runs, lock those that may go. Served by the primary key; each question by rota_run_slot, or the primary keys
+# of jobs and schedules.
 LOCK_REMOVABLE = (
     select(run.c.id)
     .where(
         run.c.id.in_(bindparam("ids", expanding=True)),
         run.c.finished_at.is_not(None),
-        or_(run.c.active_key.is_(None), ~HOLDS_KEY_BEYOND),
+        # A job that is deleted is never asked for a run again: another one of its name has its own keys.
+        or_(run.c.active_key.is_(None), ~HOLDS_KEY_BEYOND, _known_job.is_(None)),
         or_(_known_schedule.is_(None), _newest_slot > run.c.slot_at),
         or_(_cursor.is_(None), func.coalesce(run.c.slot_last_at, run.c.slot_at) < _cursor),
     )

@@ -116,9 +116,10 @@ def test_unfinished_runs_and_the_newest_of_a_job_stay(ledger: Ledger) -> None:
     assert left(ledger) == [first, second[1], running]
 
 
-def test_the_runs_of_a_job_that_was_deleted_all_go(ledger: Ledger) -> None:
+@pytest.mark.parametrize("wanted", [{}, {"run_key": "k", "unique_seconds": -1}])
+def test_the_runs_of_a_job_that_was_deleted_all_go(ledger: Ledger, wanted: dict[str, Any]) -> None:
     ledger.add_job()
-    end_one(ledger)
+    end_one(ledger, **wanted)
     ledger.execute("delete from rota_job")
     ledger.clock.advance(days=2)
 
