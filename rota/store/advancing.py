@@ -18,6 +18,7 @@ from rota.store.breakers import HELD_JOBS
 from rota.store.database import Database
 from rota.store.fanout import ANY, IS_REGISTERED, REGISTERED_DAYS, is_excluded, say_targets
 from rota.store.moves import Move, apply_moves, write_fresh
+from rota.store.sharing import place_waiting
 from rota.store.suspension import is_pool_paused
 from rota.store.tables import job, node, run, schedule
 from rota.store.types import AnyRow, db_now, db_now_plus
@@ -44,6 +45,9 @@ FIND_WAITED = (
         run.c.target_node,
         run.c.pool,
         run.c.attempt,
+        run.c.job_id,
+        run.c.priority,
+        run.c.concurrency_key,
         run.c.job_id.in_(select(job.c.id).where(job.c.state == JobState.PAUSED.value)).label("job_paused"),
         run.c.job_id.in_(HELD_JOBS).label("job_held"),
         is_pool_paused(run.c.pool).label("pool_paused"),
@@ -186,6 +190,8 @@ def advance_runs(database: Database, *, limit: int = ADVANCE_BATCH_MAX, is_held:
                     moves.append(_ready(row))
             else:
                 strays.append(row.id)
+        becoming = {move.run_id for move in moves if move.target is RunState.READY}
+        place_waiting(connection, [row for row in rows if row.id in becoming])
         apply_moves(connection, moves)
         if blocked:
             connection.execute(POSTPONE, {"ids": sorted(blocked)})

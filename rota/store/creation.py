@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, desc, exists, func, insert, literal, null, select
+from sqlalchemy import Connection, bindparam, case, exists, func, insert, literal, null, select
 
 from rota import crash
 from rota.errors import Invalid, NotFound
@@ -25,11 +25,10 @@ from rota.store.events import tell_runs
 from rota.store.fanout import leave_out_fired, spread_requests
 from rota.store.keys import find_holders, let_go_of_keys
 from rota.store.moves import Stale
-from rota.store.tables import PRIORITY_SECONDS, event, job, run
+from rota.store.sharing import share_fairly
+from rota.store.tables import event, job, run
 from rota.store.types import db_now, encode_rows, given_rows, in_portions
 
-SHARE_SECONDS_MAX = 7 * 86_400  # that a fair share places a run before those that are due for longer
-BEHIND_SECONDS_MAX = 1_000_000_000  # what the column takes
 ROW_BYTES = 1000  # about what a row takes beside its arguments
 MADE_MAX = 50_000  # runs in one transaction
 
@@ -138,41 +137,6 @@ TELL_SLOTS = tell_runs(
 FIND_ASKED = select(run.c.id, run.c.request_id).where(run.c.request_id == _asked.c.request_id)
 
 
-# Who is first and who is last among the ready runs of a job and a priority, whose keys share fairly. Served by
-# rota_run_ready_key, and by rota_run_concurrency_key.
-_of_job = given_rows("jobs", job_id="id", pool="name", priority="id")
-FIND_FIRST = select(
-    _of_job.c.job_id,
-    _of_job.c.priority,
-    select(run.c.urgency)
-    .where(
-        run.c.ready_key_job_id == _of_job.c.job_id,
-        run.c.priority == _of_job.c.priority,
-        run.c.pool == _of_job.c.pool,
-    )
-    .order_by(run.c.urgency)
-    .limit(1)
-    .scalar_subquery()
-    .label("urgency"),
-)
-_lines = given_rows("lines", job_id="id", priority="id", concurrency_key="name")
-FIND_LAST_OF_KEYS = select(
-    _lines.c.job_id,
-    _lines.c.priority,
-    _lines.c.concurrency_key,
-    select(run.c.urgency)
-    .where(
-        run.c.state == RunState.READY.value,
-        run.c.open_concurrency_key == _lines.c.concurrency_key,
-        run.c.job_id == _lines.c.job_id,
-        run.c.priority == _lines.c.priority,
-    )
-    .order_by(desc(run.c.urgency))
-    .limit(1)
-    .scalar_subquery()
-    .label("urgency"),
-)
-
 READ_JOBS = select(
     job.c.id,
     job.c.name,
@@ -188,45 +152,6 @@ READ_JOBS = select(
 ).where(job.c.name.in_(bindparam("names", expanding=True)))
 
 
-def _share_fairly(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    """Place ready runs that have a concurrency key in the order of claims so that the keys of a job take turns.
-
-    A run goes one second behind the last one of its key, and never behind the first one of its job: whoever comes new
-    is served next, however long the line of another key is. Only runs of the same job and priority share. The first one
-    may be there for ever, held back by the limit of its key: beyond a week nobody is placed before other jobs by that.
-    """
-    keyed = [row for row in rows if row.get("concurrency_key") is not None and row["state"] == RunState.READY.value]
-    if not keyed:
-        return
-    # The first once for each job, and not for each key: it may be far behind those of other jobs.
-    of_jobs = _distinct(keyed, "job_id", "pool", "priority")
-    first: dict[tuple[int, int], int] = {
-        (found.job_id, found.priority): found.urgency
-        for found in connection.execute(FIND_FIRST, {"jobs": of_jobs})
-        if found.urgency is not None
-    }
-    lines = _distinct(keyed, "job_id", "priority", "concurrency_key")
-    last: dict[tuple[int, int, str], int] = {
-        (found.job_id, found.priority, found.concurrency_key): found.urgency
-        for found in connection.execute(FIND_LAST_OF_KEYS, {"lines": lines})
-        if found.urgency is not None
-    }
-    now = now_of(connection)
-    for row in keyed:
-        line = (row["job_id"], row["priority"])
-        own = int((row["run_at"] or now).timestamp()) - PRIORITY_SECONDS * row["priority"]
-        place = min(own, max(first.setdefault(line, own), own - SHARE_SECONDS_MAX))
-        if (before := last.get((*line, row["concurrency_key"]))) is not None:
-            place = min(max(place, before + 1), own + BEHIND_SECONDS_MAX)
-        last[(*line, row["concurrency_key"])] = place
-        row["behind_seconds"] = place - own
-
-
-def _distinct(rows: Sequence[dict[str, Any]], *names: str) -> str:
-    found = sorted({tuple(row[name] for name in names) for row in rows})
-    return encode_rows(dict(zip(names, one, strict=True)) for one in found)
-
-
 def insert_slots(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
     """Insert the runs of slots, and their events; a slot that has its row already keeps it."""
     rows = leave_out_fired(connection, rows)
@@ -240,7 +165,8 @@ def insert_slots(connection: Connection, rows: Sequence[dict[str, Any]]) -> None
 
 
 def _insert_runs(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    _share_fairly(connection, rows)
+    keyed = [row for row in rows if row.get("concurrency_key") is not None and row["state"] == RunState.READY.value]
+    share_fairly(connection, keyed)
     # One statement, unless they are so many, or their arguments so large together, that a server would not take it.
     for portion in in_portions(rows, lambda row: len(row["args"]) + ROW_BYTES):
         connection.execute(INSERT_RUNS, {"new": encode_rows(portion)})

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, event, insert
 
 from rota.store.advancing import FIND_WAITED
-from rota.store.creation import FIND_FIRST, INSERT_RUNS, TELL_ASKED, TELL_SLOTS
+from rota.store.creation import INSERT_RUNS, TELL_ASKED, TELL_SLOTS
 from rota.store.dialects import ClaimForm
 from rota.store.endings import FIND_ENDING, FIND_EXPIRED, KEEP_ORPHANS
 from rota.store.fanout import FIND_FIRST_OF_GROUPS
@@ -33,6 +33,7 @@ from rota.store.moves import APPLY_MOVES, CLOSE_ATTEMPTS, TELL_MOVES
 from rota.store.outlook import look_statement
 from rota.store.placing import selector_parameters
 from rota.store.retention import FIND_NEWEST, LOCK_REMOVABLE, READ_GROUPS, READ_NEXT
+from rota.store.sharing import FIND_FIRST, PLACE_RUNS
 from rota.store.tables import event as events
 from rota.store.tables import job, permit, run, schedule
 from rota.store.types import encode_rows
@@ -107,6 +108,7 @@ HOT: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
     "LOCK_REMOVABLE": (LOCK_REMOVABLE, {"ids": list(range(101, 201))}, set()),
 }
 
+HOT["PLACE_RUNS"] = (PLACE_RUNS, {"placed": encode_rows([{"run_id": 1, "behind_seconds": 0}])}, set())
 # Of another job than those whose runs are many.
 HOT["FIND_FIRST"] = (
     FIND_FIRST,

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import func, insert, select, text
 
 from rota.model.run import End, NewRun
+from rota.store.advancing import advance_runs
 from rota.store.database import Database
 from rota.store.endings import end_runs, rescue_runs
 from rota.store.history import why_run
@@ -559,6 +560,22 @@ def test_keys_take_turns_however_long_the_line_of_one_of_them_is(ledger: Ledger)
     ledger.clock.advance(seconds=5)
     ask("b", 2)
     assert tenants(4) == "baba"
+
+
+@pytest.mark.parametrize("kind", ["delayed", "retried"])
+def test_keys_take_turns_also_where_runs_have_waited(ledger: Ledger, kind: str) -> None:
+    ledger.add_job(concurrency_key="tenant", retries=1, retry_delay_seconds=60.0)
+    delay = 60.0 if kind == "delayed" else None
+    ledger.enqueue_many([NewRun("job", args='{"tenant": "a"}', in_seconds=delay)] * 4)
+    if kind == "retried":
+        ledger.end_all(ledger.claim(), "exited")
+    ledger.clock.advance(seconds=61)
+    assert advance_runs(ledger.database).ready == 4
+
+    ledger.clock.advance(minutes=5)
+    ledger.enqueue_many([NewRun("job", args='{"tenant": "b"}')] * 2)
+
+    assert [json.loads(claim.args)["tenant"] for claim in ledger.claim()] == list("ababaa")
 
 
 def test_a_key_that_is_stuck_lets_no_other_job_wait_for_ever(ledger: Ledger) -> None:
