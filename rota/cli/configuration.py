@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from rota.cli.door import Door, through_door
+from rota.config import mask_password
 
 
 @click.group()
@@ -20,4 +21,7 @@ def show(door: Door) -> None:
         {"setting": key, "value": resolved.text, "origin": resolved.origin}
         for key, resolved in door.config.resolved.items()
     ]
+    for view in views:
+        if (view["setting"], view["origin"]) == ("database", "default"):
+            view["value"] = mask_password(door.database_url())
     door.screen.show_list(views, {"setting": "setting", "value": "value", "origin": "origin"}, nothing="nothing is set")

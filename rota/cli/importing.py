@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,6 +71,9 @@ def crontab(
     else:
         _show(found)
         _tell_what_was_done(found, taken, planned=plan, if_exists=if_exists)
+        if not (system or is_system_file(file)) and (users := _find_users(found)):
+            named = f"begin with the name of a user and no program ({', '.join(users)})"
+            click.echo(f"commands {named}: if this is a system crontab, import it with --system", err=True)
         if absent:
             named = ", ".join(absent)
             click.echo(f"not in the file, as it was before, and left as they are: {named}", err=True)
@@ -99,6 +103,12 @@ def _find_home(user: str) -> str | None:
         return pwd.getpwnam(user).pw_dir
     except KeyError:
         return None
+
+
+def _find_users(plan: CrontabPlan) -> list[str]:
+    """Name the users with whose names commands begin, as the entries of a system crontab do when read as a user's."""
+    words = {str(entry.job.target).split(maxsplit=1)[0] for entry in plan.entries if entry.job.target}
+    return sorted(word for word in words if _find_home(word) is not None and shutil.which(word) is None)
 
 
 def _find_absent(door: Door, plan: CrontabPlan) -> list[str]:

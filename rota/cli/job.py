@@ -12,12 +12,17 @@ from rota.cli.door import IF_EXISTS, Door, Words, given, read_args, read_pairs, 
 from rota.cli.run import follow_run
 from rota.cli.screen import Columns, View
 from rota.errors import Invalid
+from rota.model.durations import format_duration
 from rota.model.ending import Backoff
 from rota.model.job import POOL_DEFAULT, Executor, Startup
+from rota.model.keeping import format_keep
 from rota.model.placement import RetryNode, RunsOn
 from rota.model.states import Delivery
 
 _WORD_LISTS = ("retry_on", "no_retry_on", "secrets", "prefer", "exclude", "mutexes")
+_DURATIONS = (
+    "timeout", "deadline", "start_within", "retry_delay", "retry_delay_max", "breaker_pause", "lease", "cpu_max",
+)  # fmt: skip
 COLUMNS: Columns = {"name": "name", "state": "state", "runs": lambda view: brief(describe_target(view)), "pool": "pool"}
 
 
@@ -28,6 +33,22 @@ def describe_target(view: View) -> str:
     if view.get("sql"):
         return "; ".join(str(statement) for statement in view["sql"])
     return str(view.get("call") or view.get("shell") or "")
+
+
+def write_as_flags(view: View) -> dict[str, Any]:
+    """Write the facts of a job as its flags are written, where that is not how they are stored."""
+    facts = dict(view)
+    if view.get("command"):
+        facts["command"] = describe_target(view)
+    for name in _WORD_LISTS:
+        facts[name] = ", ".join(view.get(name) or ())
+    for name in _DURATIONS:
+        if view.get(name) is not None:
+            facts[name] = format_duration(view[name])
+    facts["keep"] = format_keep(view.get("keep") or {})
+    variables: dict[str, str] = view.get("variables") or {}
+    facts["variables"] = ", ".join(f"{name}={value}" for name, value in variables.items())
+    return facts
 
 
 def brief(text: str) -> str:
@@ -207,7 +228,8 @@ def list_(door: Door) -> None:
 @through_door
 def show(door: Door, *, name: str) -> None:
     """Show a job: its definition, schedules, last run and how long it takes."""
-    door.screen.show_one(door.rota.jobs.show(name))
+    view = door.rota.jobs.show(name)
+    door.screen.show_one(view if door.screen.as_json else write_as_flags(view))
 
 
 @job.command()

@@ -223,11 +223,21 @@ def logs(
         write_as_it_comes(handle, writer, stream)
         return
     started_at, parts = handle.transcript(attempt, stream)
+    if not parts:
+        click.echo(say_silence(handle), err=True)
     if door.screen.as_json:
         text = b"".join(writer.render(parts, started_at)).decode("utf-8", "replace")
         door.screen.show_one({"id": handle.id, "attempt": attempt, "output": text})
     else:
         writer.write(parts, started_at)
+
+
+def say_silence(handle: RunHandle) -> str:
+    """Say why there is no output."""
+    view = handle.show()
+    if not view["attempts"]:
+        return f"run {handle.id} is {view['state']} and has not started: `rota why run {handle.id}`"
+    return f"run {handle.id} is {view['state']} and has written nothing there"
 
 
 def write_as_it_comes(handle: RunHandle, writer: OutputWriter, stream: str | None = None) -> None:

@@ -1,0 +1,52 @@
+"""What commands show to people: values as they are typed, and a word where there is nothing to show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.cli.conftest import Call
+
+
+def fact(output: str, name: str) -> str:
+    (line,) = [line for line in output.splitlines() if line.split(maxsplit=1)[0] == name]
+    return line.split(maxsplit=1)[1]
+
+
+def test_a_job_is_shown_as_it_is_written_with_flags(rota: Call):
+    rota("job", "add", "j", "--mutex", "m", "--mutex", "n", "--timeout", "90s", "--keep", "failed=9d",
+         "--variable", "A=b c", "--command", "--", "echo", "a b")  # fmt: skip
+
+    shown = rota("job", "show", "j").stdout
+
+    assert fact(shown, "command") == "echo 'a b'"
+    assert fact(shown, "mutexes") == "m, n"
+    assert fact(shown, "timeout") == "1m30s"
+    assert fact(shown, "keep") == "failed=9d"
+    assert fact(shown, "variables") == "A=b c"
+
+
+def test_logs_of_a_run_that_has_not_started_say_so(rota: Call):
+    rota("job", "add", "j", "--shell", "true")
+    rota("job", "run", "j")
+
+    result = rota("run", "logs", "1")
+
+    assert result.stdout == ""
+    assert "run 1 is ready and has not started: `rota why run 1`" in result.stderr
+
+
+def test_the_settings_say_where_the_default_database_is(rota: Call, state_home: dict[str, str]):
+    result = rota("config", "show", environ={"ROTA_DB": None})  # pyright: ignore[reportArgumentType]
+
+    assert f"sqlite:///{Path(state_home['XDG_STATE_HOME']) / 'rota' / 'rota.db'}" in result.stdout
+
+
+def test_a_system_crontab_that_is_taken_for_a_user_s_is_noticed(rota: Call, tmp_path: Path):
+    file = tmp_path / "copied"
+    file.write_text("17 * * * * root cd / && run-parts /etc/cron.hourly\n")
+
+    said = rota("import", "crontab", str(file), "--plan").stderr
+    assert "(root): if this is a system crontab, import it with --system" in said
+    assert "--system" not in rota("import", "crontab", str(file), "--plan", "--system").stderr
+    file.write_text("17 * * * * true\n")
+    assert "--system" not in rota("import", "crontab", str(file), "--plan").stderr
