@@ -58,7 +58,7 @@ def write_plugin_line(view: View) -> str:
     counts = view["counts"]
     bad = [found["text"] for found in view["findings"] if found["severity"] in STATUSES]
     more = f"; and {len(bad) - TOLD_MAX} more" if len(bad) > TOLD_MAX else ""
-    told = "; ".join(bad[:TOLD_MAX]) + more or f"{counts['nodes']} nodes, {counts['running']} running"
+    told = "; ".join(bad[:TOLD_MAX]) + more or f"nodes {counts['nodes']}, running {counts['running']}"
     performance = " ".join(f"{name}={counts[name]}" for name in ("ready", "running", "late", "nodes"))
     return _one_line(f"ROTA {view['state'].upper()} - {told}") + f" | {performance}"
 

@@ -166,14 +166,14 @@ def read_definition(
     if arguments and not command:
         raise Invalid("command", shlex.join(arguments), "arguments belong to --command; put --command before `--`")
     variables = read_pairs("variable", flags.pop("variable"))
-    words = {name: _read_words(flags.pop(name)) for name in _WORD_LISTS}
+    words = {name: _read_words(name, flags.pop(name)) for name in _WORD_LISTS}
     words["keep"] = _read_keep(flags.pop("keep"))
     target = given(call=call, command=list(arguments) if command else None, shell=shell, sql=list(sql) or None)
     groups = "none" if run_as_groups == ("none",) else list(run_as_groups) or None
     return target | given(variables=variables, run_as_groups=groups, **words, **flags)
 
 
-def _warn_of_pool(door: Door, view: View) -> None:
+def _warn(door: Door, view: View) -> None:
     # Jobs may come before the first worker does, so it is no refusal.
     pool = view["pool"]
     if pool != POOL_DEFAULT and not door.rota.pools.is_known(pool):
@@ -182,6 +182,9 @@ def _warn_of_pool(door: Door, view: View) -> None:
             f"make it with `rota pool create {pool}`",
             err=True,
         )
+    if view["max_per_key"] and not view["concurrency_key"]:
+        told = "limits only runs that are asked for with a key: name the argument that is it with --concurrency-key"
+        click.echo(f"max_per_key {told}", err=True)
 
 
 def _read_keep(words: tuple[str, ...]) -> Any:
@@ -192,7 +195,9 @@ def _read_keep(words: tuple[str, ...]) -> Any:
     return read_pairs("keep", words)
 
 
-def _read_words(words: tuple[str, ...]) -> list[str] | str | None:
+def _read_words(field: str, words: tuple[str, ...]) -> list[str] | str | None:
+    if "none" in words and len(words) > 1:
+        raise Invalid(field, "none", "it takes all away, and goes alone")
     return "none" if words == ("none",) else list(words) or None
 
 
@@ -212,7 +217,7 @@ def add(door: Door, *, name: str, if_exists: str, **flags: Any) -> None:
     if door.config.resolved["retry_delay"].origin != "default":
         options.setdefault("retry_delay", door.config.retry_delay_seconds)
     view = door.rota.jobs.add(name, if_exists=if_exists, **options)
-    _warn_of_pool(door, view)
+    _warn(door, view)
     door.screen.tell(f"job {view['name']}: {describe_target(view)}", view)
 
 
@@ -242,7 +247,7 @@ def edit(door: Door, *, name: str, **flags: Any) -> None:
     if not options:
         raise Invalid("job", name, "say what to change; see `rota job edit --help`")
     view = door.rota.jobs.edit(name, **options)
-    _warn_of_pool(door, view)
+    _warn(door, view)
     door.screen.tell(f"job {view['name']} is at revision {view['revision']}", view)
 
 
@@ -296,7 +301,7 @@ def run(door: Door, *, name: str, args: str | None, wait: bool, follow: bool, at
     group = view.get("group")
     runs = view.get("runs")
     said = f"run {handle.id}" if not runs else f"runs {', '.join(str(one['id']) for one in runs)} of group {group}"
-    if not runs and view["finished_at"]:
+    if not handle.is_new:
         said += f" has the key {view['key']} and is {view['state']}: no other was made"
     door.screen.tell(said, view)
     return 0

@@ -223,7 +223,9 @@ def show(door: Door, *, name: str) -> None:
 def drain(door: Door, *, name: str) -> None:
     """Claim nothing more there; what runs goes on. Holds over restarts, until `resume`."""
     view = door.rota.nodes.drain(name)
-    door.screen.tell(f"node {name} claims nothing more; {len(view['running'])} runs go on", view)
+    count = len(view["running"])
+    goes_on = {0: "nothing of it runs", 1: "1 run goes on"}.get(count, f"{count} runs go on")
+    door.screen.tell(f"node {name} claims nothing more; {goes_on}", view)
 
 
 @node.command()

@@ -152,4 +152,5 @@ def _count(view: Any) -> str:
     alive = [one["name"] for one in view["served_by"] if one["state"] != "gone"]
     if not alive:
         return "no node that is alive serves it yet"
-    return f"{len(alive)} nodes serve it: {', '.join(alive[:5])}" + (" and others" if len(alive) > 5 else "")
+    serve = "1 node serves" if len(alive) == 1 else f"{len(alive)} nodes serve"
+    return f"{serve} it: {', '.join(alive[:5])}" + (" and others" if len(alive) > 5 else "")

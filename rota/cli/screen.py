@@ -97,9 +97,9 @@ def make_table(views: Sequence[View], columns: Columns, title: str | None = None
         table.add_column(heading, overflow="fold", no_wrap=heading not in TEXTS)
     for view in views:
         cells: list[Text] = []
-        for source in columns.values():
+        for heading, source in columns.items():
             value = write_value(view.get(source) if isinstance(source, str) else source(view))
-            style = STYLES.get(value, "") if source == "state" else ""
+            style = STYLES.get(value, "") if heading == "state" else ""
             cut = Text(" ".join(value.split()), style=style, no_wrap=one_line or None)
             cut.overflow = "ellipsis" if one_line else None
             cells.append(cut)

@@ -14,7 +14,7 @@ COLOURS = {Severity.INFO: "blue", Severity.WARNING: "yellow", Severity.CRITICAL:
 
 NODE_COLUMNS: Columns = {
     "name": "name",
-    "state": "state",
+    "state": lambda view: "gone, to drain" if view["state"] == "gone" and view["drain_asked_at"] else view["state"],
     "pools": lambda view: ", ".join(view["pools"]) if isinstance(view["pools"], list) else view["pools"],
     "environments": lambda view: (
         ", ".join(view["environments"]) if isinstance(view["environments"], list) else view["environments"]

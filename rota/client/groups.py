@@ -156,4 +156,6 @@ class GroupHandle(RunHandle):
 
 def handle_of(rota: Rota, made: Made) -> RunHandle:
     """Return the handle of what a request made: a run, or a group of them."""
-    return RunHandle(rota, made.run_id) if made.group_id is None else GroupHandle(rota, made.run_id, made.group_id)
+    if made.group_id is None:
+        return RunHandle(rota, made.run_id, is_new=made.is_new)
+    return GroupHandle(rota, made.run_id, made.group_id)

@@ -70,11 +70,15 @@ def _check_output(attempt: int | None, stream: str | None) -> None:
 
 
 class RunHandle:
-    """One run: look at it, wait for it, act on it."""
+    """One run: look at it, wait for it, act on it.
 
-    def __init__(self, rota: Rota, run_id: int, *, sleep: Sleep = time.sleep) -> None:
+    ``is_new`` is False where a request has got the run that held its key, instead of one of its own.
+    """
+
+    def __init__(self, rota: Rota, run_id: int, *, is_new: bool = True, sleep: Sleep = time.sleep) -> None:
         self._rota = rota
         self.id = run_id
+        self.is_new = is_new
         self._sleep = sleep
 
     def __repr__(self) -> str:

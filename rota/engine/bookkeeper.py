@@ -23,6 +23,7 @@ from rota.engine.scheduler import Scheduler
 from rota.engine.settings import NodeSettings
 from rota.errors import DatabaseRefused, DatabaseUnavailable
 from rota.execution.linux import boottime
+from rota.model.keeping import format_keep
 from rota.model.run import Claim, End, NodeIdentity, Report
 from rota.model.states import NodeState
 from rota.store.database import Database
@@ -321,6 +322,7 @@ class Bookkeeper(threading.Thread):
                 environments=settings.environments.spelled,
                 secrets=self._scheduler.secrets,
                 labels=settings.labels,
+                keep_runs=format_keep(settings.keep_runs),
             )
         except BaseException:
             self._is_described = False

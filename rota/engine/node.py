@@ -31,6 +31,7 @@ from rota.errors import ConfigError, RotaError
 from rota.execution.crew import Crew
 from rota.execution.delegation import Delegation, find_delegation
 from rota.execution.linux import boottime
+from rota.model.keeping import format_keep
 from rota.model.run import NodeIdentity
 from rota.model.states import NodeState, OnTerm
 from rota.store.database import Database
@@ -233,6 +234,7 @@ class Node:
             cgroups=self._given.text,
             version=__version__,
             zone_data_version=zone_data_version(),
+            keep_runs=format_keep(self.settings.keep_runs),
             lease_seconds=self.settings.lease_seconds,
             wanted=self.settings.name,
             is_dead=is_dead_process,
@@ -399,7 +401,9 @@ def process_started(pid: int) -> int | None:
         facts = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    return int(facts.rpartition(")")[2].split()[19])
+    state, *numbers = facts.rpartition(")")[2].split()
+    # A zombie has ended: whoever is to reap it may take its time, or never do so, as the first process of a container.
+    return None if state in "ZX" else int(numbers[18])
 
 
 def is_dead_process(boot_id: str, pid: int, pid_started: int) -> bool:

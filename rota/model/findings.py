@@ -39,6 +39,7 @@ class FindingCode(StrEnum):
     NODE_SILENT = "node_silent"  # a node has not renewed its lease, and did not say goodbye
     NODE_CLOCK = "node_clock"  # the clock of a node is not the database's
     ZONE_DATA_DIFFERS = "zone_data_differs"  # living nodes have different rules of time zones
+    KEEPING_DIFFERS = "keeping_differs"  # living nodes keep finished runs for different times
     SLOT_ABSENT = "slot_absent"  # slots are due, and nobody decides them
     RUN_STUCK = "run_stuck"  # runs whose time or window has come, and nobody moves them on
     LEASE_OVER = "lease_over"  # runs whose lease is over, and nobody takes them away

@@ -36,6 +36,7 @@ class Made(NamedTuple):
 
     run_id: int  # of a group, its first run
     group_id: str | None = None  # of the runs on all nodes; None: it is one run
+    is_new: bool = True  # False: a run that held the key of the request
 
 
 @dataclass(frozen=True, slots=True)

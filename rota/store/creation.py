@@ -237,13 +237,16 @@ def make_runs(connection: Connection, wanted: Sequence[NewRun], requests: Sequen
     if missing and let_go_of_keys(connection, missing):
         ids |= _insert_asked(connection, list(missing.values()))
         missing = {key: row for key, row in missing.items() if row["request_id"] not in ids}
+    held: set[str] = set()
     if missing:
         holders = find_holders(connection, missing)
         for key, row in missing.items():
             if key not in holders:
                 raise Stale("the run that held this key let it go between our insert and our look")
             ids[row["request_id"]] = holders[key].id
-    made = {row["request_id"]: Made(ids[row["request_id"]]) for row in rows if "group_id" not in row}
+            held.add(row["request_id"])
+    alone = [row["request_id"] for row in rows if "group_id" not in row]
+    made = {request: Made(ids[request], is_new=request not in held) for request in alone}
     for request, one in spread.items():
         if one.made is not None:
             made[request] = one.made

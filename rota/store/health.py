@@ -335,6 +335,7 @@ class _Look:
         self._look_at_nodes()
         self._look_at_node_clocks()
         self._look_at_zone_data()
+        self._look_at_keeping()
         self._look_at_schedules()
         self._look_at_running()
         self._look_at_breakers()
@@ -478,8 +479,8 @@ class _Look:
                 self._tell(Severity.WARNING, FindingCode.POOL_EMPTY, pool, sentence, since)
             elif pool in of_jobs:
                 is_known = self._connection.execute(HAS_POOL, {"pool": pool}).scalar() is not None
-                sentence = f"its jobs have nowhere to run: {nobody}"
-                unknown = f"there is no pool {pool} yet, and {sentence}"
+                sentence = f"jobs of pool {pool} have nowhere to run: {nobody}"
+                unknown = f"there is no pool {pool} yet, and its jobs have nowhere to run: {nobody}"
                 self._tell(Severity.WARNING, FindingCode.POOL_EMPTY, pool, sentence if is_known else unknown, since)
 
     def _look_at_rules(self) -> None:
@@ -573,20 +574,35 @@ class _Look:
             self._tell(Severity.WARNING, FindingCode.NODE_CLOCK, server.name, sentence)
 
     def _look_at_zone_data(self) -> None:
-        """Compare what those nodes say that fire; one that does not say is left out."""
-        names: dict[str, list[str]] = {}
-        for server in self._servers:
-            if server.is_there and server.zone_data_version is not None:
-                names.setdefault(server.zone_data_version, []).append(server.name)
-        if len(names) > 1:
-            newest_first = sorted(names, reverse=True)
-            each = [f"{version} on {_list(sorted(names[version]))}" for version in newest_first]
+        each = self._compare({server.name: server.zone_data_version for server in self._servers if server.is_there})
+        if each is not None:
             sentence = (
-                f"living nodes have different versions of the zone data: {'; '.join(each[:NAMED_MAX])}"
-                f"{'; and others' if len(each) > NAMED_MAX else ''}. Where a zone has changed between them, whichever "
-                "node fires a slot decides when the next one is: bring all to the newest, and start their workers again"
+                f"living nodes have different versions of the zone data: {each}. Where a zone has changed between "
+                "them, whichever node fires a slot decides when the next one is: bring all to the newest, and start "
+                "their workers again"
             )
             self._tell(Severity.WARNING, FindingCode.ZONE_DATA_DIFFERS, "cluster", sentence)
+
+    def _look_at_keeping(self) -> None:
+        each = self._compare({server.name: server.keep_runs for server in self._servers if server.is_there})
+        if each is not None:
+            sentence = (
+                f"living nodes keep finished runs for different times: {each}. Each removes those of all jobs that do "
+                "not say it themselves, so that the shortest time counts: give all the same `keep_runs`"
+            )
+            self._tell(Severity.WARNING, FindingCode.KEEPING_DIFFERS, "cluster", sentence)
+
+    @staticmethod
+    def _compare(said: Mapping[str, str | None]) -> str | None:
+        """Say what nodes differ in, the greatest first; None: in nothing. One that does not say is left out."""
+        names: dict[str, list[str]] = {}
+        for name, fact in said.items():
+            if fact is not None:
+                names.setdefault(fact, []).append(name)
+        if len(names) <= 1:
+            return None
+        each = [f"{fact} on {_list(sorted(names[fact]))}" for fact in sorted(names, reverse=True)]
+        return f"{'; '.join(each[:NAMED_MAX])}{'; and others' if len(each) > NAMED_MAX else ''}"
 
     def _look_at_schedules(self) -> None:
         for row in self._connection.execute(FIND_SET_ASIDE).all():

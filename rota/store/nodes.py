@@ -104,6 +104,7 @@ def register_node(
     labels: Mapping[str, str] = NO_LABELS,
     cgroups: str | None = None,
     zone_data_version: str | None = None,
+    keep_runs: str | None = None,
     wanted: str | None = None,
     is_dead: IsDead | None = None,
 ) -> str:
@@ -133,6 +134,7 @@ def register_node(
         "skew_seconds": None,
         "cgroups": cgroups,
         "zone_data_version": zone_data_version,
+        "keep_runs": keep_runs,
         "lease": lease_seconds,
     }
 
@@ -206,9 +208,10 @@ def describe_node(
     environments: Sequence[str] = (),
     secrets: Sequence[str] = (),
     labels: Mapping[str, str] = NO_LABELS,
+    keep_runs: str | None = None,
 ) -> tuple[str, ...]:
     """Tell the others what a node does from now on: whether it drains, which pools it serves, with how many slots,
-    which environments and which secrets, by their names, and its labels.
+    which environments and which secrets, by their names, its labels, and how long it keeps finished runs.
 
     Besides ``pools``, which it names itself, it serves those whose rules name it: all of them are returned. One that
     somebody asked to drain goes on draining, whatever it says. It is no error if the name belongs to another process by
@@ -221,6 +224,7 @@ def describe_node(
         "slots": slots,
         "environments": json.dumps(list(environments), ensure_ascii=False),
         "secrets": json.dumps(list(secrets)),
+        "keep_runs": keep_runs,
     }
 
     def describe(connection: Connection) -> tuple[str, ...]:
@@ -306,6 +310,7 @@ def _show_node(row: Row[Any], running: list[int]) -> dict[str, Any]:
         "boot_id": row.boot_id,
         "version": row.version,
         "zone_data_version": row.zone_data_version,
+        "keep_runs": row.keep_runs,
         "pools": show_document(row.pools),
         "slots": row.slots,
         "environments": show_document(row.environments) or [],

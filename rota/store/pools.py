@@ -47,6 +47,7 @@ READ_NODES = (
         node.c.labels,
         node.c.skew_seconds,
         node.c.zone_data_version,
+        node.c.keep_runs,
         (node.c.lease_ends_at > db_now()).label("is_held"),
     )
     .order_by(desc(node.c.seen_at))
@@ -79,6 +80,7 @@ class Server:
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     skew_seconds: float | None = None  # its clock less the database's
     zone_data_version: str | None = None
+    keep_runs: str | None = None
 
     @property
     def is_drained(self) -> bool:
@@ -135,6 +137,7 @@ def read_servers(connection: Connection) -> list[Server]:
             labels=labels_of(row.labels),
             skew_seconds=row.skew_seconds,
             zone_data_version=row.zone_data_version,
+            keep_runs=row.keep_runs,
         )
         for row in rows
     ]

@@ -140,6 +140,7 @@ node = Table(
     Column("skew_seconds", Number),  # its clock less the database's, as measured last; NULL: not measured
     Column("own_pools", LongText),  # JSON list of those of its pools that it names itself; NULL: all of them
     Column("zone_data_version", Name),  # of the rules of time zones by which it fires; NULL: it did not say
+    Column("keep_runs", LongText),  # how long it keeps finished runs, as the setting is written; NULL: it did not say
     _one_of("state", NodeState),
     **_MYSQL,
 )

@@ -52,7 +52,7 @@ def test_where_nothing_is_found_it_is_ok(rota: Call) -> None:
     assert (plain.exit_code, plain.stdout) == (0, "ok: ready 0, running 0, late 0, nodes 1, cgroups 0\n")
     assert (plugin.exit_code, plugin.stdout) == (
         0,
-        "ROTA OK - 1 nodes, 0 running | ready=0 running=0 late=0 nodes=1\n",
+        "ROTA OK - nodes 1, running 0 | ready=0 running=0 late=0 nodes=1\n",
     )
     assert read(rota("check", "--json"))["findings"] == []
 

@@ -243,6 +243,9 @@ def test_secrets_are_named_changed_and_taken_away_by_a_flag(rota):
     assert "DB_PASSWORD" in rota("job", "show", "hello").output
     rota("job", "edit", "hello", "--secret", "OTHER")
     assert shown() == ["OTHER"]
+    refused = refusal(rota("job", "edit", "hello", "--secret", "none", "--secret", "A", "--json"))
+    assert (refused["field"], refused["value"]) == ("secrets", "none")
+    assert shown() == ["OTHER"]
     rota("job", "edit", "hello", "--secret", "none")
     assert shown() == []
 

@@ -25,6 +25,19 @@ def test_a_job_is_shown_as_it_is_written_with_flags(rota: Call):
     assert fact(shown, "variables") == "A=b c"
 
 
+def test_who_asks_for_a_key_that_a_run_holds_is_told_so(rota: Call):
+    rota("job", "add", "j", "--shell", "true")
+
+    assert rota("job", "run", "j", "--key", "k").stdout == "run 1\n"
+    assert rota("job", "run", "j", "--key", "k").stdout == "run 1 has the key k and is ready: no other was made\n"
+
+
+def test_a_limit_for_each_key_of_a_job_without_one_is_remarked_on(rota: Call):
+    assert "max_per_key limits only runs" in rota("job", "add", "j", "--shell", "true", "--max-per-key", "1").stderr
+    with_key = ["--shell", "true", "--max-per-key", "1", "--concurrency-key", "tenant"]
+    assert rota("job", "add", "k", *with_key).stderr == ""
+
+
 def test_logs_of_a_run_that_has_not_started_say_so(rota: Call):
     rota("job", "add", "j", "--shell", "true")
     rota("job", "run", "j")

@@ -37,7 +37,7 @@ def test_a_node_is_drained_and_resumed_and_shown_so(rota, node):
     status = rota("status").stdout
     resumed = rota("node", "resume", node, "--json")
 
-    assert drained.stdout == "node alpha claims nothing more; 0 runs go on\n"
+    assert drained.stdout == "node alpha claims nothing more; nothing of it runs\n"
     assert listed[0]["state"] == "draining"
     assert "@" in listed[0]["drain_asked_by"]
     assert "draining" in status
@@ -76,7 +76,7 @@ def test_a_pool_is_created_changed_shown_and_deleted(rota, node):
     edited = json.loads(rota("pool", "edit", "web", "--nodes", "none", "--label", "zone=eu", "--json").stdout)
     deleted = rota("pool", "delete", "web")
 
-    assert created.stdout == "pool web: 1 nodes serve it: alpha\n"
+    assert created.stdout == "pool web: 1 node serves it: alpha\n"
     assert member.stdout == "node beta is a member of pool web\n"
     assert (shown["members"], shown["patterns"], shown["labels"]) == (["beta"], ["al*"], {"gpu": "yes"})
     assert shown["served_by"] == [{"name": node, "state": "alive", "by": "nodes al*"}]

@@ -56,6 +56,7 @@ def test_a_key_gives_the_unfinished_run_that_has_it(rota: Rota, job: str, ledger
 
     assert (first.id, again.id) == (1, 1)
     assert later.id != first.id
+    assert (first.is_new, again.is_new, later.is_new) == (True, False, True)
 
 
 def test_many_requests_give_their_handles_in_order(rota: Rota, job: str) -> None:

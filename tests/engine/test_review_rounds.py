@@ -192,3 +192,16 @@ def test_a_process_in_another_container_is_not_taken_for_dead() -> None:
 
     assert not here
     assert elsewhere.stdout.strip() == "False"
+
+
+def test_a_process_that_has_ended_and_that_nobody_has_reaped_yet_is_dead() -> None:
+    with subprocess.Popen(["sleep", "600"]) as process:
+        began = process_started(process.pid) or 0
+        assert began
+        assert not is_dead_process(this_boot(), process.pid, began)
+
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+
+        assert Path(f"/proc/{process.pid}").exists()
+        assert is_dead_process(this_boot(), process.pid, began)

@@ -15,6 +15,7 @@ def start_node(
     slots: int = 4,
     environments: tuple[str, ...] = (),
     zone_data_version: str | None = None,
+    keep_runs: str | None = None,
 ) -> None:
     """Register a node, or let it come back: alive for one lease from now."""
     register_node(
@@ -27,6 +28,7 @@ def start_node(
         slots=slots,
         environments=environments,
         zone_data_version=zone_data_version,
+        keep_runs=keep_runs,
         version="0.1.0",
         lease_seconds=LEASE_SECONDS,
         wanted=name,

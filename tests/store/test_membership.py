@@ -312,4 +312,4 @@ def test_a_job_of_a_pool_without_a_node_is_a_finding(ledger: Ledger) -> None:
 
     (found,) = check_health(ledger.database).findings
 
-    assert found.text.startswith("its jobs have nowhere to run: no node serves pool empty")
+    assert found.text.startswith("jobs of pool empty have nowhere to run: no node serves pool empty")

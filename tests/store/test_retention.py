@@ -10,17 +10,21 @@ from typing import Any
 
 import pytest
 
+from rota.model.findings import FindingCode
 from rota.model.keeping import KEEP_DEFAULT
 from rota.model.run import NewRun, Written
-from rota.model.states import RunState
+from rota.model.states import NodeState, RunState
 from rota.store import retention
 from rota.store.clock import tell_clock_step
 from rota.store.events import tell_change
 from rota.store.firing import fire_schedules
+from rota.store.health import check_health
 from rota.store.interventions import rerun_run
+from rota.store.nodes import describe_node, leave_node, read_node
 from rota.store.retention import is_clock_fresh, remove_events, remove_runs
 from rota.store.slot_history import why_schedule
-from tests.store.ledger import Ledger
+from tests.store.ledger import Ledger, identity_of
+from tests.store.living import start_node
 
 DAY = 86400.0
 FOR_A_DAY = dict.fromkeys(KEEP_DEFAULT, DAY)
@@ -334,6 +338,26 @@ def test_an_end_that_comes_after_its_run_is_gone_is_acknowledged_and_changes_not
 
     assert delivered.applied | delivered.orphaned == {claim.claim_id}
     assert count_all(ledger) == before
+
+
+def test_living_nodes_that_keep_runs_for_different_times_are_a_warning(ledger: Ledger) -> None:
+    start_node(ledger, "left", keep_runs="failed=forever")
+    assert leave_node(ledger.database, identity_of("left"))
+    start_node(ledger, "a", keep_runs="failed=9d")
+    start_node(ledger, "b", keep_runs="failed=9d")
+    start_node(ledger, "c")  # does not say
+
+    def found() -> list[str]:
+        every = check_health(ledger.database).findings
+        return [one.text for one in every if one.code is FindingCode.KEEPING_DIFFERS]
+
+    assert found() == []
+    pools = ["default"]
+    node = {"state": NodeState.ALIVE, "pools": pools, "slots": 4}
+    describe_node(ledger.database, identity_of("b"), **node, keep_runs="failed=1d")
+    (text,) = found()
+    assert "different times: failed=9d on a; failed=1d on b. " in text
+    assert read_node(ledger.database, "b")["keep_runs"] == "failed=1d"
 
 
 def test_a_run_that_is_run_again_at_that_moment_stays(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

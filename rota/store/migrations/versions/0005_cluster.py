@@ -36,6 +36,7 @@ ADDED: dict[str, tuple[sa.Column[Any], ...]] = {
         sa.Column("skew_seconds", Number, nullable=True),
         sa.Column("own_pools", LongText, nullable=True),
         sa.Column("zone_data_version", Name, nullable=True),
+        sa.Column("keep_runs", LongText, nullable=True),
     ),
     "rota_job": (
         sa.Column("runs_on", Word, nullable=True),
