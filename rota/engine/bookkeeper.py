@@ -37,6 +37,7 @@ log = logging.getLogger("rota.worker")
 GATHER_SECONDS = 0.01  # while other runs are about to end too, one transaction for several ends
 POLL_SPREAD = 0.1  # of the time between two polls, by chance: nodes that start together do not look together for long
 LOOK_AGAIN_SECONDS = 0.1
+LOOK_TROUBLED_SECONDS_MAX = 1.0  # the same while something that is due fails again and again: nothing else waits longer
 LOOK_AFTER_END_SECONDS = 0.2  # an end may let the next run of a queue go
 HELD_BACK_SECONDS = 1.0  # until the next look while another node comes first for a run, for a while
 NOT_TOLD_SECONDS = 1.0  # from one look to the next while a guardian is to be told to freeze, or thaw, its job
@@ -351,15 +352,19 @@ class Bookkeeper(threading.Thread):
             seconds = min(seconds, NOT_TOLD_SECONDS)
         if outlook.has_rules:
             seconds = min(seconds, max(0.0, self._rules_at - self._clock()))
+        again = LOOK_AGAIN_SECONDS
         if done.trouble is not None:
-            seconds = min(seconds, self._tell_trouble(done.trouble))
+            backoff = self._tell_trouble(done.trouble)
+            seconds = min(seconds, backoff)
+            # It stays due, and hides when the next thing will be: looked at ever more rarely, and never too rarely.
+            again = max(again, min(backoff, LOOK_TROUBLED_SECONDS_MAX))
         else:
             self._trouble.succeeded()
         if done.anything or has_moved:
             seconds = 0.0  # the outlook is out of date
         elif (ahead := self._scheduler.seconds_until_next(outlook)) is not None:
             # What is due and was not done is being done by another node, or locked by somebody: no reason to spin.
-            seconds = min(seconds, ahead if ahead > 0 else LOOK_AGAIN_SECONDS)
+            seconds = min(seconds, ahead if ahead > 0 else again)
         if (tidying := self._scheduler.tidier.seconds_until_next) is not None:
             seconds = min(seconds, max(tidying, LOOK_AGAIN_SECONDS))
         self._look_at = time.monotonic() + seconds
