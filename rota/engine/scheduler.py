@@ -26,6 +26,7 @@ from rota.store.database import Database
 from rota.store.endings import rescue_runs
 from rota.store.findings import watch_health
 from rota.store.firing import FIRE_BATCH_MAX, fire_schedules
+from rota.store.membership import correct_absent_nodes
 from rota.store.outlook import Outlook, look
 from rota.store.permits import tidy_permits
 
@@ -123,17 +124,23 @@ class Scheduler:
         if outlook.health_is_due:
             with _trouble_kept(done):
                 if watch_health(self._database, node=self.identity.name) is not None:  # it was this node's turn
-                    self._tidy()
+                    self._tidy(done)
         if not outlook.is_held:
             with _trouble_kept(done):
                 self.tidier.round()
         return done
 
-    def _tidy(self) -> None:
-        self.tidier.begin()
-        tidy_permits(self._database)
-        if count := miss_unreachable(self._database):
-            log.warning("missed %d runs that were for nodes which are not registered in their pool any more", count)
+    def _tidy(self, done: Done) -> None:
+        with _trouble_kept(done):
+            if count := correct_absent_nodes(self._database):
+                log.info("%d nodes that are gone did not say what the rules of pools make of them: they do now", count)
+        with _trouble_kept(done):
+            if count := miss_unreachable(self._database):
+                log.warning("missed %d runs that were for nodes which their pool has no more", count)
+        with _trouble_kept(done):
+            tidy_permits(self._database)
+        with _trouble_kept(done):
+            self.tidier.begin()
 
     def _fire(self, done: Done, outlook: Outlook) -> None:
         fired = fire_schedules(

@@ -2,26 +2,27 @@
 
 Invariant: a pool is deleted only when nothing names it. Nodes that live follow a changed rule by themselves; for those
 that do not, whoever changes it corrects what their rows say, so that runs for all nodes of a pool are made for the
-right ones. Called by the doors.
+right ones. One that was dead then, and whose lease went on, is corrected within a minute of the lease's end. Called by
+the doors, and by the one node that looks for all.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, desc, func, insert, or_, select, update
 
 from rota.errors import Conflict, Invalid, NotFound
-from rota.model.placement import PoolRule
+from rota.model.placement import PoolRule, pools_served
 from rota.model.states import NodeState, RunState
 from rota.store.database import Database
 from rota.store.events import tell_change
 from rota.store.jobs import IfExists, adding
 from rota.store.moves import Stale, write_fresh
-from rota.store.pool_rules import labels_of, rule_of
+from rota.store.pool_rules import labels_of, read_rules, rule_of
 from rota.store.pools import names_of
 from rota.store.shown import show_document
 from rota.store.suspension import POOL_HINT, READ_POOL, show_pools
@@ -55,6 +56,7 @@ FIND_UNFINISHED = [
     for condition in _unfinished
 ]
 _is_there = node.c.lease_ends_at > db_now()
+# The latest ones, as in ``pools``: names of machines that are gone for good pile up.
 READ_NODES = (
     select(
         node.c.name,
@@ -65,7 +67,7 @@ READ_NODES = (
         node.c.own_pools,
         _is_there.label("is_held"),
     )
-    .order_by(node.c.name)
+    .order_by(desc(node.c.seen_at), node.c.name)
     .limit(NODES_MAX)
 )
 # Correct what a node that is not there would say of itself; one that came back meanwhile has said it.
@@ -199,6 +201,7 @@ def delete_pool(database: Database, name: str, *, actor: str) -> None:
             for found in connection.execute(READ_NODES)
             if _is_alive(found) and name in names_of(found.pools) and not rule.why_takes(*_facts_of(found))
         ]
+        own.sort()
         if own:
             more = f" and {len(own) - NAMED_MAX} more" if len(own) > NAMED_MAX else ""
             raise Conflict(
@@ -248,6 +251,7 @@ def _show(connection: Connection, name: str) -> dict[str, Any]:
         if by is not None:
             state = found.state if _is_alive(found) else NodeState.GONE.value
             served.append({"name": found.name, "state": state, "by": by})
+    served.sort(key=lambda one: one["name"])
     return show_pools(connection, [row])[0] | {"served_by": served, "problem": problem}
 
 
@@ -273,10 +277,41 @@ def _correct_absent(connection: Connection, old: PoolRule, new: PoolRule) -> Non
         if before == after or _is_alive(row) or not isinstance(pools, list) or new.pool in _own_pools_of(row):
             continue
         kept: list[Any] = [one for one in pools if one != new.pool]  # pyright: ignore[reportUnknownVariableType]
-        corrected = json.dumps([*kept, new.pool] if after else kept, ensure_ascii=False)
-        which = {"of_name": row.name, "of_holder": row.holder, "of_pools": row.pools}
-        own = row.pools if row.own_pools is None else row.own_pools
-        connection.execute(CORRECT_POOLS, which | {"pools": corrected, "own_pools": own})
+        _correct(connection, row, [*kept, new.pool] if after else kept)
+
+
+def correct_absent_nodes(database: Database) -> int:
+    """Let the rows of nodes that are not there say what all rules make of them; return how many did not.
+
+    Whoever changes a rule sees to it for those that are not there; one that was dead already, and whose lease went on,
+    neither followed the change nor was corrected with it.
+    """
+
+    def find(connection: Connection) -> list[tuple[AnyRow, Sequence[Any]]]:
+        rules = read_rules(connection)
+        found: list[tuple[AnyRow, Sequence[Any]]] = []
+        for row in connection.execute(READ_NODES).all():
+            own = show_document(row.pools if row.own_pools is None else row.own_pools)
+            if _is_alive(row) or not isinstance(own, list):
+                continue
+            served = pools_served(map(str, own), *_facts_of(row), rules)  # pyright: ignore[reportUnknownArgumentType]
+            if frozenset(served) != names_of(row.pools):
+                found.append((row, served))
+        return found
+
+    wrong = database.read(find)  # mostly none, and then nobody waits for a transaction
+    if not wrong:
+        return 0
+    return database.write(
+        lambda connection: sum(_correct(connection, row, served) for row, served in wrong), repeatable=True
+    )
+
+
+def _correct(connection: Connection, row: AnyRow, pools: Sequence[Any]) -> int:
+    which = {"of_name": row.name, "of_holder": row.holder, "of_pools": row.pools}
+    own = row.pools if row.own_pools is None else row.own_pools
+    corrected = json.dumps(pools, ensure_ascii=False)
+    return connection.execute(CORRECT_POOLS, which | {"pools": corrected, "own_pools": own}).rowcount
 
 
 def _columns_of(rule: PoolRule) -> dict[str, str | None]:

@@ -12,6 +12,7 @@ from rota.engine import bookkeeper as bookkeeper_module
 from rota.engine import books as books_module
 from rota.engine import scheduler as scheduler_module
 from rota.engine.bookkeeper import Idle, RenewalWanted
+from rota.engine.tidier import Tidier
 from rota.errors import DatabaseRefused, DatabaseUnavailable
 from rota.model.run import End, NewRun, Written
 from rota.model.states import RunState
@@ -367,3 +368,22 @@ def test_one_duty_that_fails_holds_up_no_other_and_does_not_spin(
     assert started == {"slot", "waiting", "lost"} - {done_by.get(duty)}
     assert "something that is due failed, 4 times in a row" in caplog.text
     assert "3 times" not in caplog.text
+
+
+@pytest.mark.parametrize("duty", ["correct_absent_nodes", "miss_unreachable", "tidy_permits", "begin"])
+def test_what_is_tidied_each_minute_is_tidied_whatever_of_it_fails(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, duty: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise DatabaseRefused("an odd row")
+
+    done: list[str] = []
+    for name in ("correct_absent_nodes", "miss_unreachable", "tidy_permits"):
+        monkeypatch.setattr(scheduler_module, name, lambda _, name=name: done.append(name))
+    monkeypatch.setattr(Tidier, "begin", lambda _: done.append("begin"))
+    monkeypatch.setattr(Tidier if duty == "begin" else scheduler_module, duty, fail)
+
+    node.round()
+
+    assert {*done, duty} == {"correct_absent_nodes", "miss_unreachable", "tidy_permits", "begin"}
+    assert "something that is due failed" in caplog.text

@@ -9,9 +9,11 @@ import pytest
 
 from rota.engine.bookkeeper import RULES_SECONDS
 from rota.model.placement import PoolRule
+from rota.model.run import NodeIdentity
 from rota.store.membership import add_member, create_pool, edit_pool
+from rota.store.nodes import register_node
 from tests.engine.node import Node
-from tests.store.ledger import Ledger, statements_of
+from tests.store.ledger import LEASE_SECONDS, Ledger, statements_of
 from tests.store.living import start_node
 
 ANN = "ann"
@@ -97,3 +99,26 @@ def test_what_other_nodes_may_take_first_is_looked_at_again_soon_and_taken_then(
 
     assert held == []
     assert [claim.run_id for claim in node.started] == [run_id]
+
+
+def test_a_node_that_died_before_a_rule_changed_follows_it_at_the_next_look_after_its_lease(served: Node) -> None:
+    database, clock = served.ledger.database, served.ledger.clock
+    create_pool(database, PoolRule.checked("p", ["dead"]), actor=ANN)
+    register_node(
+        database,
+        NodeIdentity("", "holder-of-dead", "boot"),
+        host="dead",
+        pid=1,
+        pid_started=1,
+        pools=["default"],
+        slots=1,
+        version="0.1.0",
+        lease_seconds=LEASE_SECONDS,
+    )
+    edit_pool(database, "p", lambda _: PoolRule.checked("p", ["a"]), actor=ANN)
+
+    clock.advance(seconds=LEASE_SECONDS + 1)
+    start_node(served.ledger)
+    served.settle()
+
+    assert json.loads(served.ledger.value("select pools from rota_node where name = 'dead'")) == ["default"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 
 from rota.errors import AlreadyExists, Conflict, Invalid, NotFound
 from rota.model.findings import FindingCode, Severity
@@ -13,7 +13,17 @@ from rota.model.placement import PoolRule
 from rota.model.run import NewRun, NodeIdentity
 from rota.model.states import NodeState
 from rota.store.health import check_health
-from rota.store.membership import add_member, create_pool, delete_pool, edit_pool, is_known, read_pool, remove_member
+from rota.store.membership import (
+    NODES_MAX,
+    add_member,
+    correct_absent_nodes,
+    create_pool,
+    delete_pool,
+    edit_pool,
+    is_known,
+    read_pool,
+    remove_member,
+)
 from rota.store.nodes import describe_node, read_node, register_node
 from rota.store.outlook import look
 from rota.store.pool_rules import read_served
@@ -153,6 +163,57 @@ def test_the_rows_of_nodes_that_are_not_there_follow_a_changed_rule(ledger: Ledg
 
     assert added == [["default", "p"], ["default", "p"], ["default"]]  # one that is there says so itself
     assert [pools_of(ledger, name) for name in everybody] == [["default"]] * 3
+
+
+def test_a_node_that_was_dead_under_its_lease_when_the_rule_changed_is_corrected_later(
+    ledger: Ledger, clock: Clock
+) -> None:
+    create(ledger, "p", members=["out", "stays"])
+    create(ledger, "q", patterns=["in*"])
+    for name in ("out", "in1", "stays", "there"):
+        start(ledger, name)
+    edit_pool(ledger.database, "p", lambda _: PoolRule.checked("p", ["in1", "stays", "there"]), actor=ANN)
+    under_lease = correct_absent_nodes(ledger.database)
+
+    clock.advance(seconds=LEASE_SECONDS + 1)
+    start(ledger, "there")
+    corrected = [correct_absent_nodes(ledger.database) for _ in range(2)]
+
+    assert (under_lease, corrected) == (0, [2, 0])
+    assert {name: pools_of(ledger, name) for name in ("out", "in1", "stays", "there")} == {
+        "out": ["default"],
+        "in1": ["default", "p", "q"],
+        "stays": ["default", "p"],
+        "there": ["default", "p"],
+    }
+
+
+def test_what_a_hand_broke_of_a_node_that_is_gone_is_left(ledger: Ledger) -> None:
+    create(ledger, "p", members=["a", "b"])
+    for name in "ab":
+        start(ledger, name)
+        stop_node(ledger, name)
+    ledger.execute(update(node).where(node.c.name == "a").values(own_pools="default", pools="[]"))
+    ledger.execute(update(node).where(node.c.name == "b").values(pools="p"))
+
+    assert correct_absent_nodes(ledger.database) == 1
+    assert pools_of(ledger, "a") == []
+    assert pools_of(ledger, "b") == ["default", "p"]
+
+
+def test_a_node_that_lives_is_seen_however_many_have_gone(ledger: Ledger) -> None:
+    start(ledger, "a")
+    stop_node(ledger, "a")
+    like_a = ledger.row(select(node))._asdict()
+    del like_a["id"]
+    rows = [like_a | {"name": f"gone{number}"} for number in range(NODES_MAX)]
+    ledger.database.write(lambda connection: connection.execute(insert(node), rows), repeatable=True)
+    ledger.clock.advance(seconds=1)
+    start(ledger, "z", "p")
+
+    assert [one["name"] for one in read_pool(ledger.database, "p")["served_by"]] == ["z"]
+    with pytest.raises(Conflict, match="served by node z"):
+        delete_pool(ledger.database, "p", actor=ANN)
 
 
 @pytest.mark.parametrize("says", ["itself", "not"])
