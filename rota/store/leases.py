@@ -369,9 +369,14 @@ LOCK_FREE = (
     .with_hint(run, BY_CLAIM_ALONE, "mysql")
     .with_hint(run, BY_CLAIM_ALONE, "mariadb")
 )
+# A goodbye is the last word: a renewal that was under way then does not keep the name from others.
 RENEW_NODE = (
     update(node)
-    .where(node.c.name == bindparam("node_name"), node.c.holder == bindparam("node_holder"))
+    .where(
+        node.c.name == bindparam("node_name"),
+        node.c.holder == bindparam("node_holder"),
+        node.c.state != NodeState.GONE.value,
+    )
     .values(
         seen_at=db_now_plus(-bindparam("behind", type_=Number)),
         lease_ends_at=db_now_plus(bindparam("node_lease", type_=run.c.lease_seconds.type)),

@@ -11,6 +11,7 @@ from rota.errors import Conflict, Invalid, NotFound
 from rota.model.run import NodeIdentity
 from rota.model.states import NodeState
 from rota.store.database import Database
+from rota.store.leases import renew_claims
 from rota.store.nodes import describe_node, leave_node, list_nodes, read_node, register_node
 from tests.store.ledger import Ledger
 
@@ -93,6 +94,17 @@ def test_only_the_process_that_has_a_name_can_give_it_up(ledger: Ledger) -> None
     assert not leave(ledger, "alpha", "somebody else")
     assert leave(ledger, "alpha", "a")
     assert read_node(ledger.database, "alpha")["state"] == "gone"
+
+
+def test_a_renewal_that_comes_after_the_goodbye_does_not_take_the_name_again(ledger: Ledger) -> None:
+    register(ledger, "a", wanted="w")
+    leave(ledger, "w", "a")
+
+    renewal = renew_claims(ledger.database, NodeIdentity("w", "a", "boot"), [], 60.0)
+
+    assert renewal.node_state is NodeState.GONE
+    assert read_node(ledger.database, "w")["lease_ends_at"] is None
+    assert register(ledger, "b", wanted="w", boot_id="another boot") == "w"
 
 
 def test_processes_that_start_at_the_same_moment_get_names_of_their_own(ledger: Ledger) -> None:
