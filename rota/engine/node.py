@@ -213,6 +213,7 @@ class Node:
             watch.node_state = NodeState.ALIVE
             return identity
         log.warning("the node's name went to another process: working as %s from now on", identity.name)
+        watch.rename(identity.name)
         bookkeeper.rename(identity)
         renewer.rename(identity)
         return identity

@@ -137,6 +137,10 @@ class Watch:
         """Start what comes from now on by new settings."""
         self._settings = settings
 
+    def rename(self, node: str) -> None:
+        """Start what comes from now on under another name."""
+        self._node = node
+
     def take_over(self, bookkeeper: Bookkeeping) -> None:
         """Take over what other workers of this folder have left: guardians with their jobs, and ends on disk."""
         if bookkeeper.is_accepting:

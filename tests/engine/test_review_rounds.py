@@ -15,7 +15,7 @@ import pytest
 
 from rota.engine.node import GOODBYE_SECONDS, is_dead_process, process_started, this_boot
 from rota.engine.node import Node as WholeNode
-from rota.engine.renewer import RenewalAsked
+from rota.engine.renewer import RenewalAsked, Renewer
 from rota.engine.watch import Watch
 from rota.errors import DatabaseUnavailable
 from rota.execution.linux import boottime
@@ -109,9 +109,10 @@ class Answering(Deaf):
         super().__init__()
         self.heard_at: dict[str, float] = {}
         self.asked: list[set[str]] = []
+        self.orders: list[Any] = []
 
-    def start(self, _order: object) -> None:
-        pass
+    def start(self, order: object) -> None:
+        self.orders.append(order)
 
     def answered(self, since: float) -> set[str]:
         return {claim_id for claim_id, moment in self.heard_at.items() if moment >= since}
@@ -158,6 +159,26 @@ def test_a_worker_that_lost_its_name_while_the_database_is_away_lives_and_asks_a
 
     assert now is old
     assert watch.node_state is NodeState.ALIVE  # so that the next renewal that finds the name lost says so again
+
+
+def test_a_worker_that_lost_its_name_starts_jobs_under_the_new_one(
+    node: Node, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.add_job()
+    ledger.enqueue()
+    whole = WholeNode(dataclasses.replace(node.settings, state_dir=tmp_path))
+    crew = Answering()
+    watch = Watch(cast("Any", crew), node.settings, "a")
+    monkeypatch.setattr(whole, "_register", lambda _: identity_of("a:2"))
+    renewer = Renewer(node.database, identity_of("a"), LEASE_SECONDS, watch.tell, node.bookkeeper.hint)
+
+    whole._take_another_name(node.database, identity_of("a"), watch, node.bookkeeper, renewer)
+    claim = node.start_one()
+    watch._start(claim, boottime() + LEASE_SECONDS, cast("Any", crew))
+
+    (order,) = crew.orders
+    assert ledger.run(claim.run_id).node == "a:2"
+    assert order.environment["ROTA_NODE"] == "a:2"
 
 
 def test_a_worker_that_gave_its_runs_back_leaves_also_when_the_database_does_not_take_their_ends(
