@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, Row, bindparam, case, exists, insert, null, select, update
+from sqlalchemy import Boolean, Connection, Row, bindparam, case, desc, exists, insert, null, select, update
 from sqlalchemy.exc import DBAPIError
 
 from rota.errors import Conflict, DatabaseUnavailable, NotFound
@@ -79,6 +79,7 @@ READ_HELD = select(*_HOLDER).where(node.c.name.in_(bindparam("names", expanding=
 
 _NODE = select(*shown(node.c), _held.label("is_held"), node.c.seen_at.label("last_seen_at"), db_now().label("now"))
 LIST_NODES = _NODE.where(node.c.name > bindparam("after")).order_by(node.c.name).limit(bindparam("limit"))
+LATEST_NODES = _NODE.order_by(desc(node.c.seen_at), node.c.name).limit(NODES_MAX)
 READ_NODE = _NODE.where(node.c.name == bindparam("name"))
 # What it runs now. Served by rota_run_lease.
 RUNS_OF = (
@@ -266,11 +267,25 @@ def list_nodes(database: Database, *, after: str = "", limit: int = NODES_MAX) -
     """Return up to ``limit`` nodes whose names come after ``after``, in the order of their names."""
 
     def read(connection: Connection) -> list[dict[str, Any]]:
-        rows = connection.execute(LIST_NODES, {"after": after, "limit": limit}).all()
-        running = _running(connection, [row.name for row in rows])
-        return [_show_node(row, running.get(row.name, [])) for row in rows]
+        return _show_nodes(connection, connection.execute(LIST_NODES, {"after": after, "limit": limit}).all())
 
     return database.read(read)
+
+
+def latest_nodes(database: Database) -> list[dict[str, Any]]:
+    """Return the thousand nodes that were seen last, in the order of their names: those of machines that are gone for
+    good pile up."""
+
+    def read(connection: Connection) -> list[dict[str, Any]]:
+        rows = connection.execute(LATEST_NODES).all()
+        return _show_nodes(connection, sorted(rows, key=lambda row: row.name))
+
+    return database.read(read)
+
+
+def _show_nodes(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
+    running = _running(connection, [row.name for row in rows])
+    return [_show_node(row, running.get(row.name, [])) for row in rows]
 
 
 def read_node(database: Database, name: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from rota.model.states import JobState, RunState
 from rota.store.database import Database, now_of
 from rota.store.health import check_health, show_health
 from rota.store.long_transactions import find_long_transactions
-from rota.store.nodes import list_nodes
+from rota.store.nodes import latest_nodes
 from rota.store.runs import read_runs
 from rota.store.shown import shown
 from rota.store.suspension import PART_MAX, read_suspended
@@ -101,7 +101,7 @@ def read_status(database: Database) -> dict[str, Any]:
     health = check_health(database)
     if (long := find_long_transactions(database)) is not None:
         health = replace(health, findings=tuple(sort_findings([*health.findings, long])))
-    return found | {"nodes": list_nodes(database), "findings": show_health(health)["findings"]}
+    return found | {"nodes": latest_nodes(database), "findings": show_health(health)["findings"]}
 
 
 def _show_overdue(row: Any) -> dict[str, Any]:

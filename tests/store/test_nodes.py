@@ -6,13 +6,16 @@ import threading
 from typing import Any
 
 import pytest
+from sqlalchemy import insert, select
 
 from rota.errors import Conflict, Invalid, NotFound
 from rota.model.run import NodeIdentity
 from rota.model.states import NodeState
 from rota.store.database import Database
 from rota.store.leases import renew_claims
-from rota.store.nodes import describe_node, leave_node, list_nodes, read_node, register_node
+from rota.store.nodes import NODES_MAX, describe_node, leave_node, list_nodes, read_node, register_node
+from rota.store.status import read_status
+from rota.store.tables import node
 from tests.store.ledger import Ledger
 
 
@@ -154,3 +157,20 @@ def test_a_node_tells_what_it_does_from_now_on(ledger: Ledger) -> None:
     assert (view["state"], view["pools"], view["slots"]) == ("draining", ["default", "new"], 9)
     assert view["events"][-1]["text"] == "alpha drains"
     assert ledger.value("select count(*) from rota_pool where name = 'new'") == 1
+
+
+def test_the_status_has_a_node_that_lives_however_many_have_gone(ledger: Ledger) -> None:
+    register(ledger, "a", wanted="gone")
+    leave(ledger, "gone", "a")
+    like_a = ledger.row(select(node))._asdict()
+    del like_a["id"]
+    rows = [like_a | {"name": f"gone{number}"} for number in range(NODES_MAX)]
+    ledger.database.write(lambda connection: connection.execute(insert(node), rows), repeatable=True)
+    ledger.clock.advance(seconds=1)
+    register(ledger, "b", wanted="there")
+
+    names = [one["name"] for one in read_status(ledger.database)["nodes"]]
+
+    assert "there" in names
+    assert names == sorted(names)
+    assert len(names) == NODES_MAX
