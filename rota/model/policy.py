@@ -8,7 +8,7 @@ the scheduler, which writes one row for each decision, and when a schedule is re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from rota.model.durations import format_duration
@@ -55,6 +55,7 @@ class Unfinished:
 
     runs: int = 0
     queued: int = 0  # of these, how many wait for one before them
+    latest_slot: datetime | None = field(default=None, compare=False)  # of these; None: not known
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,9 +184,12 @@ def decide_targets(
     opened: Mapping[str, Unfinished],
     skips_in_row: int,
     decide: Callable[[Unfinished], Firing],
+    *,
+    last_slot: datetime | None = None,
 ) -> Decided:
     """Decide the due slots for each of ``targets``, by what each has unfinished; for nobody, when there are none.
 
+    Skips in a row are those of one target: whoever has a run of ``last_slot`` was not skipped then.
     ``decide`` gives the same slots whatever is unfinished. What would be more than ``ROWS_MAX`` rows is left for the
     next look, whole slots at a time.
     """
@@ -213,7 +216,12 @@ def decide_targets(
     count = len(firing.decisions)
     kept = min(count, max(1, ROWS_MAX // len(of_targets))) if len(of_targets) > 1 else count
     last = firing.decisions[kept - 1]
-    skips = [(count_skips(one.decisions[:kept], skips_in_row), target) for target, one in of_targets]
+
+    def skips_before(target: str) -> int:
+        latest = unfinished_of(opened, target).latest_slot
+        return 0 if latest is not None and latest == last_slot else skips_in_row
+
+    skips = [(count_skips(one.decisions[:kept], skips_before(target)), target) for target, one in of_targets]
     most = max(number for number, _ in skips)
     return Decided(
         slots=tuple((target, one.decisions[number]) for number in range(kept) for target, one in of_targets),
@@ -235,7 +243,8 @@ def unfinished_of(opened: Mapping[str, Unfinished], target: str) -> Unfinished:
     one to the other.
     """
     found = [one for of, one in opened.items() if is_in_the_way(of, (target,))]
-    return Unfinished(sum(one.runs for one in found), sum(one.queued for one in found))
+    latest = max((one.latest_slot for one in found if one.latest_slot is not None), default=None)
+    return Unfinished(sum(one.runs for one in found), sum(one.queued for one in found), latest)
 
 
 def is_in_the_way(of: str, targets: Collection[str]) -> bool:

@@ -85,7 +85,7 @@ FIND_OPEN = (
 )
 # The same for each target, of schedules whose jobs run on all nodes: what is found is sorted for that.
 FIND_OPEN_OF_NODES = (
-    select(run.c.open_schedule_id, run.c.target_node, *_OPEN)
+    select(run.c.open_schedule_id, run.c.target_node, *_OPEN, func.max(run.c.slot_at).label("latest_slot"))
     .where(run.c.open_schedule_id.in_(bindparam("schedule_ids", expanding=True)))
     .group_by(run.c.open_schedule_id, run.c.target_node)
 )
@@ -282,7 +282,8 @@ def read_open(connection: Connection, rows: Sequence[AnyRow]) -> dict[int, dict[
             opened[row.open_schedule_id] = {ANY: Unfinished(row.runs, int(row.queued))}
     if of_nodes:
         for row in connection.execute(FIND_OPEN_OF_NODES, {"schedule_ids": of_nodes}):
-            opened.setdefault(row.open_schedule_id, {})[row.target_node] = Unfinished(row.runs, int(row.queued))
+            unfinished = Unfinished(row.runs, int(row.queued), row.latest_slot)
+            opened.setdefault(row.open_schedule_id, {})[row.target_node] = unfinished
     return opened
 
 
@@ -319,6 +320,7 @@ def _decide(
             lambda unfinished: decide_slots(
                 rule, row.next_slot_at, row.now, unfinished=unfinished, job_paused=job_paused
             ),
+            last_slot=row.last_slot_at,
         )
     except (RotaError, ValueError, TypeError, ArithmeticError, LookupError) as error:
         # A row that was written by hand, or by a newer program: it waits for a person, and the others go on.

@@ -211,6 +211,21 @@ def test_slots_that_one_node_skips_again_and_again_are_told_with_its_name(ledger
     assert ledger.schedule(schedule_id).skips_in_row == 3
 
 
+def test_nodes_that_skip_a_slot_in_turn_have_not_skipped_several_in_a_row(ledger: Ledger, job: int) -> None:
+    schedule_id = ledger.add_schedule(next_slot_at=BEGINNING)
+    fire(ledger)
+    busy = {name: claim_on(ledger, name) for name in "ab"}
+    for ends, starts in ("b", "b"), ("a", "a"), ("b", "b"), ("a", "a"):
+        ledger.end(busy.pop(ends))
+        ledger.clock.advance(minutes=1)
+        fire(ledger)  # the other one is still at it, and is skipped
+        busy[starts] = claim_on(ledger, starts)
+
+    assert [reason for _, _, reason in told(ledger)].count("overlap") == 4
+    assert ledger.schedule(schedule_id).skips_in_row == 1
+    assert ledger.rows("select text from rota_event where to_state = 'skipping'") == []
+
+
 def test_a_slot_replaces_what_the_same_node_has(ledger: Ledger, job: int) -> None:
     ledger.add_schedule(next_slot_at=BEGINNING, overlap="replace")
     fire(ledger)
