@@ -39,11 +39,14 @@ from rota.store.clock import READ_HELD
 from rota.store.database import Database, now_of
 from rota.store.durations import read_durations
 from rota.store.permits import WITHIN_LIMITS
+from rota.store.placing import read_selectors
 from rota.store.pool_rules import READ_RULES, rule_of
 from rota.store.pools import (
+    excludes_all,
     is_drained,
     last_seen,
     read_servers,
+    say_excluded,
     say_full,
     say_lacking,
     say_nobody,
@@ -176,6 +179,11 @@ READ_ENVIRONMENTS_OF = (
         or_(job.c.env.is_not(None), job.c.secrets.is_not(None)),
     )
     .distinct()
+)
+READ_EXCLUDES_OF = (
+    select(job.c.name, job.c.exclude)
+    .where(job.c.id.in_(bindparam("job_ids", expanding=True)), job.c.exclude.is_not(None))
+    .order_by(job.c.name)
 )
 # Since when they are ready: a run may have waited, or run, before. Served by rota_event_run.
 READ_READY_SINCE = (
@@ -417,6 +425,7 @@ class _Look:
             why = (
                 say_nobody(self._servers, pool)
                 or self._say_lacking(pool, [row.job_id for row in late])
+                or self._say_excluding(pool, [row.job_id for row in late])
                 or say_full(self._servers, pool)
                 or "its nodes do not take them"
             )
@@ -431,6 +440,17 @@ class _Look:
             for row in sorted(rows, key=lambda row: (row.env or "", row.secrets or ""))
         ]
         return next((one for one in said if one is not None), None)
+
+    def _say_excluding(self, pool: str, job_ids: Sequence[int]) -> str | None:
+        """Say that one of these jobs excludes every living node of a pool; None when none does."""
+        for row in self._connection.execute(READ_EXCLUDES_OF, {"job_ids": sorted(set(job_ids))}).all():
+            try:
+                exclude = read_selectors("exclude", row.exclude)
+            except Invalid:  # written by hand: whoever claims such a run fails it with the reason
+                continue
+            if excludes_all(self._servers, pool, exclude):
+                return say_excluded(self._servers, pool, exclude, who=f"job {row.name}")
+        return None
 
     def _say_held(self, pool: str) -> tuple[FindingCode, str] | None:
         """Say that somebody holds the runs of a pool, and how; None when nobody does."""

@@ -224,16 +224,24 @@ def say_unsupplied(
     return f"no node alive in pool {pool} can read all secrets of its job: {each}: {advice}"
 
 
-def say_excluded(servers: Sequence[Server], pool: str, exclude: Sequence[str], target: str = "") -> str | None:
-    """Say which living nodes of ``pool`` a job excludes; None when none."""
+def say_excluded(
+    servers: Sequence[Server], pool: str, exclude: Sequence[str], target: str = "", *, who: str = "its job"
+) -> str | None:
+    """Say which living nodes of ``pool`` a job excludes, ``who`` in words; None when none."""
     alive = [server for server in serving(servers, pool, target) if server.is_alive]
     found = [(server, by) for server in alive if (by := server.answers_to(exclude)) is not None]
     if not found:
         return None
     each = _name(server.name if by == server.name else f"{server.name} ({by})" for server, by in found)
     if len(found) == len(alive):
-        return f"its job excludes every node alive in pool {pool}: {each}"
-    return f"its job excludes {each}"
+        return f"{who} excludes every node alive in pool {pool}: {each}"
+    return f"{who} excludes {each}"
+
+
+def excludes_all(servers: Sequence[Server], pool: str, exclude: Sequence[str]) -> bool:
+    """Tell whether nodes of ``pool`` live, and a job excludes each of them."""
+    alive = [server for server in serving(servers, pool) if server.is_alive]
+    return bool(alive) and all(server.answers_to(exclude) is not None for server in alive)
 
 
 def say_preferred(

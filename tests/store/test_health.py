@@ -91,6 +91,26 @@ def test_ready_runs_that_nobody_takes_are_late_and_then_critical(ledger: Ledger,
     assert found(ledger)["run_late default"] == "critical"
 
 
+@pytest.mark.parametrize(
+    ("exclude", "said"),
+    [
+        ('["a", "b"]', "job job excludes every node alive in pool default: a, b"),
+        ('["a"]', "its nodes do not take them"),
+        ("a", "its nodes do not take them"),  # written by hand
+    ],
+)
+def test_runs_that_are_late_since_their_job_excludes_every_node_say_so(
+    ledger: Ledger, clock: Clock, exclude: str, said: str
+) -> None:
+    ledger.add_job(exclude=exclude)
+    ledger.enqueue()
+    clock.advance(seconds=61)
+    for name in "ab":
+        start_node(ledger, name)
+
+    assert find(ledger)["run_late default"].text.endswith(f"; {said}")
+
+
 def test_a_run_is_late_from_when_it_became_ready(ledger: Ledger, clock: Clock) -> None:
     ledger.add_job()
     start_node(ledger)
