@@ -25,7 +25,7 @@ from rota.store.moves import Stale
 from rota.store.pool_rules import read_rules
 from rota.store.shown import show_document, shown
 from rota.store.tables import node, pool, run
-from rota.store.types import Name, Number, db_now, db_now_plus
+from rota.store.types import Name, Number, db_now, db_now_plus, insert_if_new
 from rota.store.wakeup import announce
 
 NODES_MAX = 1000
@@ -48,8 +48,8 @@ TAKE_NODE = (
     .where(node.c.name == bindparam("of_name"), node.c.holder == bindparam("of_holder"))
     .values(state=_works, **_FACTS)
 )
-# A pool is known as soon as a node works for it.
-ADD_POOL = insert(pool).from_select(
+# A pool is known as soon as a node works for it, and two may be the first.
+ADD_POOL = insert_if_new(pool).from_select(
     ["name", "created_at"],
     select(bindparam("pool_name", type_=Name), db_now()).where(~exists().where(pool.c.name == bindparam("pool_name"))),
 )

@@ -126,6 +126,30 @@ def test_processes_that_start_at_the_same_moment_get_names_of_their_own(ledger: 
     assert sorted(names) == ["alpha", "alpha:2", "alpha:3", "alpha:4"]
 
 
+def test_nodes_that_name_new_pools_at_the_same_moment_do_not_refuse_each_other(ledger: Ledger) -> None:
+    databases = {holder: ledger.connect() for holder in "abcd"}
+    names = {holder: register(ledger, holder) for holder in databases}
+    pools = [f"p{number}" for number in range(20)]
+    together, failures = threading.Barrier(len(databases)), list[Exception]()
+
+    def race(holder: str) -> None:
+        identity = NodeIdentity(names[holder], holder, "boot")
+        try:
+            together.wait(30)
+            describe_node(databases[holder], identity, state=NodeState.ALIVE, pools=pools, slots=4)
+        except Exception as error:  # noqa: BLE001 - told by the test itself
+            failures.append(error)
+
+    threads = [threading.Thread(target=race, args=(holder,)) for holder in databases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failures == []
+    assert {row.name for row in ledger.rows("select name from rota_pool")} == {"default", *pools}
+
+
 def test_a_node_is_shown_with_what_it_runs_and_a_silent_one_as_gone(ledger: Ledger) -> None:
     register(ledger, "a", wanted="a", pools=["default", "reports"])
     claim = ledger.start_one("a")
