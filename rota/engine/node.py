@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from rota import __version__, crash
+from rota.engine.backoff import Backoff
 from rota.engine.bookkeeper import Bookkeeper
 from rota.engine.renewer import Renewer
 from rota.engine.settings import NodeSettings
@@ -84,6 +85,7 @@ class Node:
         self._settings_read: deque[NodeSettings] = deque()  # anew, and not in force yet
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._name_lost = False
+        self._nameless = Backoff()  # asked in vain for another name, with each renewal
         self._given = Delegation("", "not looked for")
 
     # Signals only leave a note: what they ask for is done between two rounds of the watch.
@@ -209,9 +211,12 @@ class Node:
             identity = self._register(database)
         except RotaError as error:
             # Its jobs are held by their claims, not by its name: they go on, and the next renewal asks again.
-            log.error("the node's name went to another process, and there is no other one yet: %s", error)
+            self._nameless.failed()
+            if self._nameless.is_worth_a_line():
+                log.error("the node's name went to another process, and there is no other one yet: %s", error)
             watch.node_state = NodeState.ALIVE
             return identity
+        self._nameless.succeeded()
         log.warning("the node's name went to another process: working as %s from now on", identity.name)
         watch.rename(identity.name)
         bookkeeper.rename(identity)

@@ -143,7 +143,7 @@ def test_renewals_that_follow_each_other_at_once_leave_no_guardian_out_but_one_t
 
 
 def test_a_worker_that_lost_its_name_while_the_database_is_away_lives_and_asks_again(
-    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = WholeNode(dataclasses.replace(node.settings, state_dir=tmp_path))
     watch = Watch(cast("Any", Deaf()), node.settings, "a")
@@ -155,10 +155,12 @@ def test_a_worker_that_lost_its_name_while_the_database_is_away_lives_and_asks_a
 
     monkeypatch.setattr(whole, "_register", away)
 
-    now = whole._take_another_name(node.database, old, watch, node.bookkeeper, cast("Any", None))
+    for _ in range(5):
+        now = whole._take_another_name(node.database, old, watch, node.bookkeeper, cast("Any", None))
 
-    assert now is old
+        assert now is old
     assert watch.node_state is NodeState.ALIVE  # so that the next renewal that finds the name lost says so again
+    assert [record.getMessage()[-4:] for record in caplog.records] == ["away"] * 3  # at the 1st, 2nd and 4th time
 
 
 def test_a_worker_that_lost_its_name_starts_jobs_under_the_new_one(
