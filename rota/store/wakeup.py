@@ -93,6 +93,8 @@ class Pulse:
             DatabaseUnavailable: the connection broke.
         """
         way = self._database.dialect.wake_up
+        # What is asked of the driver itself fails in its own words, which nobody has wrapped.
+        own_error: type[Exception] = self._database.engine.dialect.loaded_dbapi.Error
         try:
             if way is WakeUp.NOTIFY:
                 return self._wait_for_notice(seconds, wake_fd)
@@ -101,7 +103,7 @@ class Pulse:
         except DBAPIError as error:
             self.close()
             raise DatabaseUnavailable(f"the database does not answer: {first_line(error)}") from error
-        except OSError as error:
+        except (OSError, own_error) as error:
             self.close()
             raise DatabaseUnavailable(f"the connection broke while it waited: {error}") from error
         _readable([wake_fd], seconds)

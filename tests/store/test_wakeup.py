@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
 
@@ -56,6 +57,30 @@ def test_a_commit_elsewhere_wakes_where_the_database_can(ledger: Ledger, pulse: 
 
     assert pulse.wait(LONG if can else 0, wake_fd) is can
     assert pulse.wait(0, wake_fd) is False
+
+
+@pytest.mark.only_on("sqlite", "postgresql")
+def test_a_connection_whose_driver_fails_is_trouble_and_made_anew(
+    ledger: Ledger, pulse: Pulse, wake_fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(pulse, wake_fd)
+    assert pulse._connection is not None
+    driver = pulse._connection.connection.driver_connection
+    if isinstance(driver, sqlite3.Connection):
+        driver.set_authorizer(lambda *_: sqlite3.SQLITE_DENY)
+    else:
+        error = ledger.database.engine.dialect.loaded_dbapi.OperationalError
+
+        def fail() -> None:
+            raise error("the connection is lost")
+
+        monkeypatch.setattr(driver, "fileno", fail)
+
+    with pytest.raises(DatabaseUnavailable):
+        pulse.wait(LONG, wake_fd)
+
+    settle(pulse, wake_fd)
+    assert pulse.write(now_of, repeatable=True)
 
 
 def test_a_breaker_that_closes_wakes_those_who_may_start_its_runs(ledger: Ledger, pulse: Pulse, wake_fd: int) -> None:
