@@ -257,7 +257,8 @@ class Bookkeeper(threading.Thread):
                     log.exception("a round was refused: %s", error)
             except Exception:  # the top of the loop: logged, counted, and tried again later
                 seconds = self._backoff.failed()
-                log.exception("a round failed")
+                if self._backoff.is_worth_a_line():
+                    log.exception("a round failed, %d times in a row", self._backoff.failures)
             if self._stopping:
                 return
             time.sleep(seconds)

@@ -105,7 +105,8 @@ class Renewer(threading.Thread):
                     log.warning("a renewal was refused: %s", error)
             except Exception:  # the top of the loop
                 seconds = self._backoff.failed()
-                log.exception("a renewal failed")
+                if self._backoff.is_worth_a_line():
+                    log.exception("a renewal failed, %d times in a row", self._backoff.failures)
             if not self._stopping:
                 time.sleep(min(seconds, self._lease_seconds / 10))
                 self._hint()

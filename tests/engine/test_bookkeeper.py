@@ -387,3 +387,22 @@ def test_what_is_tidied_each_minute_is_tidied_whatever_of_it_fails(
 
     assert {*done, duty} == {"correct_absent_nodes", "miss_unreachable", "tidy_permits", "begin"}
     assert "something that is due failed" in caplog.text
+
+
+def test_rounds_that_fail_for_a_reason_that_nobody_foresaw_do_not_flood_the_log(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = iter(range(4, -1, -1))
+
+    def fail() -> None:
+        if next(left) == 0:
+            node.bookkeeper.stop()
+        raise ZeroDivisionError("odd")
+
+    monkeypatch.setattr(node.bookkeeper, "round", fail)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+
+    node.bookkeeper.run()
+
+    assert [record.getMessage()[-16:] for record in caplog.records] == [f"{n} times in a row" for n in (1, 2, 4)]
+    assert "ZeroDivisionError" in caplog.text

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
+
 from rota.engine.renewer import RenewalAsked, Renewed, Renewer
 from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of
 
@@ -34,3 +38,24 @@ def test_what_a_worker_with_a_longer_lease_has_left_is_renewed_for_as_long_as_it
 
     assert told[0].kept == {claim.claim_id: 160.0}
     assert ledger.run(claim.run_id).lease_ends_at == ledger.clock.after(60)
+
+
+def test_renewals_that_fail_for_a_reason_that_nobody_foresaw_do_not_flood_the_log(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    renewer = Renewer(ledger.connect(), identity_of("a"), LEASE_SECONDS, lambda _: None, lambda: None)
+    left = iter(range(4, -1, -1))
+
+    def fail(_: object) -> None:
+        if next(left) == 0:
+            renewer.stop()
+        renewer.ask(RenewalAsked({}, 0.0))
+        raise ZeroDivisionError("odd")
+
+    monkeypatch.setattr(renewer, "round", fail)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    renewer.ask(RenewalAsked({}, 0.0))
+
+    renewer.run()
+
+    assert [record.getMessage()[-16:] for record in caplog.records] == [f"{n} times in a row" for n in (1, 2, 4)]
