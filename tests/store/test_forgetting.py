@@ -6,12 +6,13 @@ import pytest
 
 from rota.errors import Conflict, NotFound
 from rota.model.reasons import Reason
-from rota.model.run import NewRun
+from rota.model.run import Made, NewRun
 from rota.model.states import RunState
 from rota.store.advancing import miss_unreachable
 from rota.store.forgetting import forget_node
 from rota.store.interventions import rerun_run
 from rota.store.nodes import list_nodes
+from rota.store.requests import request_runs
 from tests.clock import Clock
 from tests.store.ledger import LEASE_SECONDS, Ledger
 from tests.store.living import start_node, stop_node
@@ -98,3 +99,47 @@ def test_the_name_is_free_afterwards_and_its_drain_is_forgotten_too(ledger: Ledg
 
     (view,) = list_nodes(ledger.database)
     assert (view["name"], view["state"], view["drain_asked_at"]) == ("a", "alive", None)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_key_goes_on_holding_when_all_nodes_of_its_group_are_forgotten(ledger: Ledger, ends: bool) -> None:
+    for name in "ab":
+        start_node(ledger, name)
+    ledger.add_job(runs_on="all")
+
+    def ask(key: str = "once") -> list[Made]:
+        return request_runs(ledger.database, [NewRun("job", run_key=key, unique_seconds=-1.0)])
+
+    first, other = ask(), ask("other")
+    for name in "ab":
+        if ends:
+            ledger.end_all(ledger.claim(name))
+        stop_node(ledger, name)
+    start_node(ledger, "c")
+
+    assert [forget(ledger, name) for name in "ab"] == ([0, 0] if ends else [2, 2])
+
+    assert (ask(), ask("other")) == (first, other)
+    assert len(ledger.runs()) == 4
+    start_node(ledger, "a")
+    assert ask() == first
+    ledger.set_job(runs_on="any")
+    assert ask() == first
+    assert ledger.violations() == []
+
+
+def test_a_key_whose_time_is_over_is_free_also_after_its_node_was_forgotten(ledger: Ledger, clock: Clock) -> None:
+    start_node(ledger)
+    ledger.add_job(runs_on="all")
+    wanted = [NewRun("job", run_key="k", unique_seconds=100.0)]
+    first = request_runs(ledger.database, wanted)
+    ledger.end_all(ledger.claim("a"))
+    stop_node(ledger)
+    forget(ledger)
+    start_node(ledger, "b")
+
+    again = request_runs(ledger.database, wanted)
+    clock.advance(seconds=101)
+
+    assert again == first
+    assert request_runs(ledger.database, wanted) != first
