@@ -73,6 +73,7 @@ _HOLDER = [
     node.c.pid_started,
     node.c.drain_asked_at,
     node.c.drain_asked_by,
+    node.c.lease_ends_at,
     _held.label("is_held"),
 ]
 READ_HELD = select(*_HOLDER).where(node.c.name.in_(bindparam("names", expanding=True)))
@@ -112,8 +113,9 @@ def register_node(
     """Take a name for this process and return it: ``wanted``, or the host's with the lowest number that is free.
 
     ``identity`` says which process asks; its name is not looked at. A name is free when nobody has it, or when the
-    process that has it said goodbye, is silent past its lease by the database's clock, or is dead by ``is_dead``, which
-    can tell for this boot of this machine only. Besides ``pools`` it serves those whose rules name it.
+    process that has it said goodbye, is silent past its lease by the database's clock, or is dead by ``is_dead``. That
+    can tell for this boot of this machine only, and decides there, whatever the lease. Besides ``pools`` it serves
+    those whose rules name it.
 
     Raises:
         Conflict: ``wanted`` is held by a living process.
@@ -193,10 +195,12 @@ def _names_of(host: str) -> list[str]:
 
 
 def _is_held(row: Row[Any], identity: NodeIdentity, is_dead: IsDead | None) -> bool:
-    if not row.is_held:
-        return False
-    same_boot = row.boot_id == identity.boot_id
-    return not (same_boot and is_dead is not None and is_dead(row.boot_id, row.pid, row.pid_started))
+    if row.lease_ends_at is None:
+        return False  # it said goodbye
+    if row.boot_id == identity.boot_id and is_dead is not None:
+        # One that stands still past its lease may go on: under one name there would be two then.
+        return not is_dead(row.boot_id, row.pid, row.pid_started)
+    return bool(row.is_held)
 
 
 def describe_node(

@@ -69,6 +69,18 @@ def test_a_name_is_free_at_once_when_its_process_is_known_to_be_dead_on_this_boo
     assert asked == [("boot", 100, 5000)]
 
 
+def test_a_process_of_this_boot_that_lives_holds_its_name_past_its_lease(ledger: Ledger) -> None:
+    register(ledger, "a", wanted="w", pid=100)
+    ledger.clock.advance(seconds=61)
+
+    with pytest.raises(Conflict, match="process 100, which is alive"):
+        register(ledger, "b", wanted="w", is_dead=lambda *_: False)
+
+    assert register(ledger, "b", wanted="w", is_dead=lambda *_: True) == "w"
+    leave(ledger, "w", "b")
+    assert register(ledger, "c", wanted="w", is_dead=lambda *_: False) == "w"
+
+
 def test_a_chosen_name_is_refused_while_it_is_held(ledger: Ledger) -> None:
     register(ledger, "a", wanted="worker-1", pid=77)
 
