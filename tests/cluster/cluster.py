@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,7 @@ class Cluster:
             try:
                 worker.exit_status(15)
             except subprocess.TimeoutExpired:
+                warnings.warn(f"a worker had to be killed in the end:\n{worker.log()[-2000:]}", stacklevel=1)
                 worker.process.kill()
                 worker.exit_status()
         self.database.close()

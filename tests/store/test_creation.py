@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from rota.errors import NotFound
-from rota.model.run import NewRun
+from rota.model.run import Made, NewRun
 from rota.store.creation import enqueue_runs, request_ids
 from rota.store.requests import request_runs
 from tests.store.ledger import Ledger, statements_of
@@ -174,25 +174,26 @@ def test_a_request_whose_commit_answer_was_lost_makes_one_run(ledger: Ledger) ->
     ledger.add_job()
 
     with commit_breaks(ledger.database, "after") as broken:
-        ((run_id, _),) = request_runs(ledger.database, [NewRun("job")])
+        (made,) = request_runs(ledger.database, [NewRun("job")])
 
     assert broken == ["after"]
-    assert [row.id for row in ledger.runs()] == [run_id]
+    assert [row.id for row in ledger.runs()] == [made.run_id]
+    assert made.is_new
 
 
 def test_a_request_that_was_not_committed_is_sent_again(ledger: Ledger) -> None:
     ledger.add_job()
 
     with commit_breaks(ledger.database, "before") as broken:
-        ((run_id, _),) = request_runs(ledger.database, [NewRun("job")])
+        (made,) = request_runs(ledger.database, [NewRun("job")])
 
     assert broken == ["before"]
-    assert [row.id for row in ledger.runs()] == [run_id]
+    assert [row.id for row in ledger.runs()] == [made.run_id]
 
 
 def test_callers_that_ask_for_the_same_key_at_once_get_the_same_run(ledger: Ledger) -> None:
     ledger.add_job()
-    together, answers = threading.Barrier(4), []
+    together, answers = threading.Barrier(4), list[list[Made]]()
 
     def ask() -> None:
         database = ledger.connect()
@@ -206,7 +207,9 @@ def test_callers_that_ask_for_the_same_key_at_once_get_the_same_run(ledger: Ledg
         thread.join(100)
 
     assert len(answers) == 4
-    assert all(answer == answers[0] for answer in answers)
+    each = list(zip(*answers, strict=True))  # what all were told of each key
+    assert all(len({made.run_id for made in told}) == 1 for told in each)
+    assert [sum(made.is_new for made in told) for told in each] == [1] * 10
     assert len(ledger.runs()) == 10
 
 

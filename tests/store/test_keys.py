@@ -96,7 +96,7 @@ def test_two_who_ask_at_the_end_of_the_window_at_once_get_one_new_run(ledger: Le
     def ask() -> None:
         database = ledger.connect()
         together.wait(30)
-        answers.append(request_runs(database, wanted))
+        answers.append([made.run_id for made in request_runs(database, wanted)])
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
