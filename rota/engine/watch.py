@@ -214,9 +214,10 @@ class Watch:
                     self._forget(claim_id)
                     bookkeeper.hear_dead_guardian(claim_id)
                 case GuardianLeft(claim_id=claim_id):
-                    log.warning("this worker stood still: run %d goes on without it", self._claims[claim_id].run_id)
-                    self._forget(claim_id)
-                    bookkeeper.let_go(claim_id)
+                    if (claim := self._claims.get(claim_id)) is not None:  # else it was let go as silent already
+                        log.warning("this worker stood still: run %d goes on without it", claim.run_id)
+                        self._forget(claim_id)
+                        bookkeeper.let_go(claim_id)
         for note in self._crew.take_notes():
             log.warning("%s", _loggable(note))
         self._tell_frozen(bookkeeper)

@@ -19,6 +19,7 @@ from rota.engine.renewer import RenewalAsked, Renewer
 from rota.engine.watch import Watch
 from rota.errors import DatabaseUnavailable
 from rota.execution.linux import boottime
+from rota.execution.order import GuardianLeft
 from rota.model.run import End, NewRun
 from rota.model.states import NodeState
 from tests.engine.node import Node
@@ -120,6 +121,50 @@ class Answering(Deaf):
     def ask(self, asked: RenewalAsked | None = None) -> None:
         if asked is not None:
             self.asked.append(set(asked.claims))
+
+
+class Leaving(Answering):
+    """A crew, and a bookkeeper, of a worker that stood still past a lease: its guardian says that it has left."""
+
+    def __init__(self, claim_id: str) -> None:
+        super().__init__()
+        self._told: list[object] = [GuardianLeft(claim_id)]
+        self._signal = os.eventfd(1)
+        self.is_accepting = False
+        self.let_go_of: list[str] = []
+
+    def fileno(self) -> int:
+        return self._signal
+
+    def poll(self, _seconds: float) -> list[object]:
+        told, self._told = self._told, []
+        return told
+
+    def take_notes(self) -> list[str]:
+        return []
+
+    def recover(self, _but: object) -> list[object]:
+        return []
+
+    def let_go(self, claim_id: str) -> None:
+        self.let_go_of.append(claim_id)
+
+
+def test_a_guardian_that_left_is_heard_of_after_its_claim_was_let_go_and_the_watch_lives(
+    node: Node, ledger: Ledger
+) -> None:
+    ledger.add_job()
+    ledger.enqueue()
+    claim = node.start_one()
+    crew = Leaving(claim.claim_id)
+    watch = Watch(cast("Any", crew), node.settings, "a")
+    watch._start(claim, boottime() - LEASE_SECONDS, cast("Any", crew))
+
+    watch._let_silent_go(cast("Any", crew))
+    watch.round(cast("Any", crew), cast("Any", crew), crew.fileno(), until=0.0)
+
+    assert crew.let_go_of == [claim.claim_id]
+    assert watch.count == 0
 
 
 def test_renewals_that_follow_each_other_at_once_leave_no_guardian_out_but_one_that_is_silent(
