@@ -302,6 +302,7 @@ def run(door: Door, *, name: str, args: str | None, wait: bool, follow: bool, at
     runs = view.get("runs")
     said = f"run {handle.id}" if not runs else f"runs {', '.join(str(one['id']) for one in runs)} of group {group}"
     if not handle.is_new:
-        said += f" has the key {view['key']} and is {view['state']}: no other was made"
+        held = f"have the key {flags['key']}" if runs else f"has the key {flags['key']} and is {view['state']}"
+        said += f" {held}: no other was made"
     door.screen.tell(said, view)
     return 0

@@ -34,8 +34,8 @@ class GroupHandle(RunHandle):
     single run: ask one of ``runs``.
     """
 
-    def __init__(self, rota: Rota, run_id: int, group: str, *, sleep: Sleep = time.sleep) -> None:
-        super().__init__(rota, run_id, sleep=sleep)
+    def __init__(self, rota: Rota, run_id: int, group: str, *, is_new: bool = True, sleep: Sleep = time.sleep) -> None:
+        super().__init__(rota, run_id, is_new=is_new, sleep=sleep)
         self.group = group
 
     def __repr__(self) -> str:
@@ -158,4 +158,4 @@ def handle_of(rota: Rota, made: Made) -> RunHandle:
     """Return the handle of what a request made: a run, or a group of them."""
     if made.group_id is None:
         return RunHandle(rota, made.run_id, is_new=made.is_new)
-    return GroupHandle(rota, made.run_id, made.group_id)
+    return GroupHandle(rota, made.run_id, made.group_id, is_new=made.is_new)

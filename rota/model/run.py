@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from rota.model.states import Delivery
 
@@ -31,12 +31,13 @@ class NewRun:
     requested_by: str = ""
 
 
-class Made(NamedTuple):
-    """What a request has made, or found."""
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a request has made, or found. It is the same whoever made it."""
 
     run_id: int  # of a group, its first run
     group_id: str | None = None  # of the runs on all nodes; None: it is one run
-    is_new: bool = True  # False: a run that held the key of the request
+    is_new: bool = field(default=True, compare=False)  # False: it held the key of the request
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -249,7 +250,7 @@ def make_runs(connection: Connection, wanted: Sequence[NewRun], requests: Sequen
     made = {request: Made(ids[request], is_new=request not in held) for request in alone}
     for request, one in spread.items():
         if one.made is not None:
-            made[request] = one.made
+            made[request] = replace(one.made, is_new=one.made.group_id == request)  # else it was there before
         elif one.rows[0]["request_id"] in ids:  # else its key comes twice in this batch
             made[request] = Made(min(ids[row["request_id"]] for row in one.rows), request)
     return [made[request] for request in request_of]

@@ -598,6 +598,7 @@ def test_a_key_gives_the_group_back_while_one_of_its_runs_is_unfinished(ledger: 
     later = ask()
 
     assert again == first
+    assert (first.is_new, again.is_new, later.is_new) == (True, False, True)
     assert later.group_id not in (None, first.group_id)
     assert Counter(run.target_node for run in ledger.runs()) == {"a": 2, "b": 2, "d": 1}
     assert {run.run_key for run in ledger.runs()} == {"k"}
