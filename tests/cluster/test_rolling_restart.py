@@ -55,6 +55,6 @@ def test_while_all_workers_are_restarted_in_turn_each_short_run_runs_once(
     assert tried["succeeded"] == runs_count
     assert tried.keys() <= {"succeeded", "released", "lost"}
     if number is signal.SIGTERM:  # one that is killed may have claimed what it has not started
-        assert losses == 0
+        assert losses == 0, "\n".join(worker.log()[-2000:] for worker in cluster.workers)
     assert [line for worker in workers.values() for line in worker.trouble()] == []
     assert [worker.stop() for worker in workers.values()] == [0] * workers_count
