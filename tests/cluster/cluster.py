@@ -138,7 +138,7 @@ class Cluster:
                 worker.give_back()
         for worker in self.workers:
             try:
-                worker.exit_status(15)
+                worker.exit_status(8)
             except subprocess.TimeoutExpired:
                 warnings.warn(f"a worker had to be killed in the end:\n{worker.log()[-2000:]}", stacklevel=1)
                 worker.process.kill()
