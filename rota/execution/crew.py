@@ -379,7 +379,7 @@ class Crew:
 
     def _hear_nursery(self, nursery: Channel) -> None:
         nursery.flush()
-        nursery.receive()  # it says nothing of interest, but that it has gone
+        nursery.receive()  # it says nothing, but that it has gone
         if nursery.lost:
             self._forget_nursery()
             for control, (_, cgroup) in self._remains.items():

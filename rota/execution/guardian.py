@@ -258,8 +258,10 @@ class Guardian:
         self._worker.send({"op": "here", "version": PROTOCOL_VERSION, "pid": os.getpid(), "at": boottime()})
 
     def _next_order(self) -> Frame | None:
-        """Wait for an order, as long as the worker stays."""
+        """Wait for an order, as long as the worker stays; one that it has sent before it went is carried out."""
         while True:
+            if self._worker.lost:
+                self._inbox += self._worker.receive()  # it may have been gone before it was greeted
             while self._inbox:
                 message, blob = self._inbox.popleft()
                 if message["op"] == "order":

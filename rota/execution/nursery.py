@@ -92,7 +92,6 @@ class Nursery:
 
     def run(self) -> None:
         """Serve until worker, guardians and stand-in have left."""
-        self._worker.send({"op": "here", "pid": os.getpid()})
         while self._guardians or not self._worker.lost or self._stand_in.is_busy:
             self.round(self._wait_seconds())
         # The orphans of the last guardian die one generation after the other, and only now become our children.
@@ -103,8 +102,7 @@ class Nursery:
         poll = select.poll()
         poll.register(self._wake_read, select.POLLIN)
         if not self._worker.lost:
-            events = select.POLLIN | select.POLLOUT if self._worker.wants_write else select.POLLIN
-            poll.register(self._worker.fileno(), events)
+            poll.register(self._worker.fileno(), select.POLLIN)
         ready = {fileno for fileno, _ in poll.poll(None if seconds is None else seconds * 1000)}
         if self._wake_read in ready:
             try:
@@ -114,7 +112,6 @@ class Nursery:
                 pass
         self._reap()
         if not self._worker.lost and self._worker.fileno() in ready:
-            self._worker.flush()
             for message, blob in self._worker.receive():
                 if message["op"] in ("guardian", "keeper"):
                     self._fork_guardian(self._worker.descriptors.pop(0), message["op"])

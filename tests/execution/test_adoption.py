@@ -64,6 +64,21 @@ def test_another_worker_takes_over_a_job_and_gets_its_whole_end(folder: Path) ->
     harness.crew.close()
 
 
+def test_an_order_is_carried_out_although_its_worker_died_before_there_was_a_guardian(folder: Path) -> None:
+    first = Harness(folder / "w")
+    nursery_pid = first.crew.nursery_pid
+    os.kill(nursery_pid, signal.SIGSTOP)
+    order = first.start("sh", "-c", "exit 3", lease_seconds=30.0)
+    first.crew.close()
+    os.kill(nursery_pid, signal.SIGCONT)
+
+    second = Harness(folder / "w")
+    (ended,) = wait_until(second.crew.recover, "its end is on disk")
+    assert (ended.claim_id, ended.ended, ended.exit_code) == (order.claim_id, "exited", 3)
+    second.crew.forget(order.claim_id)
+    second.crew.close()
+
+
 def test_it_obeys_the_new_worker(folder: Path) -> None:
     first = orphan(folder / "w", "exec sleep 1000", lease_seconds=3.0)
     harness = Harness(folder / "w")
