@@ -17,6 +17,7 @@ from rota.model.states import Because, JobState, RunState
 from rota.store.breakers import HELD_JOBS
 from rota.store.database import Database
 from rota.store.fanout import ANY, IS_REGISTERED, REGISTERED_DAYS, is_excluded, say_targets
+from rota.store.keys import hold_for_all_nodes
 from rota.store.moves import Move, apply_moves, write_fresh
 from rota.store.sharing import place_waiting
 from rota.store.suspension import is_pool_paused
@@ -120,6 +121,9 @@ FIND_UNREACHABLE = (
         run.c.claim_id,
         run.c.target_node,
         run.c.pool,
+        run.c.job_id,
+        run.c.run_key,
+        run.c.active_key,
         exists().where(*_target).label("is_registered"),
     )
     .where(
@@ -219,6 +223,7 @@ def miss_unreachable(database: Database, *, limit: int = ADVANCE_BATCH_MAX) -> i
             for row in rows
         ]
         apply_moves(connection, moves)
+        hold_for_all_nodes(connection, [row for row in rows if not row.is_registered])
         return len(moves)
 
     def miss_excluded(connection: Connection) -> int:

@@ -2,7 +2,7 @@
 
 Invariant: no node that is alive is forgotten, and no run waits for ever for one that is not known. Runs that are for a
 forgotten node alone end ``missed`` with its row; those made or rerun at the same moment are for ``miss_unreachable``.
-Keys that its finished runs hold go on holding: under the name of a node that nobody knows they would not be found.
+Keys that its finished runs hold go on holding, since the moment at which it is forgotten.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, or_, select
 
 from rota.errors import Conflict, NotFound
 from rota.model.reasons import Reason
@@ -19,12 +19,12 @@ from rota.model.states import Because, NodeState, RunState
 from rota.store.database import Database
 from rota.store.endings import wake_queued
 from rota.store.events import tell_change
-from rota.store.keys import find_holders
+from rota.store.keys import hold_for_all_nodes
 from rota.store.moves import Move, Stale, apply_moves, write_fresh
 from rota.store.nodes import RUNS_OF
 from rota.store.shown import say_moment
 from rota.store.tables import node, run
-from rota.store.types import AnyRow, db_now
+from rota.store.types import db_now
 from rota.store.wakeup import announce
 
 BATCH_MAX = 500
@@ -43,7 +43,10 @@ FORGET_NODE = delete(node).where(
     or_(node.c.state == NodeState.GONE.value, node.c.lease_ends_at.is_(None), ~_is_held),
 )
 
-_FACTS = [run.c.id, run.c.fence, run.c.claim_id, run.c.state, run.c.target_node, run.c.schedule_id]
+_FACTS = [
+    *(run.c.id, run.c.fence, run.c.claim_id, run.c.state, run.c.target_node, run.c.schedule_id),
+    *(run.c.job_id, run.c.run_key, run.c.active_key),
+]
 _unstarted = run.c.state.in_([RunState.WAITING.value, RunState.READY.value])
 # What waits has a moment at which it is looked at, and so has what is ready and has a window. Served by rota_run_claim
 # and rota_run_due.
@@ -63,16 +66,11 @@ FIND_KEYED = (
     .where(
         run.c.id > bindparam("after"),
         run.c.target_node == bindparam("name"),
-        run.c.active_key.is_not(None),
+        run.c.active_key != run.c.run_key,
         run.c.finished_at.is_not(None),
     )
     .order_by(run.c.id)
     .limit(BATCH_MAX)
-)
-HOLD_PLAIN_KEY = (
-    update(run)
-    .where(run.c.id == bindparam("of_id"), run.c.active_key == bindparam("of_key"), run.c.finished_at.is_not(None))
-    .values(active_key=run.c.run_key)
 )
 
 
@@ -98,33 +96,31 @@ def forget_node(database: Database, name: str, *, actor: str) -> int:
         if connection.execute(FORGET_NODE, {"name": name, "holder": row.holder}).rowcount != 1:
             raise Stale(f"node {name} came back meanwhile")
         tell_change(connection, "node", "forgotten", f"node {name} was forgotten", actor=actor, node=name)
+        _keep_keys(connection, name)  # of what has ended since
         return _miss_targeted(connection, name, actor)
 
-    _keep_keys(database, name)  # while the node is known, and once more for what is missed with it
+    _keep_most_keys(database, name)
     missed = write_fresh(database, forget)
-    missed += _miss_rest(database, name, actor) if missed >= BATCH_MAX else 0
-    _keep_keys(database, name)
-    return missed
+    return missed + (_miss_rest(database, name, actor) if missed >= BATCH_MAX else 0)
 
 
-def _keep_keys(database: Database, name: str) -> None:
-    """Let the finished runs for a node hold their keys for all nodes, each key once; what others hold stays theirs."""
-
-    def keep(connection: Connection, rows: Sequence[AnyRow]) -> None:
-        wanted = {(row.job_id, row.run_key): row for row in rows if row.run_key is not None}
-        held = find_holders(connection, wanted)
-        for which in sorted(wanted.keys() - held.keys()):
-            row = wanted[which]
-            connection.execute(HOLD_PLAIN_KEY, {"of_id": row.id, "of_key": row.active_key})
-
-    after = 0
-    while rows := database.read(partial(_find_keyed, name, after)):
-        database.write(partial(keep, rows=rows), repeatable=True)
-        after = rows[-1].id
+def _keep_most_keys(database: Database, name: str) -> None:
+    """Do what there is to do for keys in small transactions, while the node is known; the last one does the rest."""
+    after: int | None = 0
+    while after is not None:
+        after = database.write(partial(_keep_some_keys, name=name, after=after), repeatable=True)
 
 
-def _find_keyed(name: str, after: int, connection: Connection) -> Sequence[AnyRow]:
-    return connection.execute(FIND_KEYED, {"name": name, "after": after}).all()
+def _keep_keys(connection: Connection, name: str) -> None:
+    after: int | None = 0
+    while after is not None:
+        after = _keep_some_keys(connection, name, after)
+
+
+def _keep_some_keys(connection: Connection, name: str, after: int) -> int | None:
+    rows = connection.execute(FIND_KEYED, {"name": name, "after": after}).all()
+    hold_for_all_nodes(connection, rows)
+    return rows[-1].id if len(rows) == BATCH_MAX else None
 
 
 def _miss_rest(database: Database, name: str, actor: str) -> int:
@@ -160,6 +156,7 @@ def _miss_targeted(connection: Connection, name: str, actor: str) -> int:
             for row in found
         ],
     )
+    hold_for_all_nodes(connection, found)
     if wake_queued(connection, found):
         announce(connection)
     return len(found)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, func, null, or_, select, update
+from sqlalchemy import Connection, bindparam, func, null, or_, select, update
 
 from rota.model.instants import format_instant
 from rota.model.uniqueness import FOR_EVER
@@ -31,6 +31,12 @@ _is_wanted = (run.c.job_id == _keys.c.job_id, run.c.active_key == _keys.c.run_ke
 FIND_KEYED = select(run.c.id, run.c.job_id, run.c.active_key, run.c.state).where(*_is_wanted)
 # Let go of keys whose time is over. Of two who ask at once, the second one waits for the first, and finds nothing.
 LET_GO = update(run).where(*_is_wanted, run.c.finished_at.is_not(None), ~HOLDS_KEY_BEYOND).values(active_key=null())
+# A key for one node, whose run has ended.
+HOLD_FOR_ALL_NODES = (
+    update(run)
+    .where(run.c.id == bindparam("of_id"), run.c.active_key == bindparam("of_key"), run.c.finished_at.is_not(None))
+    .values(active_key=run.c.run_key)
+)
 
 # What it takes to show until when a key holds.
 SHOWN_KEY = [run.c.enqueued_at.label("asked_at"), db_now().label("now")]
@@ -46,6 +52,20 @@ def find_holders(connection: Connection, wanted: Iterable[tuple[int, str]]) -> d
     """Return the runs that hold these keys (job, key)."""
     rows = encode_rows({"job_id": job_id, "run_key": key} for job_id, key in wanted)
     return {(row.job_id, row.active_key): row for row in connection.execute(FIND_KEYED, {"wanted": rows})}
+
+
+def hold_for_all_nodes(connection: Connection, rows: Iterable[AnyRow]) -> None:
+    """Let finished runs for a node that is forgotten hold their keys for all nodes: by its name they are not found.
+
+    Each key once, and what others hold stays theirs. ``rows`` have id, job_id, run_key and active_key.
+    """
+    wanted = {(row.job_id, row.run_key): row for row in rows if row.run_key is not None and row.active_key is not None}
+    if not wanted:
+        return
+    held = find_holders(connection, wanted)
+    for which in sorted(wanted.keys() - held.keys()):
+        row = wanted[which]
+        connection.execute(HOLD_FOR_ALL_NODES, {"of_id": row.id, "of_key": row.active_key})
 
 
 def show_key_until(row: Any) -> str | None:

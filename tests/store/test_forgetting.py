@@ -9,8 +9,9 @@ from rota.model.reasons import Reason
 from rota.model.run import Made, NewRun
 from rota.model.states import RunState
 from rota.store.advancing import miss_unreachable
+from rota.store.database import Database
 from rota.store.forgetting import forget_node
-from rota.store.interventions import rerun_run
+from rota.store.interventions import cancel_run, rerun_run
 from rota.store.nodes import list_nodes
 from rota.store.requests import request_runs
 from tests.clock import Clock
@@ -101,16 +102,17 @@ def test_the_name_is_free_afterwards_and_its_drain_is_forgotten_too(ledger: Ledg
     assert (view["name"], view["state"], view["drain_asked_at"]) == ("a", "alive", None)
 
 
+def ask_for_ever(ledger: Ledger, key: str = "once") -> list[Made]:
+    return request_runs(ledger.database, [NewRun("job", run_key=key, unique_seconds=-1.0)])
+
+
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_key_goes_on_holding_when_all_nodes_of_its_group_are_forgotten(ledger: Ledger, ends: bool) -> None:
     for name in "ab":
         start_node(ledger, name)
     ledger.add_job(runs_on="all")
 
-    def ask(key: str = "once") -> list[Made]:
-        return request_runs(ledger.database, [NewRun("job", run_key=key, unique_seconds=-1.0)])
-
-    first, other = ask(), ask("other")
+    first, other = ask_for_ever(ledger), ask_for_ever(ledger, "other")
     for name in "ab":
         if ends:
             ledger.end_all(ledger.claim(name))
@@ -119,13 +121,45 @@ def test_a_key_goes_on_holding_when_all_nodes_of_its_group_are_forgotten(ledger:
 
     assert [forget(ledger, name) for name in "ab"] == ([0, 0] if ends else [2, 2])
 
-    assert (ask(), ask("other")) == (first, other)
+    assert (ask_for_ever(ledger), ask_for_ever(ledger, "other")) == (first, other)
     assert len(ledger.runs()) == 4
     start_node(ledger, "a")
-    assert ask() == first
+    assert ask_for_ever(ledger) == first
     ledger.set_job(runs_on="any")
-    assert ask() == first
+    assert ask_for_ever(ledger) == first
     assert ledger.violations() == []
+
+
+def test_a_key_of_a_run_that_ends_while_its_node_is_forgotten_goes_on_holding_from_the_same_commit(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_node(ledger)
+    ledger.add_job(runs_on="all")
+    first = ask_for_ever(ledger)
+    stop_node(ledger)
+
+    def cancel_late(_database: Database, _name: str) -> None:
+        cancel_run(ledger.database, ledger.runs()[0].id, actor=ANN)
+
+    monkeypatch.setattr("rota.store.forgetting._keep_most_keys", cancel_late)
+    assert forget(ledger) == 0
+    start_node(ledger, "b")
+
+    assert ask_for_ever(ledger) == first
+    assert len(ledger.runs()) == 1
+
+
+def test_a_key_of_a_run_made_while_its_node_was_forgotten_goes_on_holding(ledger: Ledger) -> None:
+    start_node(ledger)
+    ledger.add_job(runs_on="all")
+    first = ask_for_ever(ledger)
+    ledger.execute("delete from rota_node")
+    start_node(ledger, "b")
+
+    assert miss_unreachable(ledger.database) == 1
+
+    assert ask_for_ever(ledger) == first
+    assert len(ledger.runs()) == 1
 
 
 def test_a_key_whose_time_is_over_is_free_also_after_its_node_was_forgotten(ledger: Ledger, clock: Clock) -> None:
