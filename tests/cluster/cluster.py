@@ -39,6 +39,7 @@ class Worker:
         self.settings_path = folder / "settings.json"
         self.log_path = folder / "log"
         self.values = values | {"log": str(self.log_path)}
+        self.goes_by = ""  # the name that the cluster knows it by, once it works
         folder.mkdir(exist_ok=True)
         # In a namespace of processes of its own, as in a container.
         alone = ["unshare", "--pid", "--fork", "--mount-proc"] if self.values.pop("as_process_1", False) else []
@@ -59,10 +60,15 @@ class Worker:
 
     def ready(self) -> Worker:
         """Wait until it works."""
-        assert self.process.stdout is not None
-        self.goes_by = self.process.stdout.readline().strip()  # the name that the cluster knows it by
+        self.wait_for_start()
         assert self.goes_by, f"the worker did not start: {(self.folder / 'stderr').read_text()}{self.log()}"
         return self
+
+    def wait_for_start(self) -> None:
+        """Wait until it works, or has ended."""
+        assert self.process.stdout is not None
+        if not self.goes_by:
+            self.goes_by = self.process.stdout.readline().strip()
 
     @property
     def pid(self) -> int:
@@ -135,6 +141,7 @@ class Cluster:
         for worker in self.workers:
             if worker.process.poll() is None:
                 worker.signal(signal.SIGCONT)
+                worker.wait_for_start()  # before it hears signals, it may have inherited that they are ignored
                 worker.give_back()
         for worker in self.workers:
             try:
