@@ -1,9 +1,9 @@
 """Bringing the schema up to date, and refusing a database whose schema does not fit.
 
 Alembic does the work, with a version table of its own name, so that it never meets the one of an application that
-shares the database. Revisions are numbered, and the row in ``rota_schema`` names the oldest program that can still
-work with the schema: a rolling upgrade runs both. An upgrade that is killed is done by the next one: see
-``migrations.steps``.
+shares the database; it is imported by an upgrade only, or every start of a process would pay for it. Revisions are
+numbered, and the row in ``rota_schema`` names the oldest program that can still work with the schema: a rolling upgrade
+runs both. An upgrade that is killed is done by the next one: see ``migrations.steps``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
@@ -23,6 +22,9 @@ from rota.store.database import Database, first_line
 from rota.store.dialects import Trouble
 from rota.store.guards import create_guards, drop_guards
 from rota.store.violations import CREATE_VIEW, DROP_VIEW, VIEW
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 SCHEMA_VERSION = 5  # what this program needs at least, and what `rota db upgrade` makes
 VERSION_TABLE = "rota_migration"
@@ -46,6 +48,8 @@ _UNLOCK = {"mysql": "select release_lock('rota_migration')"}
 
 
 def _config(buffer: io.StringIO | None = None) -> Config:
+    from alembic.config import Config
+
     config = Config(output_buffer=buffer) if buffer is not None else Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     return config
@@ -100,6 +104,8 @@ def _upgrade(connection: Connection, dialect: str) -> int | None:
             # Each statement is committed by itself. The view is made last, so where there is none an upgrade was cut
             # off; who may read it stays noted there without it.
             connection.execute(text(DROP_VIEW))
+        from alembic import command
+
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -139,6 +145,8 @@ def _touch_tables(connection: Connection) -> None:
 def upgrade_sql(database: Database) -> str:
     """Return the statements of a whole upgrade from nothing, for those who apply them by hand."""
     buffer = io.StringIO()
+    from alembic import command
+
     config = _config(buffer)
     config.attributes["dialect"] = database.engine.dialect
     command.upgrade(config, "head", sql=True)
