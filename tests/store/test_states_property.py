@@ -36,7 +36,7 @@ from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of
 
 S = RunState
 RETRIES, RETRY_SECONDS, LOST_MAX = 1, 10.0, 2
-EXAMPLES = {"sqlite": 150, "postgresql": 40, "mariadb": 40, "mysql": 40}
+EXAMPLES = {"sqlite": 80, "postgresql": 25, "mariadb": 25, "mysql": 25}
 STEPS = 40
 
 TOLD = {(None if move.source is None else move.source.value, move.target.value) for move in TRANSITIONS}
