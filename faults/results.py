@@ -14,6 +14,7 @@ from typing import Any
 COLUMNS = (
     "database", "seed", "runs", "executions", "faults", "lost", "doubled", "overlapping", "other broken promises",
     "overlaps while all killers were stopped", "executed again", "ended well twice", "at most once, lost",
+    "missed", "skipped",
     "recovery, worst", "limit", "first start, worst",
 )  # fmt: skip
 
@@ -24,8 +25,9 @@ def row_of(found: Mapping[str, Any]) -> list[str]:
     figures = (
         found["seed"], counts["runs"], counts["executions"], found["faults"], counts["lost"], counts["doubled"],
         counts["overlapping"], others, counts.get("excused", 0), counts["executed_again"], counts["ended_well_twice"],
-        counts.get("lost_by_choice", 0), f"{found['recovery_seconds_max']:.1f} s",
-        f"{found['recovery_seconds_limit']:g} s", f"{found['late_seconds_max']:.1f} s",
+        counts.get("lost_by_choice", 0), counts.get("missed_by_rule", 0), counts.get("skipped_by_rule", 0),
+        f"{found['recovery_seconds_max']:.1f} s", f"{found['recovery_seconds_limit']:g} s",
+        f"{found['late_seconds_max']:.1f} s",
     )  # fmt: skip
     return [found["database"].partition(" (")[0], *map(str, figures)]
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
 
 from tests.clock import Clock
+from tests.returning import switch_returning_off
 from tests.servers import KINDS, STARTERS, Server, Unavailable, attach, find
 from tests.servers.mysql import PROGRAM_VARIABLE
 from tests.store.ledger import Ledger
@@ -59,20 +59,6 @@ STORE = Path(__file__).parent / "store"
 SERVERS = pytest.StashKey[Servers]()
 
 
-# MariaDB stands in for MySQL too, which returns no rows of what it writes: SQLAlchemy takes it for one that cannot, and
-# whatever asks for them all the same, fails.
-
-
-def _switch_returning_off(connection: Any) -> None:
-    if connection.dialect.name in {"mysql", "mariadb"}:
-        connection.dialect.insert_returning = connection.dialect.delete_returning = False
-
-
-def _refuse_returning(connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-    if connection.dialect.name in {"mysql", "mariadb"} and "returning" in statement.lower():
-        raise AssertionError(f"MySQL has no RETURNING: {statement[:200]}")
-
-
 def migrate(url: str) -> None:
     from rota.store.database import Database
     from rota.store.migrate import upgrade
@@ -96,8 +82,7 @@ def _kinds_named(variable: str) -> list[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    event.listen(Engine, "engine_connect", _switch_returning_off)
-    event.listen(Engine, "before_cursor_execute", _refuse_returning)
+    switch_returning_off()
     given = getattr(config, "workerinput", None)
     if given is not None:
         config.stash[SERVERS] = Servers(*given["rota_servers"])

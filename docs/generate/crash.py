@@ -25,8 +25,8 @@ def write_crash_points() -> Iterator[str]:
     yield prose("""
         The worker hands the two on to its nursery, and so to guardians and keepers, and to the stand-in; the process of
         a transactional job, or of one of SQL, is told over its guardian's socket. No job has them in its environment.
-        A name that is not in the table is refused at once. The table is `POINTS` in `rota/crash.py`; a test holds it
-        against the calls of `crash.at` in the code.
+        Whoever gets to any of these places refuses to start with a name that is not in the table. The table is `POINTS`
+        in `rota/crash.py`; a test holds it against the calls of `crash.at` in the code.
     """)
     yield prose("""
         `worker` is whoever acts in its place too: the stand-in renews, adopts and ends, an application that claims by
@@ -39,11 +39,12 @@ def write_crash_points() -> Iterator[str]:
     yield "## The tests"
     yield prose("""
         `tests/cluster/test_crash_points.py` kills a real process at each of these, on each database, for jobs of
-        `at_least_once` and of `at_most_once`, and has others bring the run to its end. It asserts that the point was
+        `at_least_once` and of `at_most_once`, and has others bring the run to its end; those of the start mark concern
+        `at_most_once` alone, and those of a transaction `transactional` jobs. It asserts that the point was
         reached; that every slot has one row; that a run of `at_least_once` ends `succeeded` and no two executions of it
         overlap, by a ledger outside the database; that one of `at_most_once` starts once at most and is `lost` only
         where its start mark was committed; that `rota_violations` is empty; and that no process is left. By itself it
-        tries every second point with one of the deliveries, on one database; all of them take a while:
+        tries every third point with one of the deliveries, on one database; all of them take a while:
     """)
     yield fence("sh", "make test-crash")
     yield prose("""

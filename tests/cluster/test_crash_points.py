@@ -3,7 +3,8 @@
 Each test asserts that its point was reached, by the note that the process leaves on disk, and then what the promises
 say: every slot has one row; a run of ``at_least_once`` succeeds, and no two executions of it overlap; one of
 ``at_most_once`` starts once at most, and is ``lost`` exactly where its start mark was committed and nobody is left who
-knows better. By default every third point is tried, with one delivery; ``make test-crash`` tries all, on every database.
+knows better. By default every third point is tried, with one delivery; ``make test-crash`` tries all of them, on every
+database.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from rota.engine.settings import NodeSettings
 from rota.errors import ConfigError
 from rota.model.environment import Environment, Environments
 from rota.model.secret import SecretSource
+from tests.returning import switch_returning_off
 
 
 def read_values(path: Path) -> dict[str, Any]:
@@ -56,6 +57,7 @@ def count_statements(path: str) -> None:
 
 
 def main(path: Path) -> int:
+    switch_returning_off()
     values = read_values(path)
     if "statements" in values and values["database_url"].startswith("sqlite"):
         count_statements(values["statements"])

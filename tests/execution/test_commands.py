@@ -13,7 +13,8 @@ import pytest
 
 from rota.errors import ConfigError, Conflict, Invalid
 from rota.execution.crew import Crew
-from tests.execution.harness import Harness, count_files, make_order, wait_until
+from rota.execution.linux import children_of
+from tests.execution.harness import Harness, count_files, is_alive, make_order, wait_until
 
 MIB = 1024 * 1024
 
@@ -244,6 +245,8 @@ def test_a_thousand_quick_runs_leave_no_descriptor_and_no_zombie(harness: Harnes
     assert count_files(f"/proc/{second_pid}/fd") == guardian_before
     assert count_files("/proc/self/fd") == before
     wait_until(lambda: not Path(f"/proc/{guardian_pid}").exists(), "the retired guardian is reaped")
+    for parent in (harness.crew.nursery_pid, second_pid):
+        assert [pid for pid in children_of(parent) if not is_alive(pid)] == []
     assert count_files(harness.folder / "c") == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from rota.execution.limits import CPU_GRACE_SECONDS, explain_end
-from tests.execution.harness import Harness
+from tests.execution.harness import Harness, is_alive
 from tests.execution.test_executors import executor_of, run
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to become another user")
@@ -194,6 +195,17 @@ def test_so_is_an_executor_process(harness: Harness, small_cgroup: Path) -> None
     assert outcome.error_message == f"its executor process ended, {killed}"
 
 
+def processes_of(user: str) -> list[int]:
+    """Which processes of a user live: zombies are their reaper's."""
+    uid = pwd.getpwnam(user).pw_uid
+    found: list[int] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if folder.stat().st_uid == uid and is_alive(int(folder.name)):
+                found.append(int(folder.name))
+    return found
+
+
 FORK_BOMB = "bomb() { while :; do bomb & done; }; bomb"  # a shell that cannot fork ends, with 2
 
 
@@ -205,6 +217,7 @@ def test_a_fork_bomb_ends_within_its_limit_and_leaves_no_process(harness: Harnes
     assert (outcome.ended, outcome.exit_code, outcome.error_type) == ("exited", 2, None)
     assert outcome.leftovers < 40  # none, when all of them have met the limit and ended
     assert "processes_max is 40" in (outcome.error_message or "")
+    assert processes_of("nobody") == []
     assert harness.run("true", user="nobody").exit_code == 0
 
 
@@ -218,6 +231,7 @@ def test_a_fork_bomb_that_never_gives_up_ends_at_its_time_limit(harness: Harness
     )
 
     assert outcome.ended == "timeout"
+    assert processes_of("nobody") == []
     assert harness.run("true", user="nobody").exit_code == 0
 
 

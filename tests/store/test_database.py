@@ -293,12 +293,15 @@ def test_tries_after_a_deadlock_end_and_wait_longer_each_time(database: Database
     assert names(database) == []
 
 
-def test_two_transactions_that_lock_in_opposite_order_both_get_done(database: Database, database_url: str) -> None:
+def test_two_transactions_that_lock_in_opposite_order_both_get_done(
+    database: Database, database_kind: str, database_url: str
+) -> None:
     for name in ("one", "two"):
         add(database, name)
     change = text("update rota_pool set created_at = :at where name = :name")
     together = threading.Barrier(2)
     outcomes: list[str] = []
+    retries: list[int] = []
 
     def turn(order: tuple[str, str]) -> None:
         own = Database(database_url)
@@ -315,6 +318,7 @@ def test_two_transactions_that_lock_in_opposite_order_both_get_done(database: Da
 
         own.write(work, repeatable=True)
         outcomes.append(order[0])
+        retries.append(own.retries)
         own.close()
 
     threads = [threading.Thread(target=turn, args=(order,)) for order in (("one", "two"), ("two", "one"))]
@@ -324,6 +328,33 @@ def test_two_transactions_that_lock_in_opposite_order_both_get_done(database: Da
         thread.join(60)
 
     assert sorted(outcomes) == ["one", "two"]
+    if database_kind != "sqlite":  # where the second writer has not begun before the first has committed
+        assert sum(retries) >= 1, "no deadlock came about"
+
+
+def test_a_transaction_that_cannot_be_serialized_is_done_again(
+    database: Database, database_kind: str, database_url: str
+) -> None:
+    if database_kind != "postgresql":
+        pytest.skip("only PostgreSQL refuses a transaction for what another one has committed meanwhile")
+    add(database, "one")
+    change = text("update rota_pool set created_at = :at where name = 'one'")
+    other = Database(database_url)
+    tries: list[bool] = []
+
+    def work(connection: Connection) -> None:
+        connection.exec_driver_sql("set transaction isolation level serializable")
+        connection.execute(NAMES).all()
+        if not tries:
+            other.write(lambda c: c.execute(change, {"at": "2026-11-02 13:00:00.000000"}), repeatable=True)
+        tries.append(True)
+        connection.execute(change, {"at": "2026-11-02 14:00:00.000000"})
+
+    database.write(work, repeatable=True)
+
+    assert len(tries) == 2
+    assert database.retries == 1
+    other.close()
 
 
 def test_no_more_connections_are_opened_than_allowed(database_url: str) -> None:
