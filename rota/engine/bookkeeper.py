@@ -41,6 +41,7 @@ LOOK_TROUBLED_SECONDS_MAX = 1.0  # the same while something that is due fails ag
 LOOK_AFTER_END_SECONDS = 0.2  # an end may let the next run of a queue go
 HELD_BACK_SECONDS = 1.0  # until the next look while another node comes first for a run, for a while
 NOT_TOLD_SECONDS = 1.0  # from one look to the next while a guardian is to be told to freeze, or thaw, its job
+VAIN_CLAIMS_MAX = 3  # after so many, a pass leaves to others what is ready
 RULES_SECONDS = 3.0  # from one reading of the rules of pools to the next, where there are any
 
 
@@ -120,6 +121,7 @@ class Bookkeeper(threading.Thread):
         self._is_drained = False  # somebody asked this node to claim nothing, which the database sees to
         self.last_good_round = time.monotonic()
         self.idle_rounds = 0  # looks in a row that found nothing to do
+        self._vain_claims = 0  # claims in a row that got nothing although something was ready
 
     # What other threads say
 
@@ -370,7 +372,9 @@ class Bookkeeper(threading.Thread):
             seconds = min(seconds, max(tidying, LOOK_AGAIN_SECONDS))
         self._look_at = time.monotonic() + seconds
         ready = outlook.has_ready or done.ready > 0
-        self.idle_rounds = 0 if ready or done.anything or has_moved else self.idle_rounds + 1
+        # What is ready may be for others: locked by them, or under a mutex that is kept for a run before it.
+        has_ready = ready and self._vain_claims < VAIN_CLAIMS_MAX
+        self.idle_rounds = 0 if has_ready or done.anything or has_moved else self.idle_rounds + 1
         if self.idle_rounds:
             self._tell(Idle())
         return ready
@@ -422,6 +426,7 @@ class Bookkeeper(threading.Thread):
             self._scheduler.labels,
         )
         self._more_ready = len(claims) >= wanted
+        self._vain_claims = 0 if claims else self._vain_claims + 1
         if not claims:
             return
         may_start = [claim for claim in claims if claim.marked]

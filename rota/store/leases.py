@@ -12,7 +12,7 @@ import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from sqlalchemy import (
@@ -55,6 +55,7 @@ from rota.store.permits import (
     IS_LIMITED,
     NOT_REFUSED,
     WITHIN_LIMITS,
+    WITHIN_LIMITS_BUT_MUTEXES,
     Refused,
     read_mutexes,
     take_permits,
@@ -66,6 +67,7 @@ from rota.store.suspension import is_node_drained, is_pool_paused
 from rota.store.tables import BY_CLAIM_ALONE, attempt, job, node, run
 from rota.store.types import AnyRow, Number, db_now, db_now_plus
 
+WAITING_MAX = 100  # of runs for which mutexes are kept; they come first, so others are less urgent than all of these
 PASSES_MAX = 5  # of one claim, each past what limits have refused it before
 
 _lease = func.coalesce(run.c.lease_seconds, bindparam("node_lease", type_=run.c.lease_seconds.type))
@@ -112,25 +114,46 @@ def find_claimable(secret_count: int = 0, selector_count: int = 0, *, transactio
 
     Without selectors it heeds no placement.
     """
-    others = () if transactional else (run.c.delivery != Delivery.TRANSACTIONAL.value,)
     return (
         select(run.c.id, IS_LIMITED.label("is_limited"))
-        .where(
-            *others,
-            run.c.state == RunState.READY.value,
-            run.c.pool == bindparam("in_pool"),
-            run.c.target_node.in_(["", bindparam("for_node")]),
-            or_(run.c.start_by.is_(None), run.c.started_at.is_not(None), run.c.start_by >= db_now()),
-            run.c.job_id.not_in(not_for_node(secret_count)),
-            NOT_REFUSED,
-            *placing_conditions(selector_count),
-            MAY_BE_CLAIMED,
-            WITHIN_LIMITS,
-            not_(is_pool_paused(bindparam("in_pool"))),
-            not_(is_node_drained(bindparam("for_node"))),
-        )
+        .where(*_may_start(secret_count, selector_count, transactional=transactional), NOT_REFUSED, WITHIN_LIMITS)
         .order_by(run.c.urgency, run.c.run_at, run.c.id)
         .limit(bindparam("limit"))
+    )
+
+
+def _may_start(secret_count: int, selector_count: int, *, transactional: bool) -> Sequence[ColumnElement[bool]]:
+    others = () if transactional else (run.c.delivery != Delivery.TRANSACTIONAL.value,)
+    return (
+        *others,
+        run.c.state == RunState.READY.value,
+        run.c.pool == bindparam("in_pool"),
+        run.c.target_node.in_(["", bindparam("for_node")]),
+        or_(run.c.start_by.is_(None), run.c.started_at.is_not(None), run.c.start_by >= db_now()),
+        run.c.job_id.not_in(not_for_node(secret_count)),
+        *placing_conditions(selector_count),
+        MAY_BE_CLAIMED,
+        not_(is_pool_paused(bindparam("in_pool"))),
+        not_(is_node_drained(bindparam("for_node"))),
+    )
+
+
+# The same of a few jobs, whether their mutexes are free or not. Asked by the claim of a run with a mutex, where there
+# are such jobs; the spelling of the job leaves rota_run_claim, since by the job one would read all that ever ran.
+@cache
+def find_waiting(
+    secret_count: int = 0, selector_count: int = 0, *, transactional: bool = True
+) -> Select[*tuple[Any, ...]]:
+    """Return the statement for the first ready runs of ``of_jobs``, which may wait for mutexes."""
+    return (
+        select(run.c.id, run.c.job_id, run.c.urgency, run.c.run_at)
+        .where(
+            *_may_start(secret_count, selector_count, transactional=transactional),
+            WITHIN_LIMITS_BUT_MUTEXES,
+            func.coalesce(run.c.job_id, 0).in_(bindparam("of_jobs", expanding=True)),
+        )
+        .order_by(run.c.urgency, run.c.run_at, run.c.id)
+        .limit(WAITING_MAX)
     )
 
 
@@ -447,15 +470,22 @@ def claim_runs(
         ClaimForm.COMPARE_ALONE: find_claimable,
     }[form](*counts, transactional=transactional)
 
+    able: dict[str, Any] = {"for_node": identity.name, "environments": environments.wanted}
+    able |= secret_parameters(secrets_of_node) | placed
+
     def ask(connection: Connection, free: int, refused: Refused) -> list[AnyRow]:
         found: list[AnyRow] = []
-        which: dict[str, Any] = by | {"for_node": identity.name, "environments": environments.wanted}
-        which |= secret_parameters(secrets_of_node) | placed | refused.parameters()
+        which = by | able | refused.parameters()
         for pool_name in pools:
             if len(found) >= free:
                 break
             found += connection.execute(finding, which | {"in_pool": pool_name, "limit": free - len(found)})
         return found
+
+    def wait(connection: Connection, of_jobs: Sequence[int]) -> Iterable[AnyRow]:
+        statement = find_waiting(*counts, transactional=transactional)
+        for pool_name in pools:
+            yield from connection.execute(statement, able | {"in_pool": pool_name, "of_jobs": of_jobs})
 
     def take(connection: Connection) -> list[Claim]:
         candidates.clear()
@@ -464,7 +494,9 @@ def claim_runs(
         for _ in range(PASSES_MAX):
             found = ask(connection, limit - len(candidates), refused)
             limited = [row.id for row in found if row.is_limited]
-            taken = take_permits(connection, limited, batch, locks=form is not ClaimForm.COMPARE_ALONE)
+            taken = take_permits(
+                connection, limited, batch, partial(wait, connection), locks=form is not ClaimForm.COMPARE_ALONE
+            )
             with_permits |= taken.granted
             chosen = [row.id for row in found if not row.is_limited] + sorted(taken.granted)
             if form is ClaimForm.AT_ONCE:

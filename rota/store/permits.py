@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from itertools import islice
 from typing import Any, TypeAlias
@@ -130,14 +132,14 @@ _spent = (
     .subquery("spent_rates")
 )
 SPENT_JOBS = select(_spent.c.job_id)
-# A part of the claim, and of every question whether there is something to claim. It only looks; taking decides.
-WITHIN_LIMITS = and_(
+WITHIN_LIMITS_BUT_MUTEXES = and_(
     run.c.job_id.not_in(FULL_JOBS),
-    run.c.job_id.not_in(LOCKED_JOBS),
     run.c.job_id.not_in(SPENT_JOBS),
     or_(run.c.concurrency_key.is_(None), tuple_(run.c.job_id, run.c.concurrency_key).not_in(FULL_KEYS)),
     or_(run.c.group_id.is_(None), run.c.group_id.not_in(FULL_GROUPS)),
 )
+# A part of the claim, and of every question whether there is something to claim. It only looks; taking decides.
+WITHIN_LIMITS = and_(run.c.job_id.not_in(LOCKED_JOBS), WITHIN_LIMITS_BUT_MUTEXES)
 # The other part of the claim: what this one has been refused before, and only that.
 NOT_REFUSED = and_(
     run.c.job_id.not_in(bindparam("without_jobs", [0], expanding=True)),
@@ -162,6 +164,8 @@ NEXT_FREE_AT = select(func.min(_spent.c.free_at)).scalar_subquery()
 
 _LIMITS = (
     run.c.id,
+    run.c.urgency,
+    run.c.run_at,
     run.c.job_id,
     run.c.job,
     run.c.concurrency_key,
@@ -224,6 +228,26 @@ _mutexes_held = select(func.count()).where(
     _own, permit.c.scope == Scope.MUTEX.value, func.replace(job.c.mutexes, _named, "") != job.c.mutexes
 )
 _quotes = func.length(job.c.mutexes) - func.length(func.replace(job.c.mutexes, literal('"', String), ""))
+
+
+# What jobs name; most name none.
+READ_MUTEXES = select(job.c.id, job.c.mutexes).where(job.c.mutexes.is_not(None)).order_by(job.c.id)
+# The most urgent ready run of these jobs before another one. Asked by a person, of what is ready.
+FIND_BEFORE = (
+    select(run.c.id, run.c.job, run.c.job_id)
+    .where(
+        run.c.state == RunState.READY.value,
+        func.coalesce(run.c.job_id, 0).in_(bindparam("of_jobs", expanding=True)),
+        tuple_(run.c.urgency, run.c.run_at, run.c.id)
+        < tuple_(
+            bindparam("own_urgency", type_=run.c.urgency.type),
+            bindparam("own_run_at", type_=run.c.run_at.type),
+            bindparam("own_id", type_=run.c.id.type),
+        ),
+    )
+    .order_by(run.c.urgency, run.c.run_at, run.c.id)
+    .limit(1)
+)
 
 
 def _lacks(scope: Scope, *has_limit: ColumnElement[Any]) -> ColumnElement[bool]:
@@ -401,11 +425,18 @@ class Taken:
     refused: Refused
 
 
-def take_permits(connection: Connection, run_ids: Sequence[int], batch: str, *, locks: bool) -> Taken:
+FindWaiting: TypeAlias = Callable[[Sequence[int]], Iterable[AnyRow]]
+
+
+def take_permits(
+    connection: Connection, run_ids: Sequence[int], batch: str, find_waiting: FindWaiting, *, locks: bool
+) -> Taken:
     """Take permits for the claims of ``batch`` on these runs, in the order of claims: all that a run needs, or none.
 
-    The number of statements does not depend on the number of runs. The claim follows in the same transaction; what is
-    not claimed then is to be given to ``undo_permits``.
+    No run takes a mutex that a more urgent one waits for together with others, or that one might wait for ever:
+    ``find_waiting`` tells which ready runs of these jobs whoever claims could start, were it not for mutexes. The
+    number of statements does not depend on the number of runs. The claim follows in the same transaction; what is not
+    claimed then is to be given to ``undo_permits``.
     """
     granted: set[int] = set()
     refused = Refused()
@@ -416,10 +447,12 @@ def take_permits(connection: Connection, run_ids: Sequence[int], batch: str, *, 
     limits = {limit.key: limit for wanted in needs.values() for limit in wanted}
     find = FIND_FREE_LOCKED if locks else FIND_FREE
     free = _find_free(connection, find, limits.values(), needs.values())
+    kept = _keep_mutexes(connection, limits.values(), find_waiting)
     taking: list[dict[str, Any]] = []
     for row in rows:
-        if spent := [limit for limit in needs[row.id] if not free[limit.key]]:
+        if spent := [limit for limit in needs[row.id] if not free[limit.key] or kept.is_for_another(limit.key, row)]:
             refused.add(row, spent[0].scope)
+            refused.jobs |= kept.jobs_naming(spent[0].key)
             continue
         granted.add(row.id)
         taking += [
@@ -433,6 +466,57 @@ def take_permits(connection: Connection, run_ids: Sequence[int], batch: str, *, 
             if row.id in halves:
                 refused.add(row, None)
     return Taken(granted, refused)
+
+
+Turn: TypeAlias = tuple[float, datetime, int]  # the order of claims, ascending
+
+
+def _turn(row: AnyRow) -> Turn:
+    return row.urgency, row.run_at, row.id
+
+
+@dataclass(slots=True)
+class _Kept:
+    """Mutexes that a run waits for together with others."""
+
+    turns: dict[Key, Turn] = field(default_factory=dict[Key, Turn])  # of the most urgent run that waits
+    jobs: dict[Key, set[int]] = field(default_factory=dict[Key, set[int]])  # that name it, but for those of such runs
+
+    def is_for_another(self, key: Key, row: AnyRow) -> bool:
+        """Whether a mutex is kept for a run before this one."""
+        return key in self.turns and self.turns[key] < _turn(row)
+
+    def jobs_naming(self, key: Key) -> Set[int]:
+        """Return the jobs whose runs, after one that it was not given to, need not be tried: they come later still."""
+        return self.jobs.get(key, frozenset()) if key in self.turns else frozenset()
+
+
+def _keep_mutexes(connection: Connection, limits: Iterable[Limit], find_waiting: FindWaiting) -> _Kept:
+    kept = _Kept()
+    wanted = {limit.name: limit.key for limit in limits if limit.scope is Scope.MUTEX}
+    if not wanted:
+        return kept
+    named = _read_named(connection, wanted)
+    several = sorted(job_id for job_id, names in named.items() if len(names) > 1)
+    waiting = list(find_waiting(several)) if several else []
+    for row in waiting:
+        for name in named[row.job_id] & wanted.keys():
+            kept.turns[wanted[name]] = min(kept.turns.get(wanted[name], _turn(row)), _turn(row))
+    for job_id in named.keys() - {row.job_id for row in waiting}:
+        for name in named[job_id] & wanted.keys():
+            kept.jobs.setdefault(wanted[name], set()).add(job_id)
+    return kept
+
+
+def _read_named(connection: Connection, wanted: Collection[str]) -> dict[int, frozenset[str]]:
+    """Return the jobs that name one of these mutexes, with all that each names."""
+    found: dict[int, frozenset[str]] = {}
+    for row in connection.execute(READ_MUTEXES):
+        with suppress(Invalid):  # its run fails with the reason, and waits for nothing
+            names = frozenset(read_mutexes(row.mutexes))
+            if not names.isdisjoint(wanted):
+                found[row.id] = names
+    return found
 
 
 def _needs(row: AnyRow) -> tuple[Limit, ...]:
@@ -592,7 +676,19 @@ def say_held_back(connection: Connection, run_id: int) -> list[str]:
     given = encode_rows(_as_row(limit) for limit in limits)
     for holder in connection.execute(READ_HOLDERS, {"wanted": given}):
         holders[holder.scope, holder.job_id, holder.name].append(holder)
-    return [_say(limit, held) for limit in limits if len(held := holders[limit.key]) >= limit.count]
+    said = [_say(limit, held) for limit in limits if len(held := holders[limit.key]) >= limit.count]
+    return said or _say_kept(connection, row, {limit.name for limit in limits if limit.scope is Scope.MUTEX})
+
+
+def _say_kept(connection: Connection, row: AnyRow, names: Set[str]) -> list[str]:
+    named = _read_named(connection, names) if names else {}
+    several = sorted(job_id for job_id, of_job in named.items() if len(of_job) > 1)
+    turn = {"own_urgency": row.urgency, "own_run_at": row.run_at, "own_id": row.id}
+    first = connection.execute(FIND_BEFORE, turn | {"of_jobs": several}).one_or_none() if several else None
+    if first is None:
+        return []
+    shared, its_own = (" and ".join(sorted(each)) for each in (names & named[first.job_id], named[first.job_id]))
+    return [f"mutex {shared} is kept for run {first.id} of job {first.job}, which comes first and waits for {its_own}"]
 
 
 def _say(limit: Limit, held: Sequence[AnyRow]) -> str:

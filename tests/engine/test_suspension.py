@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from rota.engine.bookkeeper import VAIN_CLAIMS_MAX
 from rota.model.states import RunState
 from rota.store.nodes import read_node
 from rota.store.suspension import drain_node, pause_pool, resume_node, resume_pool
@@ -88,6 +89,25 @@ def test_one_pass_is_over_although_runs_are_ready_in_a_paused_pool_or_the_node_d
     drain_node(node.database, "a", actor=ANN)
     resume_pool(node.database, "default", actor=ANN)
     node.settle()
+
+    assert node.started == []
+    assert node.bookkeeper.idle_rounds > 0
+
+
+def test_one_pass_is_over_although_a_mutex_is_free_that_is_kept_for_another_run(node: Node) -> None:
+    for name, mutexes in (("a", '["a"]'), ("b", '["b"]'), ("both", '["a", "b"]')):
+        node.ledger.add_job(name, mutexes=mutexes)
+    node.ledger.enqueue("b")
+    node.ledger.claim_one("elsewhere")
+    for name in ("both", "a"):
+        node.ledger.enqueue(name)
+
+    for _ in range(VAIN_CLAIMS_MAX):
+        assert node.bookkeeper.idle_rounds == 0
+        node.bookkeeper.hint()
+        node.round()
+    node.bookkeeper.hint()
+    node.round()
 
     assert node.started == []
     assert node.bookkeeper.idle_rounds > 0

@@ -27,6 +27,7 @@ from rota.store.leases import (
     RENEW_CLAIMS,
     claim_at_once,
     find_claimable,
+    find_waiting,
     secret_parameters,
 )
 from rota.store.moves import APPLY_MOVES, CLOSE_ATTEMPTS, TELL_MOVES
@@ -65,6 +66,11 @@ HOT: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
         look_statement(1, 2),
         LOOK | {"pool_0": "default"} | secret_parameters(["A", "B"]),
         LOOKED_INTO,
+    ),
+    "find_waiting": (
+        find_waiting(),
+        CLAIMING | {"of_jobs": [1, 2]},
+        {"rota_run_claim"},
     ),
     "find_claimable with secrets": (
         find_claimable(2),
@@ -116,8 +122,10 @@ HOT["FIND_FIRST"] = (
     {"rota_run_ready_key"},
 )
 
-# They lock what they found by key in one order; there is no more to sort than was asked for.
+# They lock what they found by key in one order; there is no more to sort than was asked for. The claim of a run with a
+# mutex looks for what waits for several among all that is ready, where a job names several.
 SORT_FEW = {
+    "find_waiting",
     "FIND_ENDING",
     "FIND_RENEWABLE",
     "NOTE_ENVIRONMENT",

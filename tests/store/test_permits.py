@@ -106,6 +106,82 @@ def test_mutexes_named_in_another_order_are_taken_together_or_not_at_all(ledger:
     assert [claim.job for claim in ledger.claim()] == ["x"]
 
 
+def add_single_and_both(ledger: Ledger, **both: Any) -> None:
+    ledger.add_job("a", mutexes='["a"]')
+    ledger.add_job("b", mutexes='["b"]')
+    ledger.add_job("both", mutexes='["a", "b"]', **both)
+
+
+def test_a_run_of_several_mutexes_gets_them_although_others_always_have_one_of_them(ledger: Ledger) -> None:
+    add_single_and_both(ledger)
+    ledger.add_job("free")
+    ledger.enqueue_many([NewRun("a"), NewRun("b")])
+    first = {claim.job: claim for claim in ledger.claim()}
+    both = ledger.enqueue("both")
+    ledger.enqueue_many([NewRun("a"), NewRun("b")] * 3)
+    free = ledger.enqueue("free")
+
+    ledger.end(first["a"])
+    assert [claim.run_id for claim in ledger.claim("n1", 1)] == [free]  # and `a` stays free
+    ledger.end(first["b"])
+    (claim,) = ledger.claim("n2")
+    assert claim.run_id == both
+    ledger.end(claim)
+    assert sorted(claim.job for claim in ledger.claim()) == ["a", "b"]
+
+
+def test_what_comes_before_a_run_of_several_mutexes_does_not_wait_for_it(ledger: Ledger) -> None:
+    add_single_and_both(ledger)
+    before, late = ledger.enqueue("b"), ledger.enqueue("both")
+    (holder,) = ledger.claim("n1", 1)
+    urgent = ledger.enqueue_many([NewRun("a", priority=10)])
+
+    assert holder.run_id == before
+    assert [claim.run_id for claim in ledger.claim()] == urgent
+    assert ledger.run(late).state == "ready"
+
+
+@pytest.mark.parametrize("held_by", ["environment", "pause", "limit"])
+def test_nothing_is_kept_for_a_run_that_could_not_start_either(ledger: Ledger, held_by: str) -> None:
+    add_single_and_both(ledger, max_running=1)
+    ledger.enqueue("b")
+    ledger.claim_one()
+    ledger.enqueue("both")
+    after = ledger.enqueue("a")
+    if held_by == "environment":
+        ledger.set_job("both", env="nowhere")
+    elif held_by == "pause":
+        ledger.set_job("both", state="paused")
+    else:
+        ledger.set_job("both", rate_count=1, rate_seconds=1000.0)
+        ledger.execute(
+            "insert into rota_permit (scope, job_id, name, number, free_at)"
+            " select 'rate', id, '', 1, '2100-01-01 00:00:00.000000' from rota_job where name = 'both'"
+        )
+
+    assert [claim.run_id for claim in ledger.claim()] == [after]
+
+
+def test_who_serves_several_pools_gets_past_what_a_mutex_is_kept_from(ledger: Ledger) -> None:
+    add_single_and_both(ledger, pool="second")
+    both = ledger.enqueue("both")
+    ledger.enqueue_many([NewRun("a")] * 3)
+
+    assert [claim.run_id for claim in ledger.claim("n1", 1, pools=("default", "second"))] == [both]
+
+
+def test_whose_mutex_is_kept_for_another_run_says_so(ledger: Ledger) -> None:
+    start_node(ledger)
+    add_single_and_both(ledger)
+    ledger.enqueue("b")
+    ledger.claim_one()
+    both, after = ledger.enqueue("both"), ledger.enqueue("a")
+
+    said = why_run(ledger.database, after)["because"]
+
+    assert said[0] == f"mutex a is kept for run {both} of job both, which comes first and waits for a and b"
+
+
 def test_runs_of_one_key_are_limited_and_those_of_others_go_past_them(ledger: Ledger) -> None:
     ledger.add_job(concurrency_key="tenant", max_per_key=2)
     ledger.add_job("other", concurrency_key="tenant", max_per_key=1)
