@@ -38,7 +38,7 @@ from rota.store.breakers import FIND_NOT_CLOSED, MAY_BE_CLAIMED, say_held
 from rota.store.clock import READ_HELD
 from rota.store.database import Database, now_of
 from rota.store.durations import read_durations
-from rota.store.permits import WITHIN_LIMITS
+from rota.store.permits import WITHIN_LIMITS, find_kept_waiting
 from rota.store.placing import read_selectors
 from rota.store.pool_rules import READ_RULES, rule_of
 from rota.store.pools import (
@@ -410,6 +410,8 @@ class _Look:
         # One without an event was put there by hand.
         ready_since = {row.id: since.get(row.id) or max(row.run_at, row.enqueued_at) for row in rows}
         late = sorted((row for row in rows if ready_since[row.id] < edge), key=lambda row: ready_since[row.id])
+        kept = find_kept_waiting(self._connection, [row.id for row in late])
+        late = [row for row in late if row.id not in kept]
         if late:
             oldest = ready_since[late[0].id]
             each = _name(late, lambda row: f"run {row.id} of {row.job}")

@@ -677,10 +677,17 @@ def say_held_back(connection: Connection, run_id: int) -> list[str]:
     for holder in connection.execute(READ_HOLDERS, {"wanted": given}):
         holders[holder.scope, holder.job_id, holder.name].append(holder)
     said = [_say(limit, held) for limit in limits if len(held := holders[limit.key]) >= limit.count]
-    return said or _say_kept(connection, row, {limit.name for limit in limits if limit.scope is Scope.MUTEX})
+    return said or _say_kept(connection, row)
 
 
-def _say_kept(connection: Connection, row: AnyRow, names: Set[str]) -> list[str]:
+def find_kept_waiting(connection: Connection, run_ids: Sequence[int]) -> set[int]:
+    """Return which of these ready runs wait for a mutex that is kept for another one."""
+    rows = connection.execute(READ_LIMITS, {"ids": list(run_ids)}).all() if run_ids else ()
+    return {row.id for row in rows if _say_kept(connection, row)}
+
+
+def _say_kept(connection: Connection, row: AnyRow) -> list[str]:
+    names = {limit.name for limit in _needs(row) if limit.scope is Scope.MUTEX}
     named = _read_named(connection, names) if names else {}
     several = sorted(job_id for job_id, of_job in named.items() if len(of_job) > 1)
     turn = {"own_urgency": row.urgency, "own_run_at": row.run_at, "own_id": row.id}

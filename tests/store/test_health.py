@@ -16,6 +16,7 @@ from rota.store.clock import tell_clock_step
 from rota.store.events import tell_change
 from rota.store.firing import fire_schedules
 from rota.store.health import check_health, show_health
+from rota.store.interventions import cancel_run
 from rota.store.status import read_status
 from tests.clock import BEGINNING, Clock
 from tests.store.ledger import Ledger
@@ -122,6 +123,24 @@ def test_a_run_is_late_from_when_it_became_ready(ledger: Ledger, clock: Clock) -
     ledger.end(claim, "released")
 
     assert "run_late default" not in found(ledger)
+
+
+def test_a_run_that_waits_for_a_mutex_that_is_kept_for_another_one_is_not_late(ledger: Ledger, clock: Clock) -> None:
+    start_node(ledger)
+    for name, mutexes in (("a", '["a"]'), ("b", '["b"]'), ("both", '["a", "b"]')):
+        ledger.add_job(name, mutexes=mutexes, lease_seconds=3600.0)
+    ledger.enqueue("b")
+    claim = ledger.claim_one()
+    both = ledger.enqueue("both")
+    ledger.enqueue("a")
+    clock.advance(seconds=600)
+    renew(ledger)
+    while_kept = found(ledger)
+    cancel_run(ledger.database, both, actor=ANN)
+
+    assert while_kept == {}
+    assert list(found(ledger)) == ["run_late default"]
+    ledger.end(claim)
 
 
 def test_ready_runs_of_a_paused_job_are_not_late(ledger: Ledger, clock: Clock) -> None:
