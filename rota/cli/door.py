@@ -140,12 +140,12 @@ def given(**flags: Any) -> dict[str, Any]:
     return {name: read(value) for name, value in flags.items() if value is not None}
 
 
-def read_pairs(field: str, pairs: tuple[str, ...]) -> dict[str, str] | None:
+def read_pairs(field: str, pairs: tuple[str, ...], rule: str = "write NAME=VALUE") -> dict[str, str] | None:
     """Read repeated ``K=V``; None when there are none."""
     found: dict[str, str] = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")
         if not sign or not name:
-            raise Invalid(field, pair, "write NAME=VALUE")
+            raise Invalid(field, pair, rule)
         found[name] = value
     return found or None

@@ -15,7 +15,7 @@ from rota.errors import Invalid
 from rota.model.durations import format_duration
 from rota.model.ending import Backoff
 from rota.model.job import POOL_DEFAULT, Executor, Startup
-from rota.model.keeping import format_keep
+from rota.model.keeping import KEEP_RULE, format_keep
 from rota.model.placement import RetryNode, RunsOn
 from rota.model.states import Delivery
 
@@ -192,7 +192,7 @@ def _read_keep(words: tuple[str, ...]) -> Any:
         return "none" if words else None
     if len(words) == 1 and "=" not in words[0]:
         return words[0]
-    return read_pairs("keep", words)
+    return read_pairs("keep", words, rule=KEEP_RULE)
 
 
 def _read_words(field: str, words: tuple[str, ...]) -> list[str] | str | None:

@@ -213,6 +213,7 @@ class JobSpec:
             known_executor, known_kind, delivery, found | {"startup": None if startup == Startup.WARM else startup}
         )
         runs_on = RunsOn.ANY if on is None else check_word("on", on, RunsOn)
+        known_parallel = None if max_parallel is None else check_count("max_parallel", max_parallel)
         if max_parallel is not None and runs_on is not RunsOn.ALL:
             raise Invalid("max_parallel", max_parallel, "it is for a job that runs on all nodes: give on=all too")
         rate_count, rate_seconds = (None, None) if rate is None else check_rate(rate)
@@ -249,7 +250,7 @@ class JobSpec:
             connection=known_connection,
             executor=known_executor,
             runs_on=runs_on,
-            max_parallel=None if max_parallel is None else check_count("max_parallel", max_parallel),
+            max_parallel=known_parallel,
             prefer=check_selectors("prefer", prefer),
             exclude=check_selectors("exclude", exclude),
             retry_node=RetryNode.ANY if retry_node is None else check_word("retry_node", retry_node, RetryNode),

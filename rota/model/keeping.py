@@ -24,6 +24,12 @@ KEEP_DEFAULT: Mapping[str, float | None] = {
     RunState.LOST.value: 180 * 86400.0,
 }
 
+_ENDS = tuple(sorted(state.value for state in FINISHED))
+KEEP_RULE = (
+    f"it is STATE=DURATION, such as succeeded=7d or failed=forever, with a state of {', '.join(_ENDS)}; or a duration, "
+    "or forever, for all of them"
+)
+
 
 def check_keep(field: str, value: object) -> dict[str, float | None]:
     """Return how long runs are kept that ended so: seconds, or None for ever; only the ends that are named.
@@ -33,15 +39,16 @@ def check_keep(field: str, value: object) -> dict[str, float | None]:
     Raises:
         Invalid: an end is none, or a time cannot be read.
     """
-    ends = sorted(state.value for state in FINISHED)
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        return dict.fromkeys(ends, _check_time(field, value))
+        if isinstance(value, str) and value.isalpha() and value != FOR_EVER:
+            raise Invalid(field, value, KEEP_RULE)
+        return dict.fromkeys(_ENDS, _check_time(field, value))
     found: dict[str, float | None] = {}
     for end, time in cast("Mapping[object, object]", value).items():
-        if end not in ends:
-            raise Invalid(field, end, f"runs end as one of {', '.join(ends)}")
+        if end not in _ENDS:
+            raise Invalid(field, end, f"runs end as one of {', '.join(_ENDS)}")
         found[str(end)] = _check_time(f"{field}.{end}", time)
     return dict(sorted(found.items()))
 
@@ -76,7 +83,7 @@ def read_keep(text: str) -> Mapping[str, float | None]:
     try:
         return check_keep("keep", json.loads(text))
     except (Invalid, ValueError, RecursionError):
-        return dict.fromkeys((state.value for state in FINISHED), None)
+        return dict.fromkeys(_ENDS, None)
 
 
 def format_keep(keep: Mapping[str, float | None]) -> str:

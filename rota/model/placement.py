@@ -26,6 +26,10 @@ NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 _LABEL_NAME = re.compile(r"[^\W_][\w./-]{0,62}")
 _LABEL_VALUE = re.compile(r"[\w.:/+-]{1,100}")
+_LABEL_RULE = (
+    "a label is K=V: a name of 1 to 63 letters, digits and . _ / -, the first a letter or digit, and a value of 1 to "
+    "100 letters, digits and . _ / - : +; such as gpu=yes"
+)
 _PATTERN = re.compile(r"[\w._:/*?-]{1,200}")
 
 
@@ -49,11 +53,10 @@ def check_label(field: str, name: object, value: object) -> tuple[str, str]:
     Raises:
         Invalid: it is no label.
     """
-    rule = "a label is K=V: a name of letters, digits and . _ / -, and a value that may also have : and +"
     if not isinstance(name, str) or not isinstance(value, str):
-        raise Invalid(field, f"{name}={value}", rule)
+        raise Invalid(field, f"{name}={value}", _LABEL_RULE)
     if not _LABEL_NAME.fullmatch(name) or not _LABEL_VALUE.fullmatch(value):
-        raise Invalid(field, f"{name}={value}", rule)
+        raise Invalid(field, f"{name}={value}", _LABEL_RULE)
     return name, value
 
 
@@ -65,7 +68,7 @@ def read_label(field: str, text: object) -> tuple[str, str]:
     """
     name, equals, value = text.partition("=") if isinstance(text, str) else ("", "", "")
     if not equals:
-        raise Invalid(field, text, "a label is K=V, such as gpu=yes")
+        raise Invalid(field, text, _LABEL_RULE)
     return check_label(field, name.strip(), value.strip())
 
 

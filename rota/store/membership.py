@@ -154,20 +154,20 @@ def remove_member(database: Database, name: str, member: str, *, actor: str) -> 
 
     def remove(rule: PoolRule) -> PoolRule:
         if member not in rule.members:
-            raise NotFound("member", member, f"of pool {name}: {_why_serves(database, rule, member)}")
+            raise NotFound("member", member, _why_no_member(database, rule, member))
         return dataclasses.replace(rule, members=tuple(one for one in rule.members if one != member))
 
     return edit_pool(database, name, remove, actor=actor)
 
 
-def _why_serves(database: Database, rule: PoolRule, name: str) -> str:
+def _why_no_member(database: Database, rule: PoolRule, name: str) -> str:
     rows = database.read(lambda connection: connection.execute(READ_NODES).all())
     found = next((row for row in rows if row.name == name), None)
     if found is not None and (why := rule.why_takes(name, labels_of(found.labels))) is not None:
-        return f"it serves it by {why}, which `rota pool edit {rule.pool}` changes"
+        return f"it serves pool {rule.pool} by {why}, which `rota pool edit {rule.pool}` changes"
     if found is not None and rule.pool in names_of(found.pools):
-        return f"it names it itself, with --pool {rule.pool} or in its settings"
-    return "`rota pool show` has its members"
+        return f"it names pool {rule.pool} itself, with --pool {rule.pool} or in its settings"
+    return f"`rota pool show {rule.pool}` has the members of pool {rule.pool}"
 
 
 def delete_pool(database: Database, name: str, *, actor: str) -> None:

@@ -285,6 +285,20 @@ def test_a_worker_that_cannot_begin_is_no_node(rota, start_rota, tmp_path):
             "job 'call and shell' is refused: it has exactly one",
         ),
         (["schedule", "add", "x", "hello"], "schedule is refused: it has at least one of"),
+        (
+            ["job", "add", "x", "--shell", "true", "--keep", "succeeded"],
+            "keep 'succeeded' is refused: it is STATE=DURATION, such as succeeded=7d or failed=forever, with a state "
+            "of cancelled, failed, lost, missed, skipped, succeeded; or a duration, or forever, for all of them",
+        ),
+        (
+            ["job", "add", "x", "--shell", "true", "--keep", "7d", "--keep", "failed=9d"],
+            "keep '7d' is refused: it is STATE=DURATION",
+        ),
+        (
+            ["job", "add", "x", "--shell", "true", "--max-parallel", "0"],
+            "max_parallel 0 is refused: it is a whole number from 1",
+        ),
+        (["job", "add", "x", "--shell", "true", "--max-parallel", "2"], "give on=all too"),
     ],
 )
 def test_what_was_not_given_or_given_twice_is_named_as_it_is_typed(rota_with_job, words, said):

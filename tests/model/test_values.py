@@ -24,6 +24,7 @@ from rota.model.durations import DURATION_SECONDS_MAX, format_duration, parse_du
 from rota.model.instants import check_zone, format_instant, parse_instant
 from rota.model.keeping import KEEP_DEFAULT, check_keep_setting, format_keep
 from rota.model.names import check_name, check_pool
+from rota.model.placement import read_label
 
 AMSTERDAM = ZoneInfo("Europe/Amsterdam")
 
@@ -339,3 +340,19 @@ def test_how_long_runs_are_kept_is_read_back_as_it_is_written():
 def test_how_long_runs_are_kept_is_refused_where_it_cannot_be_read(value: object):
     with pytest.raises(Invalid, match="keep_runs"):
         check_keep_setting("keep_runs", value)
+
+
+@pytest.mark.parametrize("label", ["gpu", "a=", "=1", "-a=1", f"{'n' * 64}=1", f"a={'v' * 101}", "a=b c"])
+def test_a_label_that_is_refused_breaks_the_rule_that_is_told(label: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        read_label("labels", label)
+
+    assert refused.value.rule == (
+        "a label is K=V: a name of 1 to 63 letters, digits and . _ / -, the first a letter or digit, and a value of 1 "
+        "to 100 letters, digits and . _ / - : +; such as gpu=yes"
+    )
+
+
+@pytest.mark.parametrize("label", ["gpu=yes", "é=1", f"{'n' * 63}=1", f"a={'v' * 100}", "a-1._/=_./-:+"])
+def test_a_label_that_obeys_the_rule_is_taken(label: str) -> None:
+    assert "=".join(read_label("labels", label)) == label

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from sqlalchemy import insert, select, update
@@ -117,7 +118,14 @@ def test_members_come_and_go_and_each_change_is_told_once(ledger: Ledger) -> Non
 
 
 @pytest.mark.parametrize(
-    ("parts", "said"), [({"patterns": ["a*"]}, "it serves it by nodes a"), ({}, "it names it itself, with --pool p")]
+    ("parts", "said"),
+    [
+        (
+            {"patterns": ["a*"]},
+            "there is no member 'a'; it serves pool p by nodes a*, which `rota pool edit p` changes",
+        ),
+        ({}, "there is no member 'a'; it names pool p itself, with --pool p or in its settings"),
+    ],
 )
 def test_who_is_no_member_and_serves_the_pool_all_the_same_is_told_why(
     ledger: Ledger, parts: dict[str, object], said: str
@@ -125,8 +133,15 @@ def test_who_is_no_member_and_serves_the_pool_all_the_same_is_told_why(
     create(ledger, "p", **parts)
     start(ledger, "a", *(("p",) if not parts else ()))
 
-    with pytest.raises(NotFound, match=said):
+    with pytest.raises(NotFound, match=f"^{re.escape(said)}$"):
         remove_member(ledger.database, "p", "a", actor=ANN)
+
+
+def test_who_is_no_member_and_does_not_serve_the_pool_is_told_where_its_members_are(ledger: Ledger) -> None:
+    create(ledger, "p", members=["a"])
+
+    with pytest.raises(NotFound, match=r"^there is no member 'b'; `rota pool show p` has the members of pool p$"):
+        remove_member(ledger.database, "p", "b", actor=ANN)
 
 
 def test_a_pool_is_shown_with_all_its_nodes_and_what_names_each(ledger: Ledger) -> None:
