@@ -39,7 +39,7 @@ VALUES = {
     "Claim": ("claim", False),
 }
 # Public for other modules, and of no use outside.
-INTERNAL = {"Rota.check_request", "Rota.database", "Schedules.check", "DeclaredJob.split"}
+INTERNAL = {"Rota.check_request", "Rota.database", "Rota.warner", "Schedules.check", "DeclaredJob.split"}
 
 
 def write_python() -> Iterator[str]:

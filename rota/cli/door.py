@@ -19,6 +19,7 @@ from rota.cli.screen import Screen
 from rota.errors import Invalid
 
 if TYPE_CHECKING:
+    from rota.cli.logs import Warnings
     from rota.client import Rota
     from rota.config import Config
 
@@ -32,6 +33,7 @@ class Door:
         self._config_file = config_file
         self._config: Config | None = None
         self._rota: Rota | None = None
+        self._warnings: Warnings | None = None
 
     def read_config(self, **flags: object) -> Config:
         """Read the settings now; a worker does so again when it is told to."""
@@ -55,14 +57,18 @@ class Door:
     @property
     def rota(self) -> Rota:
         if self._rota is None:
+            from rota.cli.logs import Warnings
             from rota.client import Rota
 
             self._rota = Rota(self.database_url(), default_zone=self.config.zone)
+            self._warnings = Warnings()
         return self._rota
 
     def close(self) -> None:
         if self._rota is not None:
             self._rota.close()
+        if self._warnings is not None:
+            self._warnings.close()
 
 
 def through_door(function: Callable[..., Any]) -> Callable[..., Any]:

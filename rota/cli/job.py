@@ -14,7 +14,7 @@ from rota.cli.screen import Columns, View
 from rota.errors import Invalid
 from rota.model.durations import format_duration
 from rota.model.ending import Backoff
-from rota.model.job import POOL_DEFAULT, Executor, Startup
+from rota.model.job import Executor, Startup
 from rota.model.keeping import KEEP_RULE, format_keep
 from rota.model.placement import RetryNode, RunsOn
 from rota.model.states import Delivery
@@ -174,17 +174,9 @@ def read_definition(
 
 
 def _warn(door: Door, view: View) -> None:
-    # Jobs may come before the first worker does, so it is no refusal.
-    pool = view["pool"]
-    if pool != POOL_DEFAULT and not door.rota.pools.is_known(pool):
-        click.echo(
-            f"there is no pool {pool} yet, and no node serves it: start one with `rota worker --pool {pool}`, or "
-            f"make it with `rota pool create {pool}`",
-            err=True,
-        )
     if view["max_per_key"] and not view["concurrency_key"]:
         told = "limits only runs that are asked for with a key: name the argument that is it with --concurrency-key"
-        click.echo(f"max_per_key {told}", err=True)
+        click.echo(f"warning: max_per_key {told}", err=True)
 
 
 def _read_keep(words: tuple[str, ...]) -> Any:

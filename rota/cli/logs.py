@@ -1,4 +1,5 @@
-"""Where a worker's own words go: standard error, or a file that may be rotated under it.
+"""Where words go that are no answer: a worker's own to standard error, or to a file that may be rotated under it; and
+what the client warns of, under any other command.
 
 Called when a worker starts, and by its USR2: whoever has moved the file away wants a new one of the old name.
 """
@@ -9,9 +10,29 @@ import logging
 import sys
 from pathlib import Path
 
+import click
+
+from rota.cli.screen import clean
 from rota.errors import ConfigError
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class Warnings(logging.Handler):
+    """What the client warns of, a line each on standard error, until it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        logging.getLogger("rota.client").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one."""
+        click.echo(clean(f"warning: {record.getMessage()}"), err=True)
+
+    def close(self) -> None:
+        """Show no more."""
+        logging.getLogger("rota.client").removeHandler(self)
+        super().close()
 
 
 class LogFile(logging.FileHandler):

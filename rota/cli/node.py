@@ -95,6 +95,7 @@ def declare_modules(door: Door, settings: NodeSettings) -> None:
     import sys
     from pathlib import Path
 
+    from rota.client.declared import declare_all
     from rota.errors import ConfigError
 
     sys.path[:0] = [folder for folder in settings.import_dirs if folder not in sys.path]
@@ -112,7 +113,8 @@ def declare_modules(door: Door, settings: NodeSettings) -> None:
     for folder in settings.import_dirs:
         if not Path(folder).is_dir():
             click.echo(f"there is no folder {folder}, named with -I", err=True)
-    declared = door.rota.declare()
+    # Without the client's warnings: this node is about to serve its pools, and tells of others what it finds.
+    declared = declare_all(door.rota)
     if not declared:
         click.echo(f"no jobs are declared in {', '.join(settings.modules)}", err=True)
     for line in declared:

@@ -39,7 +39,9 @@ class Jobs:
         """
         decision = jobs.check_if_exists(if_exists)
         spec = JobSpec.checked(name, **check_job_options(options, new=True))
-        return jobs.add_job(self._rota.database, spec, actor=self._rota.actor, if_exists=decision)
+        view = jobs.add_job(self._rota.database, spec, actor=self._rota.actor, if_exists=decision)
+        self._rota.warner.look_at_pool(view["pool"])
+        return view
 
     def edit(self, name: str, **options: Any) -> dict[str, Any]:
         """Change the options that are given, as ``add`` takes them; None gives one back its default.
@@ -50,7 +52,10 @@ class Jobs:
         """
         check_name("name", name)
         changes = check_job_options(options, new=False)
-        return jobs.edit_job(self._rota.database, name, lambda spec: spec.edited(**changes), actor=self._rota.actor)
+        view = jobs.edit_job(self._rota.database, name, lambda spec: spec.edited(**changes), actor=self._rota.actor)
+        if "pool" in changes:
+            self._rota.warner.look_at_pool(view["pool"])
+        return view
 
     def list(self) -> list[dict[str, Any]]:
         """Return all jobs, in the order of their names."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rota.client.jobs import Jobs
     from rota.client.runs import RunHandle, Runs
     from rota.client.schedules import Schedules
+    from rota.client.warner import Warner
     from rota.store.database import Database
 
 P = ParamSpec("P")
@@ -153,6 +154,13 @@ class Rota:
         return Why(self)
 
     @cached_property
+    def warner(self) -> Warner:
+        """What tells callers of pools that no node serves."""
+        from rota.client.warner import Warner
+
+        return Warner(self)
+
+    @cached_property
     def _poller(self) -> Poller:
         from rota.client.claims import Poller
 
@@ -185,7 +193,9 @@ class Rota:
 
         What somebody edited through another door since is reported and left as it is.
         """
-        return declare_all(self)
+        declared = declare_all(self)
+        self.warner.look_at_jobs(one.name for one in declared if one.kind == "job")
+        return declared
 
     def poll(self, pool: str = "default", *, lease: str | float | timedelta = 60) -> Claim | None:
         """Take the next run of ``pool`` for this process, or return None: for those who bring their own worker.
@@ -282,7 +292,9 @@ class Rota:
         from rota.client.groups import handle_of
         from rota.store.requests import request_runs
 
-        return handle_of(self, request_runs(self.database, [new])[0])
+        made = request_runs(self.database, [new])
+        self.warner.look_at_made([new], made)
+        return handle_of(self, made[0])
 
     def enqueue_many(self, requests: Sequence[Request]) -> list[RunHandle]:
         """Ask for many runs, up to 1000 of them in one transaction; return their handles, in order.
@@ -298,7 +310,11 @@ class Rota:
         from rota.store.requests import request_runs
 
         wanted = self._check_requests(requests)
-        return [handle_of(self, made) for made in request_runs(self.database, wanted)] if wanted else []
+        if not wanted:
+            return []
+        made = request_runs(self.database, wanted)
+        self.warner.look_at_made(wanted, made)
+        return [handle_of(self, one) for one in made]
 
     def using(self, transaction: Connection | Session) -> Within:
         """Return what asks for runs inside ``transaction``: they exist if, and from when, the caller commits."""
@@ -378,7 +394,9 @@ class Within:
         from rota.store.requests import request_runs_within
 
         new = self._rota.check_request(job, args, **options)
-        return handle_of(self._rota, request_runs_within(self._rota.database, self._connection, [new])[0])
+        made = request_runs_within(self._rota.database, self._connection, [new])
+        self._rota.warner.look_at_made([new], made)
+        return handle_of(self._rota, made[0])
 
 
 def _who_am_i() -> str:

@@ -76,9 +76,12 @@ class ScheduleHandle:
             Invalid: a value breaks its rule; nothing was changed.
         """
         changes = check_schedule_options(options, new=False)
-        return schedules.edit_schedule(
+        view = schedules.edit_schedule(
             self._rota.database, self.key, lambda spec: spec.edited(**changes), actor=self._rota.actor
         )
+        if "job" in changes:
+            self._rota.warner.look_at_jobs([view["job"]])
+        return view
 
     def pause(self) -> dict[str, Any]:
         """Make no more runs until it is resumed."""
@@ -120,7 +123,9 @@ class Schedules:
         """
         decision = check_if_exists(if_exists)
         spec = self.check(key, job, **options)
-        return schedules.add_schedule(self._rota.database, spec, actor=self._rota.actor, if_exists=decision)
+        view = schedules.add_schedule(self._rota.database, spec, actor=self._rota.actor, if_exists=decision)
+        self._rota.warner.look_at_jobs([view["job"]])
+        return view
 
     def add_many(self, requests: Iterable[Mapping[str, Any]], *, if_exists: str = "error") -> int:
         """Add many schedules, up to 1000 of them in one transaction, and return how many were added.
@@ -140,7 +145,9 @@ class Schedules:
             if missing := {"key", "job"} - set(request):
                 raise Invalid(f"requests[{number}]", dict(request), f"a schedule has {', '.join(sorted(missing))}")
             specs.append(self.check(**request))
-        return schedules.add_schedules(self._rota.database, specs, actor=self._rota.actor, if_exists=decision)
+        count = schedules.add_schedules(self._rota.database, specs, actor=self._rota.actor, if_exists=decision)
+        self._rota.warner.look_at_jobs(spec.job for spec in specs)
+        return count
 
     def check(self, key: str, job: str, **options: Any) -> ScheduleSpec:
         """Check what ``add`` is given; a schedule that names no zone gets the default one.

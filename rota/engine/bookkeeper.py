@@ -23,6 +23,7 @@ from rota.engine.scheduler import Scheduler
 from rota.engine.settings import NodeSettings
 from rota.errors import DatabaseRefused, DatabaseUnavailable
 from rota.execution.linux import boottime
+from rota.model.job import POOL_DEFAULT
 from rota.model.keeping import format_keep
 from rota.model.run import Claim, End, NodeIdentity, Report
 from rota.model.states import NodeState
@@ -327,6 +328,7 @@ class Bookkeeper(threading.Thread):
                 secrets=self._scheduler.secrets,
                 labels=settings.labels,
                 keep_runs=format_keep(settings.keep_runs),
+                on_new_pool=tell_new_pool,
             )
         except BaseException:
             self._is_described = False
@@ -456,3 +458,9 @@ class Bookkeeper(threading.Thread):
             self._books.ends.extend(End(c.claim_id, c.run_id, "released", error_message=gone) for c in claims)
         elif claims:
             self._tell(Start(tuple(claims), before))
+
+
+def tell_new_pool(name: str) -> None:
+    """Say that this node is the first to name a pool: it may be mistyped."""
+    if name != POOL_DEFAULT:  # which nobody has typed
+        log.warning("pool %s was not known before: made", name)

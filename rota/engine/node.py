@@ -22,7 +22,7 @@ from types import FrameType
 
 from rota import __version__, crash
 from rota.engine.backoff import Backoff
-from rota.engine.bookkeeper import Bookkeeper
+from rota.engine.bookkeeper import Bookkeeper, tell_new_pool
 from rota.engine.renewer import Renewer
 from rota.engine.settings import NodeSettings
 from rota.engine.stand_in import program
@@ -244,6 +244,7 @@ class Node:
             lease_seconds=self.settings.lease_seconds,
             wanted=self.settings.name,
             is_dead=is_dead_process,
+            on_new_pool=tell_new_pool,
         )
         return NodeIdentity(name=name, holder=identity.holder, boot_id=boot_id)
 

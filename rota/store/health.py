@@ -42,7 +42,9 @@ from rota.store.permits import WITHIN_LIMITS, find_kept_waiting
 from rota.store.placing import read_selectors
 from rota.store.pool_rules import READ_RULES, rule_of
 from rota.store.pools import (
+    GOODBYE_SECONDS,
     excludes_all,
+    have_just_left,
     is_drained,
     last_seen,
     read_servers,
@@ -71,8 +73,6 @@ LAST_RUNS = 50
 SKIPS_IN_ROW = 3
 HOLIDAYS_DAYS = 60
 CLOCK_TOLD_SECONDS = 3600.0
-# Who said goodbye may come back, as after an upgrade, or with the next pass of `rota tick`.
-GOODBYE_SECONDS = 300.0
 SKEW_SECONDS = 1.0  # between the clocks of a node and of the database
 SILENT_SECONDS_MAX = 86400.0  # then a node is taken for gone
 
@@ -491,8 +491,7 @@ class _Look:
                 continue
             served = serving(self._servers, pool)
             since = last_seen(served).seen_at if served else None
-            left_in_order = served and not any(server.is_silent for server in served)
-            if left_in_order and self._age(since) < GOODBYE_SECONDS:
+            if have_just_left(served, self._now):
                 continue
             if pool in ready_pools and self._has_ready(pool):
                 self._tell(Severity.CRITICAL, FindingCode.POOL_EMPTY, pool, f"runs are ready, and {nobody}", since)
@@ -525,8 +524,7 @@ class _Look:
                 continue
             had = [server for server in serving(self._servers, row.pool) if server.has(row.env)]
             since = last_seen(had).seen_at if had else None
-            left_in_order = had and not any(server.is_silent for server in had)
-            if left_in_order and self._age(since) < GOODBYE_SECONDS:
+            if have_just_left(had, self._now):
                 continue
             which = {"pool": row.pool, "env": row.env}
             if row.pool in ready_pools and self._connection.execute(HAS_READY_IN, which).scalar() is not None:
@@ -545,8 +543,7 @@ class _Look:
                 continue
             had = [server for server in serving(self._servers, row.pool) if server.may_run(row.env, row.secrets)]
             since = last_seen(had).seen_at if had else None
-            left_in_order = had and not any(server.is_silent for server in had)
-            if left_in_order and self._age(since) < GOODBYE_SECONDS:
+            if have_just_left(had, self._now):
                 continue
             which = {"pool": row.pool, "secrets": row.secrets}
             try:

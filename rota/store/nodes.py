@@ -32,6 +32,7 @@ NODES_MAX = 1000
 NAMES_PER_HOST_MAX = 200
 TRIES_MAX = 20
 
+TellPool = Callable[[str], None]  # the name of a pool that was not known before
 IsDead = Callable[[str, int, int], bool]  # boot id, pid, the process's start in ticks: no such process any more
 
 # A drain that somebody asked for belongs to the name: it outlasts the process, until somebody takes it back.
@@ -48,10 +49,16 @@ TAKE_NODE = (
     .where(node.c.name == bindparam("of_name"), node.c.holder == bindparam("of_holder"))
     .values(state=_works, **_FACTS)
 )
-# A pool is known as soon as a node works for it, and two may be the first.
-ADD_POOL = insert_if_new(pool).from_select(
-    ["name", "created_at"],
-    select(bindparam("pool_name", type_=Name), db_now()).where(~exists().where(pool.c.name == bindparam("pool_name"))),
+# A pool is known as soon as a node works for it, and two may be the first. The count tells whether it was new.
+ADD_POOL = (
+    insert_if_new(pool)
+    .from_select(
+        ["name", "created_at"],
+        select(bindparam("pool_name", type_=Name), db_now()).where(
+            ~exists().where(pool.c.name == bindparam("pool_name"))
+        ),
+    )
+    .execution_options(preserve_rowcount=True)
 )
 LEAVE_NODE = (
     update(node)
@@ -109,13 +116,14 @@ def register_node(
     keep_runs: str | None = None,
     wanted: str | None = None,
     is_dead: IsDead | None = None,
+    on_new_pool: TellPool | None = None,
 ) -> str:
     """Take a name for this process and return it: ``wanted``, or the host's with the lowest number that is free.
 
     ``identity`` says which process asks; its name is not looked at. A name is free when nobody has it, or when the
     process that has it said goodbye, is silent past its lease by the database's clock, or is dead by ``is_dead``. That
     can tell for this boot of this machine only, and decides there, whatever the lease. Besides ``pools`` it serves
-    those whose rules name it.
+    those whose rules name it. ``on_new_pool`` is told, after the commit, of each of ``pools`` that nobody knew.
 
     Raises:
         Conflict: ``wanted`` is held by a living process.
@@ -141,7 +149,7 @@ def register_node(
         "lease": lease_seconds,
     }
 
-    def register(connection: Connection) -> str:
+    def register(connection: Connection) -> tuple[str, list[str]]:
         names = [base] if wanted is not None else _names_of(base)
         rules = read_rules(connection)
         taken = {row.name: row for row in connection.execute(READ_HELD, {"names": names})}
@@ -163,10 +171,9 @@ def register_node(
                     text += f", and claims nothing: {row.drain_asked_by or 'somebody'} asked it to drain"
                     became = NodeState.DRAINING
                 tell_change(connection, "node", became.value, text, node=name)
-            for pool_name in pools:
-                connection.execute(ADD_POOL, {"pool_name": pool_name})
+            new_pools = _add_pools(connection, pools)
             announce(connection)
-            return name
+            return name, new_pools
         if wanted is not None:
             row = taken[base]
             of_here = row.boot_id == identity.boot_id
@@ -179,14 +186,28 @@ def register_node(
 
     for _ in range(TRIES_MAX):
         try:
-            return database.write(register, repeatable=True)
+            name, new_pools = database.write(register, repeatable=True)
         except Stale:
             database.retries += 1
         except DBAPIError as error:
             if database.dialect.classify(error) is not Trouble.TAKEN:
                 raise
             database.retries += 1
+        else:
+            _tell_each(new_pools, on_new_pool)
+            return name
     raise DatabaseUnavailable(f"node names of {host} were taken {TRIES_MAX} times meanwhile: try again")
+
+
+def _add_pools(connection: Connection, pools: Sequence[str]) -> list[str]:
+    """Make those of ``pools`` that nobody knows, and return them."""
+    return [name for name in pools if connection.execute(ADD_POOL, {"pool_name": name}).rowcount == 1]
+
+
+def _tell_each(new_pools: Sequence[str], on_new_pool: TellPool | None) -> None:
+    if on_new_pool is not None:
+        for name in new_pools:
+            on_new_pool(name)
 
 
 def _names_of(host: str) -> list[str]:
@@ -214,13 +235,14 @@ def describe_node(
     secrets: Sequence[str] = (),
     labels: Mapping[str, str] = NO_LABELS,
     keep_runs: str | None = None,
+    on_new_pool: TellPool | None = None,
 ) -> tuple[str, ...]:
     """Tell the others what a node does from now on: whether it drains, which pools it serves, with how many slots,
     which environments and which secrets, by their names, its labels, and how long it keeps finished runs.
 
     Besides ``pools``, which it names itself, it serves those whose rules name it: all of them are returned. One that
     somebody asked to drain goes on draining, whatever it says. It is no error if the name belongs to another process by
-    now.
+    now. ``on_new_pool`` is told as by ``register_node``.
     """
     facts = {
         "is_leaving": state is NodeState.DRAINING,
@@ -232,13 +254,13 @@ def describe_node(
         "keep_runs": keep_runs,
     }
 
-    def describe(connection: Connection) -> tuple[str, ...]:
+    def describe(connection: Connection) -> tuple[tuple[str, ...], list[str]]:
+        new_pools: list[str] = []
         served = pools_served(pools, identity.name, labels, read_rules(connection))
         facts["pools"] = json.dumps(served, ensure_ascii=False)
         who = {"of_name": identity.name, "of_holder": identity.holder}
         if connection.execute(DESCRIBE_NODE, who | facts).rowcount == 1:
-            for pool_name in pools:  # not those of rules: one that is deleted meanwhile stays so
-                connection.execute(ADD_POOL, {"pool_name": pool_name})
+            new_pools = _add_pools(connection, pools)  # not those of rules: one that is deleted meanwhile stays so
             what = f"{identity.name} serves {', '.join(served)} with {slots} slots"
             if labels:
                 what += f", labels {', '.join(f'{name}={value}' for name, value in labels.items())}"
@@ -248,9 +270,11 @@ def describe_node(
                 what += f" and can read {', '.join(secrets)}"
             text = f"{identity.name} drains" if state is NodeState.DRAINING else what
             tell_change(connection, "node", state.value, text, node=identity.name)
-        return served
+        return served, new_pools
 
-    return database.write(describe, repeatable=True)
+    served, new_pools = database.write(describe, repeatable=True)
+    _tell_each(new_pools, on_new_pool)
+    return served
 
 
 def leave_node(database: Database, identity: NodeIdentity, *, left_running: int = 0) -> bool:

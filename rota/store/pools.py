@@ -12,21 +12,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, desc, func, select
+from sqlalchemy import Connection, bindparam, desc, func, select
 
 from rota.errors import Invalid
 from rota.model.durations import format_duration
+from rota.model.job import POOL_DEFAULT
 from rota.model.names import check_env
 from rota.model.placement import selectors_of
 from rota.model.secret import read_names
 from rota.model.states import NodeState
+from rota.store.database import Database, now_of
 from rota.store.pool_rules import labels_of
 from rota.store.shown import say_moment
-from rota.store.tables import node, run
+from rota.store.tables import job, node, pool, run
 from rota.store.types import db_now
 
 NODES_MAX = 1000
 NAMED_MAX = 5
+# Who said goodbye may come back, as after an upgrade, or with the next pass of `rota tick`.
+GOODBYE_SECONDS = 300.0
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)  # for a moment that cannot be read
 
@@ -57,6 +61,9 @@ READ_NODES = (
 COUNT_HELD = (
     select(run.c.node, func.count().label("number")).where(run.c.lease_ends_at.is_not(None)).group_by(run.c.node)
 )
+# Served by the unique name, as the next one.
+READ_POOLS_OF = select(job.c.pool).where(job.c.name.in_(bindparam("jobs", expanding=True))).distinct()
+KNOWN_POOLS = select(pool.c.name).where(pool.c.name.in_(bindparam("pools", expanding=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +182,43 @@ def say_nobody(servers: Sequence[Server], pool: str, target: str = "") -> str | 
         return f"no node of pool {pool} claims anything: {each}"
     last = last_seen(found)
     return f"no node of pool {pool} is alive: {last.name} was the last one, seen {say_moment(last.seen_at)}"
+
+
+def have_just_left(servers: Sequence[Server], now: datetime) -> bool:
+    """Tell whether none of these nodes fell silent, and one was seen a moment ago: it may be about to come back."""
+    if not servers or any(server.is_silent for server in servers):
+        return False
+    since = last_seen(servers).seen_at
+    return since is None or (now - since).total_seconds() < GOODBYE_SECONDS
+
+
+def read_pools_of(database: Database, jobs: Sequence[str]) -> list[str]:
+    """Return the pools of the jobs of these names, each once."""
+    return database.read(lambda connection: list(connection.execute(READ_POOLS_OF, {"jobs": list(jobs)}).scalars()))
+
+
+def say_unserved(database: Database, pools: Sequence[str], *, is_asked: bool) -> list[str]:
+    """Say which of ``pools`` no living node serves, a sentence for each, so that whoever counts on it is warned.
+
+    As in the look for what does not go on by itself, nothing is said of one whose nodes have just left. ``is_asked``
+    tells that a run was asked for. Else a job or a schedule was defined, which usually comes before the first node of
+    all is there: nothing is said of ``default`` then.
+    """
+
+    def say(connection: Connection) -> list[str]:
+        servers = read_servers(connection)
+        now = now_of(connection)
+        known = {POOL_DEFAULT, *connection.execute(KNOWN_POOLS, {"pools": list(pools)}).scalars()}
+        said: list[str] = []
+        for name in pools:
+            is_usual = name == POOL_DEFAULT and not servers and not is_asked
+            nobody = say_nobody(servers, name)
+            if nobody is None or is_usual or have_just_left(serving(servers, name), now):
+                continue
+            said.append(nobody if name in known else f"there is no pool {name} yet, and {nobody}")
+        return said
+
+    return database.read(say)
 
 
 def say_lacking(servers: Sequence[Server], pool: str, env: str | None, target: str = "") -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -44,13 +46,23 @@ def url(migrated: Path, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'rota.db'}"
 
 
+@contextlib.contextmanager
+def logging_as_it_was() -> Iterator[None]:
+    """Take back what a worker makes of its process's log: this one has other tests to run."""
+    root = logging.getLogger("rota")
+    handlers, level, propagate = root.handlers[:], root.level, root.propagate
+    yield
+    root.handlers[:], root.level, root.propagate = handlers, level, propagate
+
+
 @pytest.fixture
 def rota(url: str, state_home: dict[str, str]) -> Call:
     """Call the command line in this process."""
 
     def call(*words: str, environ: dict[str, str] | None = None, stdin: str | bytes | None = None) -> Result:
         environment = state_home | {"ROTA_DB": url} | (environ or {})
-        result = CliRunner().invoke(main, list(words), input=stdin, env=environment)
+        with logging_as_it_was():
+            result = CliRunner().invoke(main, list(words), input=stdin, env=environment)
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         return result
 

@@ -171,6 +171,12 @@ def test_a_pass_runs_what_is_due_to_its_end_and_leaves(rota, start_rota):
     assert read(rota("run", "show", "1", "--json"))["state"] == "succeeded"
 
 
+def test_a_pass_that_is_the_first_to_name_a_pool_says_so_once(start_rota):
+    passes = [start_rota("tick", "--pool", "typo", "--pool", "default").communicate(timeout=SECONDS_MAX) for _ in "ab"]
+
+    assert [errors.partition(": ")[2] for _, errors in passes] == ["pool typo was not known before: made\n", ""]
+
+
 def test_declared_jobs_come_into_force_with_the_worker_and_what_was_edited_since_is_reported(
     rota, start_rota, url, tmp_path
 ):

@@ -120,15 +120,51 @@ def test_a_pool_that_does_not_exist_is_not_found(rota, words):
 def test_a_job_of_a_pool_that_does_not_exist_is_taken_with_a_warning(rota, node):
     added = rota("job", "add", "x", "--shell", "true", "--pool", "nowhere")
     edited = rota("job", "edit", "x", "--timeout", "5m")
+    moved = rota("job", "edit", "x", "--pool", "elsewhere")
     check = rota("check")
     sound = rota("job", "add", "y", "--shell", "true", "--pool", "default")
 
-    for result in (added, edited):
+    for pool, result in (("nowhere", added), ("elsewhere", moved)):
         assert result.exit_code == 0
-        assert result.stderr.startswith("there is no pool nowhere yet, and no node serves it: start one with")
+        assert result.stderr == (
+            f"warning: there is no pool {pool} yet, and no node serves pool {pool}: start one with "
+            f"`rota worker --pool {pool}`\n"
+        )
+    assert (edited.exit_code, edited.stderr) == (0, "")
     assert check.exit_code == 1
-    assert "there is no pool nowhere yet" in check.stdout
+    assert "there is no pool elsewhere yet" in check.stdout
     assert sound.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["job", "add", "new", "--shell", "true", "--pool", "empty"],
+        ["job", "edit", "y", "--pool", "empty"],
+        ["job", "run", "x"],
+        ["schedule", "add", "key", "x", "--every", "1h"],
+    ],
+)
+def test_whoever_counts_on_a_pool_that_no_node_serves_is_warned_and_it_is_done(rota, node, words):
+    rota("pool", "create", "empty")
+    rota("job", "add", "x", "--shell", "true", "--pool", "empty")
+    rota("job", "add", "y", "--shell", "true")
+
+    result = rota(*words, "--json")
+
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)
+    assert result.stderr == ("warning: no node serves pool empty: start one with `rota worker --pool empty`\n")
+
+
+def test_before_the_first_node_of_all_only_runs_of_the_usual_pool_are_remarked_on(rota):
+    added = rota("job", "add", "x", "--shell", "true")
+    scheduled = rota("schedule", "add", "key", "x", "--every", "1h")
+    asked = rota("job", "run", "x")
+
+    assert (added.stderr, scheduled.stderr) == ("", "")
+    assert asked.stdout == "run 1\n"
+    assert asked.stderr == "warning: no node serves pool default: start one with `rota worker --pool default`\n"
 
 
 def test_a_node_that_is_alive_is_not_forgotten_and_one_that_is_gone_is(rota, node, url):

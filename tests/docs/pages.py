@@ -14,6 +14,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,8 @@ def _run_block(
                 environment[exported[1]] = exported[2]
             elif command.endswith("&"):
                 background.append(_start(command.removesuffix("&"), folder, environment, len(background)))
+                if command.startswith("rota worker"):
+                    _wait_until_ready(background[-1], folder / f"background-{len(background) - 1}.log")
             else:
                 _expect(place, ["/bin/bash", "-c", command], output, folder, environment)
 
@@ -133,6 +136,13 @@ def _start(command: str, folder: Path, environment: Mapping[str, str], number: i
             stderr=log,
             start_new_session=True,
         )
+
+
+def _wait_until_ready(worker: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a worker is registered, as it is by the time that a person has typed the next line."""
+    until = time.monotonic() + COMMAND_SECONDS_MAX
+    while b" rota.worker: node " not in log.read_bytes() and worker.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 def _expect(place: str, argv: list[str], output: str | None, folder: Path, environment: Mapping[str, str]) -> None:

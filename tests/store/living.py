@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rota.model.run import NodeIdentity
 from rota.store.nodes import leave_node, register_node
 from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of
@@ -16,6 +18,7 @@ def start_node(
     environments: tuple[str, ...] = (),
     zone_data_version: str | None = None,
     keep_runs: str | None = None,
+    on_new_pool: Callable[[str], None] | None = None,
 ) -> None:
     """Register a node, or let it come back: alive for one lease from now."""
     register_node(
@@ -32,6 +35,7 @@ def start_node(
         version="0.1.0",
         lease_seconds=LEASE_SECONDS,
         wanted=name,
+        on_new_pool=on_new_pool,
     )
 
 

@@ -17,6 +17,7 @@ from rota.store.nodes import NODES_MAX, describe_node, leave_node, list_nodes, r
 from rota.store.status import read_status
 from rota.store.tables import node
 from tests.store.ledger import Ledger
+from tests.store.living import start_node
 
 
 def register(ledger: Ledger, holder: str, database: Database | None = None, **options: Any) -> str:
@@ -210,3 +211,16 @@ def test_the_status_has_a_node_that_lives_however_many_have_gone(ledger: Ledger)
     assert "there" in names
     assert names == sorted(names)
     assert len(names) == NODES_MAX
+
+
+def test_whoever_is_the_first_to_name_a_pool_is_told_so_once(ledger: Ledger) -> None:
+    new: list[str] = []
+    identity = NodeIdentity("a", "holder-of-a", "boot")
+    start_node(ledger, "a", pools=("p", "default"), on_new_pool=new.append)
+    start_node(ledger, "b", pools=("p", "q"), on_new_pool=new.append)
+    for _ in range(2):
+        describe_node(
+            ledger.database, identity, state=NodeState.ALIVE, pools=["p", "r"], slots=1, on_new_pool=new.append
+        )
+
+    assert new == ["p", "default", "q", "r"]
