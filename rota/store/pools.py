@@ -17,7 +17,7 @@ from sqlalchemy import Connection, bindparam, desc, func, select
 from rota.errors import Invalid
 from rota.model.durations import format_duration
 from rota.model.job import POOL_DEFAULT
-from rota.model.names import check_env
+from rota.model.names import check_env, check_pool
 from rota.model.placement import selectors_of
 from rota.model.secret import read_names
 from rota.model.states import NodeState
@@ -129,7 +129,7 @@ def read_servers(connection: Connection) -> list[Server]:
         Server(
             name=row.name,
             pools=names_of(row.pools),
-            slots=row.slots,
+            slots=max(0, row.slots),  # one that a hand wrote may be less
             held=held.get(row.name, 0),
             seen_at=row.seen_at,
             lease_ends_at=row.lease_ends_at,
@@ -175,6 +175,8 @@ def say_nobody(servers: Sequence[Server], pool: str, target: str = "") -> str | 
     if target:
         seen = f", seen {say_moment(found[0].seen_at)}" if found else ""
         return f"only node {target} may take it, and it is not alive in pool {pool}{seen}"
+    if not found and not _is_name(pool):  # written by hand
+        return f"no node can serve pool {pool!r}: give its jobs another with `rota job edit`, and cancel its runs"
     if not found:
         return f"no node serves pool {pool}: start one with `rota worker --pool {pool}`"
     if draining:
@@ -182,6 +184,14 @@ def say_nobody(servers: Sequence[Server], pool: str, target: str = "") -> str | 
         return f"no node of pool {pool} claims anything: {each}"
     last = last_seen(found)
     return f"no node of pool {pool} is alive: {last.name} was the last one, seen {say_moment(last.seen_at)}"
+
+
+def _is_name(pool: str) -> bool:
+    try:
+        check_pool(pool)
+    except Invalid:
+        return False
+    return True
 
 
 def have_just_left(servers: Sequence[Server], now: datetime) -> bool:
@@ -215,7 +225,8 @@ def say_unserved(database: Database, pools: Sequence[str], *, is_asked: bool) ->
             nobody = say_nobody(servers, name)
             if nobody is None or is_usual or have_just_left(serving(servers, name), now):
                 continue
-            said.append(nobody if name in known else f"there is no pool {name} yet, and {nobody}")
+            is_known = name in known or not _is_name(name)
+            said.append(nobody if is_known else f"there is no pool {name} yet, and {nobody}")
         return said
 
     return database.read(say)
@@ -326,6 +337,8 @@ def say_full(servers: Sequence[Server], pool: str, target: str = "") -> str | No
     if not alive or any(server.free for server in alive):
         return None
     total = sum(server.slots for server in alive)
+    if total == 0:
+        return f"no node alive in pool {pool} has a slot: {_name(server.name for server in alive)}"
     return f"all {total} slots of pool {pool} are taken, on {_name(server.name for server in alive)}"
 
 

@@ -16,9 +16,14 @@ from rota.store.advancing import advance_runs
 from rota.store.calendars import add_calendar, load_calendars
 from rota.store.endings import end_runs, rescue_runs
 from rota.store.firing import fire_schedules
+from rota.store.health import check_health
+from rota.store.history import why_job, why_run
 from rota.store.jobs import list_jobs
 from rota.store.outlook import look
 from rota.store.pools import read_servers
+from rota.store.requests import request_runs
+from rota.store.status import read_status
+from rota.store.suspension import list_pools
 from rota.store.tables import metadata
 from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of
 from tests.store.living import start_node
@@ -365,3 +370,34 @@ def test_nonsense_about_long_runs_stops_neither_ends_nor_rescues(ledger: Ledger)
     assert "running" not in {run.state for run in ledger.runs()}
     ledger.execute("delete from rota_event")
     ledger.execute("delete from rota_run")
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("update rota_job set pool = '' where name = 'odd'", "no node can serve pool '': give its jobs another with"),
+        ("update rota_job set pool = 'x y' where name = 'odd'", "no node can serve pool 'x y': give its jobs another"),
+        ("update rota_node set slots = 0", "no node alive in pool default has a slot: a"),
+        ("update rota_node set slots = -3", "no node alive in pool default has a slot: a"),
+        ("insert into rota_pool (name, created_at) select 'x y', created_at from rota_job where name = 'odd'", ""),
+    ],
+)
+def test_a_pool_or_a_number_of_slots_that_no_door_takes_stops_nobody_and_is_told_as_it_is(
+    ledger: Ledger, broken: str, said: str
+) -> None:
+    start_node(ledger)
+    ledger.add_job("odd")
+    ledger.add_job("sound")
+    ledger.execute(broken)
+
+    requests = [NewRun("odd"), NewRun("sound")]
+    odd, _ = (made.run_id for made in request_runs(ledger.database, requests))
+    claimed = ledger.claim()
+
+    assert "sound" in {claim.job for claim in claimed}
+    assert ledger.database.read(lambda connection: read_servers(connection)[0].slots) >= 0
+    assert list_pools(ledger.database)
+    assert read_status(ledger.database)
+    assert check_health(ledger.database)
+    assert why_run(ledger.database, odd)["because"]
+    assert said in " ".join(why_job(ledger.database, "odd")["because"])
