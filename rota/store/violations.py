@@ -73,6 +73,13 @@ VIOLATIONS: dict[str, tuple[str, str]] = {
         " where s.next_slot_at is not null and s.problem is null"
         " and coalesce(r.slot_last_at, r.slot_at) >= s.next_slot_at",
     ),
+    # In one pass: asked row by row, MariaDB and PostgreSQL read all slots of the schedule each time.
+    "slot_decided_twice": (
+        "a row that stands for several slots, of which one has another row too",
+        "select f.id as run_id, f.schedule_id from (select id, schedule_id, slot_last_at, lead(slot_at) over"
+        " (partition by schedule_id, target_node order by slot_at) as following_at from rota_run"
+        " where schedule_id is not null) f where f.following_at <= f.slot_last_at",
+    ),
 }
 
 VIEW = "rota_violations"

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from rota.store.firing import fire_schedules
+from rota.store.schedules import pause_schedule, resume_schedule
 from rota.store.violations import VIOLATIONS
 from tests.clock import BEGINNING
 from tests.store.ledger import Ledger
+from tests.store.living import start_node
 
 Breaker = Callable[[Ledger], int | None]
 BREAKERS: dict[str, Breaker] = {}
@@ -110,6 +112,18 @@ def cursor_behind(ledger: Ledger) -> int:
 
 
 @breaks
+def slot_decided_twice(ledger: Ledger) -> int:
+    ledger.add_job()
+    schedule_id = ledger.add_schedule(next_slot_at=BEGINNING)
+    pause_schedule(ledger.database, "each", actor="ann")
+    ledger.clock.advance(minutes=3)
+    resume_schedule(ledger.database, "each", actor="ann")
+    ledger.set_schedule(schedule_id, next_slot_at=ledger.clock.after(-60))
+    fire_schedules(ledger.database, fired_by="a")
+    return ledger.runs()[0].id
+
+
+@breaks
 def permit_stray(ledger: Ledger) -> None:
     ledger.start_one(max_running=1)
     ledger.execute("update rota_permit set claim_id = 'nobody'")
@@ -129,6 +143,19 @@ def test_a_row_that_was_broken_by_hand_is_found_by_exactly_its_rule(ledger: Ledg
 
 def test_each_rule_is_shown_to_find_something() -> None:
     assert set(BREAKERS) == set(VIOLATIONS)
+
+
+def test_slots_that_are_decided_for_each_node_are_decided_once_each(ledger: Ledger) -> None:
+    ledger.add_job(runs_on="all")
+    ledger.add_schedule(next_slot_at=BEGINNING)
+    for node in ("a", "b"):
+        start_node(ledger, node)
+    pause_schedule(ledger.database, "each", actor="ann")
+    ledger.clock.advance(minutes=3)
+    resume_schedule(ledger.database, "each", actor="ann")
+
+    assert [(row.target_node, row.slot_count) for row in ledger.runs()] == [("a", 4), ("b", 4)]
+    assert ledger.violations() == []
 
 
 def test_runs_of_every_state_break_no_rule(ledger: Ledger) -> None:
