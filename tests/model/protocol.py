@@ -88,6 +88,53 @@ GUARDS: tuple[Guard, ...] = (
 )
 # fmt: on
 
+# What shows each guard on the real thing: what is taken out of the real SQL in ``test_protocol_machine.py``; or, where
+# it is a rule of the program and no condition of SQL, the test that keeps it.
+SHOWN_BY: dict[str, tuple[str, ...]] = {
+    "the cursor moves by compare-and-set": ("the version, of a cursor", "the rise of the version, of a cursor"),
+    "the rows of slots commit with the cursor": ("test_each_slot_has_one_run_when_a_worker_has_died_firing",),
+    "the next slot follows the last one": ("test_every_slot_is_decided_exactly_once_and_the_rules_hold",),
+    "a slot is unique": ("the same slot, of new runs",),
+    "an edit moves the version of the cursor": ("the rise of the version, of an edit",),
+    "an edit begins behind what was decided": (
+        "test_a_slot_that_is_decided_already_is_never_decided_again_after_an_edit",
+    ),
+    "only what is ready is claimed": (
+        "the state, of a claim",
+        "test_a_claim_in_one_statement_takes_nothing_that_another_one_takes_meanwhile",
+    ),
+    "the claim id is random": ("test_each_claim_has_a_random_id_and_the_fence_rises",),
+    "the fence rises with the claim": ("the rise of the fence, of a claim",),
+    "nothing starts before its commit is known": ("test_claims_that_were_not_committed_are_not_started",),
+    "the mark is committed before the start": ("test_a_mark_that_is_not_known_to_be_committed_starts_nothing",),
+    "the mark names the claim": ("the claim, of a mark", "the claim, of what was marked"),
+    "the mark needs a lease that is not over": ("the lease, of a mark",),
+    "the guardian looks before it starts": ("test_a_job_is_not_started_when_its_lease_is_about_to_end",),
+    "the guardian kills before the lease ends": ("test_a_lease_that_is_not_renewed_stops_the_job_before_it_ends",),
+    "the deadline counts from before asking": ("test_a_new_deadline_is_counted_from_before_the_request",),
+    "the renewal names the claim": ("the claim, of what is to be renewed", "the claim, of a renewal"),
+    "only what is running is renewed": ("the state, of what is to be renewed", "the state, of a renewal"),
+    "the rescue needs a lease that is over": ("the lease, of a rescue",),
+    "the rescue names the claim it saw": ("the claim and its fence, of a move",),
+    "the rescue names the lease it saw": ("the lease, of a move",),
+    "the rescue names the state it saw": ("the state, of a move",),
+    "what starts once is lost after its mark": (
+        "test_at_most_once_is_not_started_again_after_its_start_mark_and_is_before",
+    ),
+    "a loss spends its budget": ("test_the_second_loss_waits_and_each_further_one_twice_as_long",),
+    "the end names the claim": ("the claim, of an end that is told", "the claim and its fence, of a move"),
+    "the end names the state it saw": ("the state, of a move",),
+    "late truth names the claim that was lost": ("the claim, of an end that is told",),
+    "a permit is taken while nobody has it": ("that it is free, of taking a permit",),
+    "a permit is taken with the claim": ("test_a_claim_that_does_not_come_about_takes_no_permit",),
+    "a permit is given back with the end": ("giving permits back, of an end",),
+    "a rescue gives the permit back": ("giving permits back, of a rescue",),
+    "giving back names the claim": (
+        "the claim, of giving permits back",
+        "the claim, of undoing what was taken",
+    ),
+}
+
 ALL = frozenset(guard.name for guard in GUARDS)
 
 

@@ -12,14 +12,15 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import cast, event, false, literal, select, union_all
+from sqlalchemy import Connection, cast, event, false, literal, select, text, union_all
 
 from rota.errors import AlreadyFinished, Conflict
 from rota.model.run import Claim, End, NewRun
+from rota.model.schedule import ScheduleSpec
 from rota.model.states import FINISHED, TRANSITIONS, UNFINISHED, RunState
-from rota.store import advancing, endings, firing, leases
+from rota.store import advancing, endings, firing, leases, permits, schedules, tables
 from rota.store.advancing import advance_runs
 from rota.store.creation import enqueue_runs, request_ids
 from rota.store.dialects import ClaimForm
@@ -28,20 +29,37 @@ from rota.store.firing import fire_schedules
 from rota.store.interventions import cancel_run, mark_succeeded, rerun_run, skip_run
 from rota.store.leases import claim_runs, mark_started, renew_claims
 from rota.store.moves import Stale
+from rota.store.permits import Scope
 from rota.store.placing import selector_parameters
-from rota.store.schedules import pause_schedule, resume_schedule
+from rota.store.schedules import edit_schedule, pause_schedule, resume_schedule
+from rota.store.types import encode_rows
 from tests.clock import BEGINNING
 from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of
 from tests.store.trouble import commit_breaks
 
 S = RunState
+_FACTS = "id state attempt fence claim_id lease_ends_at marked_at retries_used losses cancel_asked_at"
+_SLOTS = "slot_at slot_last_at"
+SEE_RUNS = select(*(tables.run.c[name] for name in f"{_FACTS} {_SLOTS}".split())).order_by(
+    tables.run.c.slot_at, tables.run.c.id
+)
+SEE_PERMITS = select(tables.permit.c.scope, tables.permit.c.claim_id).where(tables.permit.c.claim_id.is_not(None))
+SEE_EVENTS = text(
+    "select distinct from_state, to_state from rota_event"
+    " where run_id is not null and (from_state is null or from_state <> to_state)"
+)
+SEE_VIOLATIONS = text("select rule_broken, run_id, schedule_id from rota_violations")
+SEE_CURSOR = select(tables.schedule.c.next_slot_at)
 RETRIES, RETRY_SECONDS, LOST_MAX, LOST_SECONDS = 1, 10.0, 2, 5.0
 RHYTHM = timedelta(seconds=30)  # of the schedule
 MARGIN = timedelta(seconds=LEASE_SECONDS / 10)  # how long before the end of its lease a guardian kills its job
 CLAIMED_AT_ONCE = 2
+MUTEX = "gate"  # of job ``limited``, of which one run goes at a time
+ZONES = ("UTC", "Europe/Berlin")  # of the schedule: for another one its timing is another, and its slots are the same
 TOLD = {(None if move.source is None else move.source.value, move.target.value) for move in TRANSITIONS}
 
 Swap = Callable[[Any], Any]  # what is sent in place of a statement
+Look = tuple[Sequence[Any], dict[str, Any]]  # statements of which one is sent, and its parameters
 
 
 @dataclass
@@ -127,20 +145,18 @@ class Play:
 
     def __init__(self, ledger: Ledger, swaps: Sequence[Swap] = ()) -> None:
         self.ledger, self.clock, self.database = ledger, ledger.clock, ledger.database
-        if self.database.dialect.claim_form is ClaimForm.AT_ONCE:
-            # What a claim reads can be made old only where it reads before it writes; `test_claim_forms` has the other.
-            self.database.dialect = replace(self.database.dialect, claim_form=ClaimForm.LOCK_FIRST)
         self.swaps = list(swaps)
         self.done: list[str] = []
-        for table in ("rota_output", "rota_attempt", "rota_event", "rota_run", "rota_schedule", "rota_job"):
-            ledger.execute(f"delete from {table}")
+        for table in ("output", "attempt", "event", "permit", "run", "schedule", "job"):
+            ledger.execute(f"delete from rota_{table}")
         self.clock.now = BEGINNING
         self.runs: dict[int, Run] = {}
         self.nodes = {"a": Node("a"), "b": Node("b")}
         budgets = {"retries": RETRIES, "retry_delay_seconds": RETRY_SECONDS, "lost_max": LOST_MAX}
         ledger.add_job("least", **budgets)
         ledger.add_job("most", delivery="at_most_once", **budgets)
-        self.first_slot = BEGINNING + RHYTHM
+        self.limited_id = ledger.add_job("limited", max_running=1, mutexes=f'["{MUTEX}"]', **budgets)
+        self.first_slot = self.next_slot_at = BEGINNING + RHYTHM
         self.schedule_id = ledger.add_schedule(
             job="least",
             kind="every",
@@ -189,13 +205,21 @@ class Play:
             self._do(step, ())
 
     @contextlib.contextmanager
-    def _old(self, statements: Sequence[Any], parameters: dict[str, Any], others: Sequence[str]) -> Iterator[list[Any]]:
-        """Let the first of ``statements`` that is sent find what is there now, before the ``others`` are done."""
-        rows = self.database.read(lambda connection: connection.execute(statements[0], parameters).all())
+    def _old(self, others: Sequence[str], *looks: Look) -> Iterator[list[Sequence[Any]]]:
+        """Let the first look of each kind find what is there now, before the ``others`` are done."""
+        found = [self._look(statements[0], parameters) for statements, parameters in looks]
         self._meanwhile(others)
-        if not others:
-            yield rows
-            return
+        swaps = [self._answer(statements, rows) for (statements, _), rows in zip(looks, found, strict=True) if others]
+        try:
+            yield found
+        finally:
+            self.swaps = [swap for swap in self.swaps if swap not in swaps]
+
+    def _look(self, statement: Any, parameters: dict[str, Any]) -> Sequence[Any]:
+        return self.database.read(lambda connection: connection.execute(statement, parameters).all())
+
+    def _answer(self, statements: Sequence[Any], rows: Sequence[Any]) -> Swap:
+        """Send, in place of the first of ``statements``, one that finds these rows."""
         old = self._frozen(statements[0], rows)
 
         def swap(statement: Any) -> Any:
@@ -205,11 +229,7 @@ class Play:
             return old
 
         self.swaps.append(swap)
-        try:
-            yield rows
-        finally:
-            if swap in self.swaps:
-                self.swaps.remove(swap)
+        return swap
 
     def _frozen(self, statement: Any, rows: Sequence[Any]) -> Any:
         columns = list(statement.selected_columns)
@@ -260,6 +280,9 @@ class Play:
 
     def enqueue_most(self, _others: Sequence[str]) -> None:
         self._enqueue("most", None)
+
+    def enqueue_limited(self, _others: Sequence[str]) -> None:
+        self._enqueue("limited", None)
 
     def enqueue_ahead(self, _others: Sequence[str]) -> None:
         self._enqueue("least", 20.0)
@@ -318,6 +341,12 @@ class Play:
         resume_schedule(self.database, "each", actor="ann")
         self._welcome()
 
+    def edit(self, others: Sequence[str]) -> None:
+        """Give the schedule another timing of the same slots: those that are due and undecided leave one row."""
+        with self._old(others, ([schedules.READ_SCHEDULE], {"name": "each"})):
+            edit_schedule(self.database, "each", _turn, actor="ann")
+        self._welcome()
+
     def _ids(self, *states: RunState) -> list[int]:
         return [run_id for run_id, run in sorted(self.runs.items()) if run.state in states]
 
@@ -356,7 +385,7 @@ class Play:
                 self.runs[row.id] = Run("least", row.run_at, S(row.state), slots=row.slot_count)
 
     def advance(self, _node: Node, others: Sequence[str]) -> None:
-        with self._old([advancing.FIND_WAITED], {"limit": advancing.ADVANCE_BATCH_MAX}, others) as rows:
+        with self._old(others, ([advancing.FIND_WAITED], {"limit": advancing.ADVANCE_BATCH_MAX})) as (rows,):
             due = [run_id for run_id in self._ids(S.WAITING) if self.runs[run_id].run_at <= self.clock.now]
             still = [(row.state, row.claim_id) == (self.runs[row.id].state, self.runs[row.id].claim_id) for row in rows]
             advance_runs(self.database)
@@ -366,7 +395,7 @@ class Play:
 
     def rescue(self, node: Node, others: Sequence[str]) -> None:
         reads_at = self.clock.now
-        with self._old([endings.FIND_EXPIRED], {"limit": 100}, others) as rows:
+        with self._old(others, ([endings.FIND_EXPIRED], {"limit": 100})) as (rows,):
             assert all(row.lease_ends_at and row.lease_ends_at < reads_at for row in rows), "a lease not over"
             over = [
                 run_id
@@ -395,24 +424,50 @@ class Play:
         finds = [made(0, len(placed), transactional=True) for made in (find, find_locked)]
         which = placed | {"in_pool": "default", "for_node": node.name, "environments": [""], "without_jobs": [0]}
         which |= {"limit": CLAIMED_AT_ONCE}
+        free = ([permits.FIND_FREE, permits.FIND_FREE_LOCKED], {"wanted": encode_rows(self._limits())})
         sent_at = self.clock.now
-        with self._old(finds, which, others) as rows, self._cut(cut):
+        with self._old(others, (finds, which), free) as (rows, _), self._form(bool(others)), self._cut(cut):
             claims = claim_runs(self.database, identity_of(node.name), ["default"], CLAIMED_AT_ONCE, LEASE_SECONDS)
-        seen = [row.id for row in rows]
+        seen, got = {row.id for row in rows}, [claim.run_id for claim in claims]
+        assert len(set(got)) == len(got) <= CLAIMED_AT_ONCE
+        assert set(got) <= set(self._ids(S.READY)), "what was ready, and nothing else"
+        if cut != "before":
+            assert {run_id for run_id in seen & set(self._startable()) if self.runs[run_id].job != "limited"} <= set(
+                got
+            )
         if not others:
-            ready = self._ids(S.READY)
-            assert set(seen) <= set(ready)
-            assert len(seen) == min(CLAIMED_AT_ONCE, len(ready))
-        expected = [run_id for run_id in seen if self.runs[run_id].state is S.READY] if cut != "before" else []
-        assert sorted(claim.run_id for claim in claims) == sorted(expected), "what was ready, and nothing else"
+            assert seen <= set(self._startable())
+            assert len(seen) == min(CLAIMED_AT_ONCE, len(self._startable()))
         for claim in claims:
             run = self.runs[claim.run_id]
             run.state, run.claim_id, run.attempt = S.RUNNING, claim.claim_id, run.attempt + 1
-            run.marked = run.job == "least"
+            run.marked = run.job != "most"
             run.lease_ends_at = self.clock.after(LEASE_SECONDS)
             assert (claim.attempt, claim.fence, claim.marked) == (run.attempt, run.attempt, run.marked)
             deadline = sent_at + timedelta(seconds=LEASE_SECONDS)
             node.holdings[claim.claim_id] = Holding(claim, deadline, claim.marked)
+        if cut is None and not others:
+            assert len(got) == min(CLAIMED_AT_ONCE, len(got) + len(self._startable())), "one more could have started"
+
+    def _limits(self) -> list[dict[str, Any]]:
+        of_job = {"scope": Scope.JOB.value, "job_id": self.limited_id, "name": "", "count": 1}
+        return [of_job, {"scope": Scope.MUTEX.value, "job_id": 0, "name": MUTEX, "count": 1}]
+
+    def _startable(self) -> list[int]:
+        """What is ready, and within its limits."""
+        is_full = any(self.runs[run_id].job == "limited" for run_id in self._ids(S.RUNNING))
+        return [run_id for run_id in self._ids(S.READY) if not (is_full and self.runs[run_id].job == "limited")]
+
+    @contextlib.contextmanager
+    def _form(self, reads_first: bool) -> Iterator[None]:
+        """Have claims made in the database's own form, or in one whose look can be made old."""
+        own = self.database.dialect
+        if reads_first and own.claim_form is ClaimForm.AT_ONCE:
+            self.database.dialect = replace(own, claim_form=ClaimForm.LOCK_FIRST)
+        try:
+            yield
+        finally:
+            self.database.dialect = own
 
     def claim_cut_before(self, node: Node, _others: Sequence[str]) -> None:
         self.claim(node, (), cut="before")
@@ -499,7 +554,7 @@ class Play:
         ends, node.ends = node.ends, []
         if not ends:
             return
-        with self._old([endings.FIND_ENDING], {"claim_ids": sorted(end.claim_id for end in ends)}, others):
+        with self._old(others, ([endings.FIND_ENDING], {"claim_ids": sorted(end.claim_id for end in ends)})):
             counts = [end for end in ends if self._is_current(end)]
             with self._cut(cut):
                 delivered = end_runs(self.database, ends)
@@ -529,10 +584,13 @@ class Play:
         """Send a renewal that gets there later."""
         node.asked = (self.clock.now, list(node.holdings))
 
-    def renew(self, node: Node, _others: Sequence[str]) -> None:
+    def renew(self, node: Node, others: Sequence[str]) -> None:
         sent_at, claim_ids = node.asked or (self.clock.now, list(node.holdings))
         node.asked = None
-        renewal = renew_claims(self.database, None, claim_ids, LEASE_SECONDS)
+        if not claim_ids:
+            return
+        with self._old(others, ([leases.FIND_RENEWABLE], {"claim_ids": sorted(claim_ids)})):
+            renewal = renew_claims(self.database, None, claim_ids, LEASE_SECONDS)
         kept = {run.claim_id: run for run in self.runs.values() if run.state is S.RUNNING and run.claim_id in claim_ids}
         assert renewal.kept == set(kept)
         for run in kept.values():
@@ -557,19 +615,53 @@ class Play:
         node.is_stopped = False
         self._kill_late(node)
 
+    # What may be done next to some effect
+
+    def useful(self) -> list[str]:
+        """The steps that change something now, as far as can be seen from here."""
+        now, runs = self.clock.now, self.runs.values()
+        found = ["lease", "lease", "slot", "edit"]
+        if len(self._ids(*UNFINISHED)) < 3:
+            found += [f"enqueue {what}" for what in ("least", "most", "limited", "ahead", "cut")]
+        found += ["cancel", "cancel"] if self._ids(*UNFINISHED) else []
+        found += ["rerun"] if self._ids(*FINISHED) else []
+        if any(holding.is_started for node in self.nodes.values() for holding in node.holdings.values()):
+            found += ["end well", "end badly"]
+        anybody = {
+            "fire": self.next_slot_at is not None and self.next_slot_at <= now,
+            "set back": self.next_slot_at is not None and self.next_slot_at > self.first_slot,
+            "advance": any(run.state is S.WAITING and run.run_at <= now for run in runs),
+            "rescue": any(run.lease_ends_at is not None and run.lease_ends_at < now for run in runs),
+            "claim": bool(self._startable()),
+        }
+        for name, node in self.nodes.items():
+            if node.is_stopped:
+                found.append(f"go on {name}")
+                continue
+            waiting = [holding for holding in node.holdings.values() if not holding.is_started]
+            own = {
+                "mark": any(not holding.may_start for holding in waiting),
+                "start": any(holding.may_start for holding in waiting),
+                "tell": bool(node.ends),
+                "tell again": bool(node.told),
+                "renew": bool(node.holdings),
+                "stop": bool(node.holdings),
+            }
+            found += [f"{step} {name}" for step, is_useful in (anybody | own).items() if is_useful]
+        return found
+
     # What holds after each step
 
     def check(self) -> None:
-        rows = self.ledger.runs()
-        assert {row.id: _facts(row) for row in rows} == {run_id: _expected(run) for run_id, run in self.runs.items()}
-        self._check_slots([row for row in rows if row.slot_at is not None])
+        seen = self.database.read(_see)
+        expected = {run_id: _expected(run) for run_id, run in self.runs.items()}
+        assert {row.id: _facts(row) for row in seen.runs} == expected
+        self.next_slot_at = seen.next_slot_at
+        self._check_slots([row for row in seen.runs if row.slot_at is not None])
         self._check_holders()
-        told = self.ledger.rows(
-            "select distinct from_state, to_state from rota_event"
-            " where run_id is not null and (from_state is null or from_state <> to_state)"
-        )
-        assert {(row.from_state, row.to_state) for row in told} <= TOLD
-        assert self.ledger.violations() == []
+        self._check_permits(seen.permits)
+        assert {(row.from_state, row.to_state) for row in seen.events} <= TOLD
+        assert seen.violations == []
 
     def _check_slots(self, rows: Sequence[Any]) -> None:
         """Every slot up to the cursor has left its row, and one only."""
@@ -577,7 +669,14 @@ class Play:
         for row in rows:
             assert row.slot_at == expected, "a slot without its row, or with two"
             expected = (row.slot_last_at or row.slot_at) + RHYTHM
-        assert self.ledger.schedule(self.schedule_id).next_slot_at == expected, "the cursor is not behind the last row"
+        assert self.next_slot_at == expected, "the cursor is not behind the last row"
+
+    def _check_permits(self, held: Sequence[Any]) -> None:
+        """Of each limit no more is running than may, each with a permit; and what is over has none."""
+        running = [run.claim_id for run in self.runs.values() if run.job == "limited" and run.state is S.RUNNING]
+        assert len(running) <= 1, "more than the limit are running"
+        expected = [(limit["scope"], claim_id) for limit in self._limits() for claim_id in running]
+        assert sorted((row.scope, row.claim_id) for row in held) == sorted(expected), "permits of others, or none"
 
     def _check_holders(self) -> None:
         holdings = [(node, holding) for node in self.nodes.values() for holding in node.holdings.values()]
@@ -587,6 +686,30 @@ class Play:
             assert len(believing) <= 1, "two believe that they hold a run"
             running = [h for node, h in mine if h.is_started and not node.is_stopped and not h.overran]
             assert len(running) <= 1, "two processes of one run"
+
+
+class Seen(NamedTuple):
+    """What stands in the database after a step."""
+
+    runs: Sequence[Any]
+    permits: Sequence[Any]
+    events: Sequence[Any]
+    violations: Sequence[Any]
+    next_slot_at: datetime | None
+
+
+def _see(connection: Connection) -> Seen:
+    return Seen(
+        connection.execute(SEE_RUNS).all(),
+        connection.execute(SEE_PERMITS).all(),
+        connection.execute(SEE_EVENTS).all(),
+        connection.execute(SEE_VIOLATIONS).all(),
+        connection.execute(SEE_CURSOR).scalar_one(),
+    )
+
+
+def _turn(spec: ScheduleSpec) -> ScheduleSpec:
+    return replace(spec, zone=ZONES[spec.zone == ZONES[0]])
 
 
 def _facts(row: Any) -> tuple[Any, ...]:
@@ -620,9 +743,9 @@ def _expected(run: Run) -> tuple[Any, ...]:
 # What may be done at any time; what comes up often stands there often. Those that read before they write come with
 # others, done in between.
 STEPS = (
-    *("enqueue least", "enqueue most", "enqueue ahead", "enqueue cut"),
+    *("enqueue least", "enqueue most", "enqueue limited", "enqueue ahead", "enqueue cut"),
     *("second", "retry", "slot", "lease", "lease"),
-    *("cancel", "rerun", "skip", "mark done", "ask wrongly", "pause", "resume"),
+    *("cancel", "rerun", "skip", "mark done", "ask wrongly", "pause", "resume", "edit"),
     *(
         f"{step} {node}"
         for node in "ab"
@@ -634,11 +757,16 @@ STEPS = (
     ),
     *("end well", "end badly", "end badly", "end as no op"),
 )
-READING_STEPS = tuple(
-    f"{step} {node}" for node in "ab" for step in ("fire", "advance", "rescue", "rescue", "claim", "tell", "tell")
+READING_STEPS = (
+    "edit",
+    *(
+        f"{step} {node}"
+        for node in "ab"
+        for step in ("fire", "advance", "rescue", "rescue", "claim", "tell", "tell", "renew")
+    ),
 )
 STEPS_MEANWHILE = (
-    *("lease", "slot", "cancel", "cancel", "rerun", "skip", "pause", "resume", "end badly", "end well"),
+    *("lease", "slot", "cancel", "cancel", "rerun", "skip", "pause", "resume", "edit", "end badly", "end well"),
     *(
         f"{step} {node}"
         for node in "ab"
@@ -648,3 +776,11 @@ STEPS_MEANWHILE = (
         )
     ),
 )
+# What such a step calls for.
+FOLLOWING = {
+    "rescue": ("claim a", "claim b"),
+    "tell": ("claim a", "claim b"),
+    "slot": ("fire a", "fire b", "edit"),
+    "lease": ("rescue a", "rescue b"),
+    "go": ("renew a", "renew b"),
+}
