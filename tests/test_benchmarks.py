@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_every_figure_is_measured(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    options = ("--database", "sqlite", "--runs", "200", "--idle-seconds", "1", "--json", str(file))
+    options = ("--database", "sqlite", "--runs", "700", "--idle-seconds", "1", "--json", str(file))
 
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", *options], cwd=ROOT, capture_output=True, text=True, check=False

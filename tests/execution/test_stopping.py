@@ -226,10 +226,11 @@ def test_a_silent_guardian_does_not_answer(harness: Harness) -> None:
 RETURNED = """
 import pathlib, signal, sys
 from rota.execution.report import report_result
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(int(sys.argv[2])))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 report_result('"done"')
 pathlib.Path(sys.argv[1]).touch()
-signal.pause()
+signal.sigwait([signal.SIGTERM])  # nothing can come before it waits
+sys.exit(int(sys.argv[2]))
 """
 
 
