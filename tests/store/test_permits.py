@@ -539,17 +539,26 @@ def race(
 
 
 AWAKE_MAX = 8  # of those that wait for an end: else hundreds of thousands of claims find nothing, for an hour
+AHEAD_MAX = 200  # of the runs that are ready: each claim that finds nothing reads all of them
 
 
 def check_limit_under_a_race(
     ledger: Ledger, claimers: int, runs: int, prepare: Callable[[Database], object] = lambda _: None
 ) -> None:
     ledger.add_job(max_running=3)
-    for start in range(0, runs, 1000):
-        ledger.enqueue_many([NewRun("job")] * min(1000, runs - start))
     changed = threading.Condition()
     most: list[int] = []
     done: list[int] = []
+    asked = 0
+
+    def ask() -> None:
+        nonlocal asked
+        while asked < runs and asked - len(done) <= AHEAD_MAX // 2:
+            portion = min(AHEAD_MAX // 2, runs - asked)
+            ledger.enqueue_many([NewRun("job")] * portion)
+            asked += portion
+
+    ask()
     count = select(func.count()).select_from(run).where(run.c.state == "running")
 
     def act(database: Any, name: str) -> bool:
@@ -561,6 +570,7 @@ def check_limit_under_a_race(
         with changed:
             most.append(now)
             done.extend(claim.run_id for claim in claims)
+            ask()
             if len(done) >= runs:
                 changed.notify_all()
             elif claims:
