@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rota.errors import DatabaseError
 from rota.model.job import POOL_DEFAULT
 from rota.store.pools import read_pools_of, say_unserved
 
@@ -44,14 +43,14 @@ class Warner:
         try:
             for start in range(0, len(jobs), JOBS_MAX):
                 self._look(read_pools_of(self._rota.database, jobs[start : start + JOBS_MAX]), is_asked=is_asked)
-        except DatabaseError as error:
+        except Exception as error:  # noqa: BLE001 - it is committed: whoever were told of an error would ask again
             log.debug("whether nodes serve the pools is not known: %s", error)
 
     def look_at_pool(self, name: str) -> None:
         """Warn of the pool of a job that was defined."""
         try:
             self._look([name], is_asked=False)
-        except DatabaseError as error:
+        except Exception as error:  # noqa: BLE001 - likewise
             log.debug("whether a node serves pool %s is not known: %s", name, error)
 
     def _look(self, pools: Iterable[str], *, is_asked: bool) -> None:

@@ -172,11 +172,12 @@ def test_runs_are_asked_for_by_the_thousand_and_their_pool_is_looked_at_once_a_m
     assert told(log) == [UNKNOWN]
 
 
+@pytest.mark.parametrize("error", [DatabaseUnavailable("nobody answers"), ValueError("a row that a hand wrote")])
 def test_a_look_that_fails_costs_the_caller_nothing(
-    rota: Rota, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    rota: Rota, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*_: object, **__: object) -> list[str]:
-        raise DatabaseUnavailable("nobody answers")
+        raise error
 
     monkeypatch.setattr("rota.client.warner.say_unserved", fail)
     assert rota.jobs.add("job", shell="true", pool="p")["name"] == "job"
