@@ -44,6 +44,13 @@ _LOCK = {
     ),
     "mysql": ("set session lock_wait_timeout = {seconds}", "select get_lock('rota_migration', 60)"),
 }
+_OTHER_COLUMNS = "42P16"  # invalid_table_definition: of a view that is to be replaced by one with other columns
+_READ_GRANTS = (
+    "select format('grant %s on %s to %s', privilege_type, table_name,"
+    " case grantee when 'PUBLIC' then 'public' else quote_ident(grantee) end)"
+    " from information_schema.role_table_grants"
+    " where table_schema = current_schema() and table_name = :view and grantee <> current_user"
+)
 _UNLOCK = {"mysql": "select release_lock('rota_migration')"}
 
 
@@ -109,13 +116,14 @@ def _upgrade(connection: Connection, dialect: str) -> int | None:
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-        # View and triggers are derived from the schema, so they are made anew rather than migrated; the view in place
-        # where that can be done, since who may read it is lost with it.
-        if dialect == "sqlite":
+        # View and triggers are derived from the schema, so they are made anew rather than migrated.
+        if dialect == "postgresql":
+            _replace_view(connection)
+        elif dialect == "sqlite":
             for statement in _derived_sql(dialect):
                 connection.exec_driver_sql(statement)
         else:
-            connection.execute(text(CREATE_VIEW.replace("create view", "create or replace view", 1)))
+            connection.execute(text(CREATE_VIEW))
     if schema_version(connection) is None:
         raise DatabaseVersion(
             "the table rota_schema has lost its row, by which programs know the schema: "
@@ -126,6 +134,22 @@ def _upgrade(connection: Connection, dialect: str) -> int | None:
         connection.execute(text(_UNLOCK[dialect]))
         connection.commit()
     return before[0] if before else None
+
+
+def _replace_view(connection: Connection) -> None:
+    """Make the view anew on PostgreSQL: in place, since who may read it is lost with it and others may build on it.
+
+    Where its columns have got another type that is refused; then those who could read it can read the new one.
+    """
+    try:
+        with connection.begin_nested():
+            connection.execute(text(CREATE_VIEW.replace("create view", "create or replace view", 1)))
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _OTHER_COLUMNS:
+            raise
+        grants = connection.execute(text(_READ_GRANTS), {"view": VIEW}).scalars().all()
+        for statement in (DROP_VIEW, CREATE_VIEW, *grants):
+            connection.exec_driver_sql(statement)
 
 
 def _touch_tables(connection: Connection) -> None:

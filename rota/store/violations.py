@@ -63,7 +63,7 @@ VIOLATIONS: dict[str, tuple[str, str]] = {
     ),
     "permit_stray": (
         "a permit that is taken by no claim that goes on",
-        "select cast(null as decimal(20)) as run_id, cast(null as decimal(20)) as schedule_id from rota_permit p"
+        "select nullif(0, 0) as run_id, cast(null as decimal(20)) as schedule_id from rota_permit p"
         " where p.claim_id is not null and p.scope <> 'rate' and not exists"
         " (select 1 from rota_run r where r.claim_id = p.claim_id and r.state = 'running')",
     ),

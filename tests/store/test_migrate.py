@@ -18,6 +18,7 @@ from rota.store import migrate
 from rota.store.database import Database
 from rota.store.migrate import SCHEMA_VERSION, VERSION_TABLE, check_schema, schema_version, upgrade, upgrade_sql
 from rota.store.tables import metadata
+from rota.store.violations import VIEW
 from tests.servers import Server
 
 # Alembic says so of every generated column that it compares.
@@ -240,6 +241,40 @@ def columns_of(database: Database) -> dict[str, list[str]]:
         return {name: [c["name"] for c in inspector.get_columns(name)] for name in inspector.get_table_names()}
 
     return database.read(look)
+
+
+@pytest.mark.parametrize("number", ["decimal(20)", "bigint"])
+def test_a_view_of_an_older_program_with_other_columns_is_made_anew(empty: Database, number: str) -> None:
+    upgrade_to(empty, "0004")
+    number = {"bigint": "signed", "decimal(20)": "decimal(20)"}[number] if empty.dialect.name == "mysql" else number
+    older = f"create view {VIEW} as select 'x' as rule_broken, cast(1 as {number}) as run_id, id as schedule_id"
+    empty.write(lambda c: c.execute(text(f"{older} from rota_schedule")), repeatable=True)
+
+    upgrade(empty)
+
+    assert empty.read(lambda connection: connection.execute(text(f"select * from {VIEW}")).all()) == []
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize("number", ["decimal(20)", "bigint"])
+def test_who_could_read_the_view_can_read_it_after_an_upgrade(empty: Database, number: str) -> None:
+    upgrade_to(empty, "0004")
+    older = f"create view {VIEW} as select 'x'::text as rule_broken, 1::{number} as run_id, 1::decimal as schedule_id"
+    name = f"Reads it, {empty.url.database}"
+
+    def read(connection: Any) -> list[bool]:
+        who = {"name": name, "view": VIEW}
+        statement = text("select has_table_privilege(:name, :view, p) from unnest('{select,update}'::text[]) p")
+        return list(connection.execute(statement, who).scalars())
+
+    try:
+        for statement in (older, f'create role "{name}"', f'grant select on {VIEW} to "{name}"'):
+            empty.write(lambda c, statement=statement: c.execute(text(statement)), repeatable=True)
+        upgrade(empty)
+        assert empty.read(read) == [True, False]
+    finally:
+        for statement in (f'drop owned by "{name}"', f'drop role "{name}"'):
+            empty.write(lambda c, statement=statement: c.execute(text(statement)), repeatable=True)
 
 
 @pytest.mark.parametrize("lock", LOCKS.values(), ids=list(LOCKS))
