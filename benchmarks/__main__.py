@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.dependants import measure_dependants
 from benchmarks.figures import Figure, measure_all
 from benchmarks.history import measure_history
 from benchmarks.schedules import measure_schedules
@@ -32,6 +33,7 @@ def main() -> int:
     parser.add_argument("--schedules", type=int, default=0, help="measure with so many schedules instead")
     parser.add_argument("--due", type=int, default=100, help="how many of the schedules are due each second")
     parser.add_argument("--history", type=int, default=0, help="measure beside so many ended runs instead")
+    parser.add_argument("--dependants", type=int, default=0, help="measure with so many jobs after one instead")
     parser.add_argument("--machine", action=argparse.BooleanOptionalAction, default=True, help="the machine too")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures go as JSON")
     given = parser.parse_args()
@@ -60,6 +62,8 @@ def measure(url: str, given: argparse.Namespace, console: Console, *, machine: b
     if given.schedules:
         seconds = max(given.idle_seconds, 60.0)
         return measure_schedules(url, schedules=given.schedules, per_second=given.due, seconds=seconds, say=say)
+    if given.dependants:
+        return measure_dependants(url, dependants=given.dependants, say=say)
     if given.history:
         return measure_history(url, runs=given.history, say=say)
     return measure_all(

@@ -34,6 +34,8 @@ POINTS = {
     "fan_out.inserted":      ("worker",   "in the transaction of a firing or an enqueue: a group's rows are inserted"),
     "advance.written":       ("worker",   "in the transaction that makes waiting runs ready, before COMMIT"),
     "advance.committed":     ("worker",   "after COMMIT"),
+    "upstreams.written":     ("worker",   "in the transaction that lets go of what its upstreams held, before COMMIT"),
+    "upstreams.committed":   ("worker",   "after COMMIT; what it let go is not ready yet"),
     "claim.before":          ("worker",   "there is something to claim; nothing is sent"),
     "claim.updated":         ("worker",   "in the transaction of a claim: the runs are its own, no attempt is opened"),
     "claim.written":         ("worker",   "in the same transaction: all is written, before COMMIT"),

@@ -459,3 +459,29 @@ def test_a_paused_pool_holds_its_runs_until_it_is_resumed(sim: Simulation) -> No
     assert held
     assert set(held) == {"ready"}
     assert states(sim) == ["succeeded"] * len(held)
+
+
+def test_a_simulated_chain_runs_in_order_through_a_failure_and_an_outage() -> None:
+    with Simulation(START) as sim:
+        sim.rota.jobs.add("load", command=["true"], retries=1, retry_delay="10m")
+        sim.rota.jobs.add("report", command=["true"], after=["load"])
+        for name in ("load", "report"):
+            sim.rota.schedules.add(name, job=name, cron="0 * * * *", catch_up="all", in_order=True)
+        seen: list[str] = []
+        fails = [True]
+
+        def work(run: SimulatedRun) -> None:
+            assert run.slot is not None
+            seen.append(f"{run.job} {run.slot:%H} at {run.now:%H:%M}")
+            if run.job == "load" and fails.pop() if fails else False:
+                raise ValueError
+
+        sim.handle(re.compile("load|report"), work, takes="5m")
+        sim.down("2026-03-02T01:30Z", "2026-03-02T03:30Z")
+        sim.advance("4h30m")
+
+    assert seen == [
+        "load 01 at 01:00", "load 01 at 01:15", "report 01 at 01:20",
+        "load 02 at 03:30", "report 02 at 03:35", "load 03 at 03:35", "report 03 at 03:40",
+        "load 04 at 04:00", "report 04 at 04:05",
+    ]  # fmt: skip

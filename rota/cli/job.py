@@ -12,6 +12,7 @@ from rota.cli.door import IF_EXISTS, Door, Words, given, read_args, read_pairs, 
 from rota.cli.run import follow_run
 from rota.cli.screen import Columns, View
 from rota.errors import Invalid
+from rota.model.dependencies import UpstreamFailure
 from rota.model.durations import format_duration
 from rota.model.ending import Backoff
 from rota.model.job import Executor, Startup
@@ -19,11 +20,16 @@ from rota.model.keeping import KEEP_RULE, format_keep
 from rota.model.placement import RetryNode, RunsOn
 from rota.model.states import Delivery
 
-_WORD_LISTS = ("retry_on", "no_retry_on", "secrets", "prefer", "exclude", "mutexes")
+_WORD_LISTS = ("retry_on", "no_retry_on", "secrets", "prefer", "exclude", "mutexes", "after")
 _DURATIONS = (
     "timeout", "deadline", "start_within", "retry_delay", "retry_delay_max", "breaker_pause", "lease", "cpu_max",
 )  # fmt: skip
-COLUMNS: Columns = {"name": "name", "state": "state", "runs": lambda view: brief(describe_target(view)), "pool": "pool"}
+COLUMNS: Columns = {
+    "name": "name",
+    "state": lambda view: view["state"] + (" (ghost)" if view["ghost_since"] else ""),
+    "runs": lambda view: brief(describe_target(view)),
+    "pool": "pool",
+}
 
 
 def describe_target(view: View) -> str:
@@ -137,6 +143,17 @@ def definition_flags(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--mutex", "mutexes", metavar="NAME", multiple=True, help="Alone among jobs that name it; repeatable."
             ),
+            click.option(
+                "--after",
+                metavar="JOB",
+                multiple=True,
+                help="When the same slot of this job has succeeded; repeatable.",
+            ),
+            click.option(
+                "--upstream-failure",
+                type=Words(*UpstreamFailure),
+                help="When one of these does not succeed: wait for it, or skip. [wait]",
+            ),
             click.option("--concurrency-key", metavar="ARG", help="The argument whose value is a run's key."),
             click.option("--max-per-key", metavar="N", help="So many of its runs of one key at once."),
             click.option("--rate", metavar="N/D", help="So many starts in any stretch of that length: 100/1h."),
@@ -214,10 +231,13 @@ def add(door: Door, *, name: str, if_exists: str, **flags: Any) -> None:
 
 
 @job.command("list")
+@click.option("--ghosts", is_flag=True, help="Only what code declared once and declares no more.")
 @through_door
-def list_(door: Door) -> None:
+def list_(door: Door, *, ghosts: bool) -> None:
     """List all jobs."""
-    door.screen.show_list(door.rota.jobs.list(), COLUMNS, nothing="no jobs yet; add one with `rota job add`")
+    views = [view for view in door.rota.jobs.list() if view["ghost_since"] or not ghosts]
+    nothing = "no ghosts" if ghosts else "no jobs yet; add one with `rota job add`"
+    door.screen.show_list(views, COLUMNS, nothing=nothing)
 
 
 @job.command()
@@ -280,6 +300,7 @@ def delete(door: Door, *, name: str) -> None:
 @click.option("--retries", metavar="N|forever", help="How often to try this run again, not the job's.")
 @click.option("--retry-delay", metavar="D", help="How long this run waits before that, not the job's.")
 @click.option("--concurrency-key", metavar="K", help="Its key for limits, not that of its arguments.")
+@click.option("--force", is_flag=True, help="Whatever became of what its job runs after.")
 @click.option("--wait", is_flag=True, help="Wait for the end; exit 0 only if it succeeded.")
 @click.option("--follow", is_flag=True, help="Wait, and print what it writes as it comes.")
 @through_door

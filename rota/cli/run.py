@@ -95,6 +95,13 @@ def _write_size(size: int | None) -> str:
     return "" if not size else f"{size / 2**20:.1f} MiB"
 
 
+BUILT_COLUMNS: Columns = {
+    "id": "id",
+    "job": "job",
+    "slot": lambda view: short_time(view["slot"]),
+    "state": "state",
+    "node": "target_node",
+}
 ATTEMPT_COLUMNS: Columns = {
     "attempt": "attempt",
     "state": "state",
@@ -282,11 +289,20 @@ def thaw(door: Door, *, run_id: str) -> None:
 
 @run.command()
 @click.argument("run_id", metavar="ID")
+@click.option("--force", is_flag=True, help="Whatever became of what its job runs after.")
+@click.option("--downstream", is_flag=True, help="And all that builds on it, in order.")
+@click.option("--dry-run", is_flag=True, help="Only list what builds on it.")
 @through_door
-def rerun(door: Door, *, run_id: str) -> None:
+def rerun(door: Door, *, run_id: str, force: bool, downstream: bool, dry_run: bool) -> None:
     """Do a finished run again: the same run, its next attempt."""
-    handle = door.rota.runs[run_id].rerun()
-    door.screen.tell(f"run {handle.id} is ready again", handle.show())
+    handle = door.rota.runs[run_id]
+    built = handle.downstream() if downstream or dry_run else []
+    if dry_run:
+        door.screen.show_list(built, BUILT_COLUMNS, nothing=f"nothing builds on run {handle.id}")
+        return
+    handle.rerun(force=force, downstream=downstream)
+    after = f", and {len(built)} that build on it wait for it" if built else ""
+    door.screen.tell(f"run {handle.id} is ready again{after}", handle.show() | ({"downstream": built} if built else {}))
 
 
 @run.command()

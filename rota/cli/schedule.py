@@ -17,7 +17,7 @@ from rota.model.timing import Fold, Gap
 COLUMNS: Columns = {
     "key": "key",
     "job": "job",
-    "state": "state",
+    "state": lambda view: view["state"] + (" (ghost)" if view["ghost_since"] else ""),
     "when": lambda view: describe_when(view),
     "next": lambda view: short_time(view.get("next_slot")),
     "problem": "problem",
@@ -83,6 +83,11 @@ def definition_flags(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--catch-up-limit", metavar="N", help="At most so many of them, or in the queue. [100]"),
             click.option("--catch-up-order", type=Words(*CatchUpOrder), help="Which of them first. [oldest]"),
             click.option("--overlap", type=Words(*Overlap), help="When the run before has not ended. [skip]"),
+            click.option(
+                "--in-order/--not-in-order",
+                default=None,
+                help="With --catch-up all: each slot when the one before it has succeeded.",
+            ),
             click.option("--args", metavar="JSON", help="The job's arguments; `-` reads standard input."),
         )
     ):
@@ -131,11 +136,13 @@ def _tell_notes(door: Door, view: View) -> None:
 
 
 @schedule.command("list")
+@click.option("--ghosts", is_flag=True, help="Only what code declared once and declares no more.")
 @through_door
-def list_(door: Door) -> None:
+def list_(door: Door, *, ghosts: bool) -> None:
     """List all schedules."""
-    views = door.rota.schedules.list()
-    door.screen.show_list(views, COLUMNS, nothing="no schedules yet; add one with `rota schedule add`")
+    views = [view for view in door.rota.schedules.list() if view["ghost_since"] or not ghosts]
+    nothing = "no ghosts" if ghosts else "no schedules yet; add one with `rota schedule add`"
+    door.screen.show_list(views, COLUMNS, nothing=nothing)
 
 
 @schedule.command()
@@ -189,6 +196,17 @@ def edit(door: Door, *, key: str, **flags: Any) -> None:
     view = door.rota.schedules[key].edit(**options)
     door.screen.tell(f"{_describe(view)}; revision {view['revision']}", view)
     _tell_notes(door, view)
+
+
+@schedule.command("mark-succeeded")
+@click.argument("key")
+@click.argument("slot")
+@through_door
+def mark_succeeded(door: Door, *, key: str, slot: str) -> None:
+    """Let a slot count as done without a run."""
+    runs = door.rota.schedules[key].mark_succeeded(slot)
+    named = ", ".join(str(run_id) for run_id in runs)
+    door.screen.tell(f"the slot counts as succeeded: run {named}", {"key": key, "runs": runs})
 
 
 @schedule.command()

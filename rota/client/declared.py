@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from rota.client.options import SCHEDULE_OPTIONS, check_job_options
 from rota.errors import Invalid
+from rota.model.dependencies import in_order
 from rota.model.job import Executor, JobSpec
 from rota.model.schedule import TIMINGS, ScheduleSpec
 
@@ -41,7 +43,7 @@ class Declaration:
 
     kind: str  # job, schedule
     name: str
-    outcome: str  # added, changed, unchanged, edited elsewhere
+    outcome: str  # added, changed, unchanged, edited elsewhere, ghost
     difference: str  # what differs from what is stored, or how it was changed
 
     def __str__(self) -> str:
@@ -49,6 +51,11 @@ class Declaration:
             return (
                 f"{self.kind} {self.name} was edited elsewhere and stays as it is, other than declared: "
                 f"{self.difference}; see `rota {self.kind} show {self.name}`"
+            )
+        if self.outcome == "ghost":
+            return (
+                f"{self.kind} {self.name} is {self.difference}, and goes on as it is: declare it again, or take it "
+                f"away with `rota {self.kind} delete {self.name}`"
             )
         return f"{self.kind} {self.name}: {self.outcome}" + (f", {self.difference}" if self.difference else "")
 
@@ -151,11 +158,13 @@ def declare_all(rota: Rota, jobs: Sequence[DeclaredJob[Any, Any]] | None = None)
     """Bring declared jobs and their schedules into force in ``rota``'s database; all that are registered unless told.
 
     What somebody edited through another door since is reported and left alone; what is unchanged is not written. What
-    was deleted is added again: to stop a declared schedule, pause it, or take it out of the code.
+    was deleted is added again: to stop a declared schedule, pause it, or take it out of the code and delete it. What a
+    module that is loaded here has declared once and declares no more is reported as a ghost, and goes on.
 
     Raises:
         Invalid: a job is declared in the program's main module, which no worker can import.
     """
+    from rota.store.ghosts import note_ghosts
     from rota.store.jobs import declare_job
     from rota.store.schedules import declare_schedule
 
@@ -165,10 +174,21 @@ def declare_all(rota: Rota, jobs: Sequence[DeclaredJob[Any, Any]] | None = None)
             rule = "a worker cannot import the main module of another program: move the job into a module of its own"
             raise Invalid("call", job.spec.target, rule)
     report: list[Declaration] = []
-    for job in wanted:
+    # A job is known before those that run after it are.
+    by_name = {job.name: job for job in wanted}
+    for job in map(by_name.__getitem__, in_order({job.name: job.spec.after for job in wanted})):
         outcome, difference = declare_job(rota.database, job.spec, module=job.module, actor=rota.actor)
         report.append(Declaration("job", job.name, outcome, difference))
         if (spec := job.schedule_spec) is not None:
             outcome, difference = declare_schedule(rota.database, spec, module=job.module, actor=rota.actor)
             report.append(Declaration("schedule", spec.name, outcome, difference))
+    if jobs is None:
+        names = {
+            "job": {job.name for job in wanted},
+            "schedule": {job.schedule_spec.name for job in wanted if job.schedule_spec is not None},
+        }
+        report += (
+            Declaration(ghost.kind, ghost.name, "ghost", f"declared no more by {ghost.module}")
+            for ghost in note_ghosts(rota.database, names, sys.modules.__contains__, actor=rota.actor)
+        )
     return report

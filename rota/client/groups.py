@@ -109,8 +109,10 @@ class GroupHandle(RunHandle):
             states.append((one["node"], state))
         return judge(states).state
 
-    def rerun(self) -> GroupHandle:
+    def rerun(self, *, force: bool = False, downstream: bool = False) -> GroupHandle:
         """Have those done again that ended and did not succeed: the same runs, on the same nodes.
+
+        With ``force`` and ``downstream`` as a single run.
 
         Raises:
             Conflict: there is none.
@@ -119,7 +121,9 @@ class GroupHandle(RunHandle):
         if not wanted:
             raise Conflict(f"no run of group {self.group} has ended otherwise than well: there is nothing to do again")
         for one in wanted:
-            interventions.rerun_run(self._rota.database, one["id"], actor=self._rota.actor)
+            interventions.rerun_run(
+                self._rota.database, one["id"], actor=self._rota.actor, force=force, downstream=downstream
+            )
         return self
 
     def _refuse(self, what: str) -> NoReturn:

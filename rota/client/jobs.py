@@ -30,8 +30,8 @@ class Jobs:
         ``run_as_groups``, ``memory_max``, ``cpu_max``, ``open_files_max``, ``processes_max``, ``nice``, ``ionice``,
         ``umask``, ``variables``, ``secrets`` (a list of names), ``startup``, ``executor``, ``on``, ``max_parallel``,
         ``prefer`` and ``exclude`` (lists of names of nodes and labels ``K=V``), ``retry_node``, ``max_running``,
-        ``mutexes`` (a list of names), ``concurrency_key`` (the name of an argument), ``max_per_key``, ``rate``,
-        ``keep`` (how long, by how a run ended).
+        ``mutexes`` (a list of names), ``after`` (a list of jobs), ``upstream_failure``, ``concurrency_key`` (the name
+        of an argument), ``max_per_key``, ``rate``, ``keep`` (how long, by how a run ended).
 
         Raises:
             Invalid: a value breaks its rule; nothing was stored.

@@ -261,6 +261,7 @@ class Rota:
         retries: int | str | None = None,
         retry_delay: str | float | timedelta | None = None,
         concurrency_key: str | None = None,
+        force: bool = False,
     ) -> RunHandle:
         """Ask for a run of ``job``: now, at a moment, or after a delay.
 
@@ -269,7 +270,8 @@ class Rota:
         made. With ``unique_for`` (a duration, or ``"forever"``) that run holds the key so long after it was asked for,
         however it ended. ``retries`` (a number, or ``"forever"``) and ``retry_delay`` are this run's in the place of
         the job's. ``concurrency_key`` is the key by which runs are limited and share fairly, instead of what the job
-        finds in the arguments.
+        finds in the arguments. A run of a job that runs after others waits until their latest runs have succeeded,
+        unless it has ``force``.
 
         Raises:
             Invalid: a value breaks its rule; nothing was stored.
@@ -288,6 +290,7 @@ class Rota:
             retries=retries,
             retry_delay=retry_delay,
             concurrency_key=concurrency_key,
+            force=force,
         )
         from rota.client.groups import handle_of
         from rota.store.requests import request_runs
@@ -334,6 +337,7 @@ class Rota:
         retries: int | str | None = None,
         retry_delay: str | float | timedelta | None = None,
         concurrency_key: str | None = None,
+        force: bool = False,
     ) -> NewRun:
         """Check what ``enqueue`` is given.
 
@@ -354,6 +358,7 @@ class Rota:
             retries=None if retries is None else check_retries(retries),
             retry_delay_seconds=None if retry_delay is None else check_retry_delay(retry_delay),
             concurrency_key=None if concurrency_key is None else check_key(concurrency_key),
+            is_forced=force,
             requested_by=self.actor,
         )
 

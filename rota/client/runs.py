@@ -18,6 +18,7 @@ from rota.model.instants import check_zone, parse_instant
 from rota.model.states import RunState
 from rota.model.transcript import Part, arrange, join
 from rota.store import interventions
+from rota.store.downstream import read_downstream
 from rota.store.groups import read_group
 from rota.store.runs import LIST_MAX, Ended, list_runs, read_ended, read_run, read_transcript
 
@@ -214,14 +215,28 @@ class RunHandle:
         """
         return interventions.thaw_run(self._rota.database, self.id, actor=self._rota.actor)
 
-    def rerun(self) -> RunHandle:
+    def rerun(self, *, force: bool = False, downstream: bool = False) -> RunHandle:
         """Have a finished run done again: the same run, its next attempt.
 
+        With ``force`` whatever became of what its job runs after. With ``downstream`` what ``downstream()`` names is
+        done again after it, in the order of the dependencies.
+
         Raises:
-            Conflict: it has not ended, or another run holds its key now.
+            Conflict: it has not ended, another run holds its key now, it builds on what is not done, or what builds on
+                it is running; nothing was changed.
         """
-        interventions.rerun_run(self._rota.database, self.id, actor=self._rota.actor)
+        interventions.rerun_run(
+            self._rota.database, self.id, actor=self._rota.actor, force=force, downstream=downstream
+        )
         return self
+
+    def downstream(self) -> list[dict[str, Any]]:
+        """Return what builds on the run, and is done again with it if that is asked for: id, job, slot, state of each.
+
+        Raises:
+            Conflict: it is of no slot, or there is too much.
+        """
+        return read_downstream(self._rota.database, self.id)
 
     def skip(self) -> None:
         """Do without a run that has not started.

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from rota.client.forecast import find_coming, preview_schedule
 from rota.client.options import check_schedule_options
 from rota.errors import Invalid, NotFound
+from rota.model.instants import check_zone, parse_instant
 from rota.model.names import check_name
 from rota.model.schedule import ScheduleSpec
 from rota.store import schedules
 from rota.store.jobs import check_if_exists
+from rota.store.marking import mark_slot
 
 if TYPE_CHECKING:
     from rota.client.rota import Rota
@@ -94,6 +96,18 @@ class ScheduleHandle:
         """
         return schedules.resume_schedule(self._rota.database, self.key, actor=self._rota.actor, latest=latest)
 
+    def mark_succeeded(self, slot: str | datetime) -> list[int]:
+        """Let a slot count as done without a run, and return the runs that stand for it now.
+
+        A local time is in the schedule's zone. What waits is withdrawn; a slot of the past without a row gets one.
+
+        Raises:
+            Invalid: the schedule has no such slot.
+            Conflict: it has succeeded, runs, is not decided yet, or shares its row with others; nothing was changed.
+        """
+        moment = parse_instant("slot", slot, check_zone("tz", self.show()["tz"]))
+        return mark_slot(self._rota.database, self.key, moment, actor=self._rota.actor)
+
     def delete(self) -> None:
         """Delete the schedule; its runs stay."""
         schedules.delete_schedule(self._rota.database, self.key, actor=self._rota.actor)
@@ -114,7 +128,7 @@ class Schedules:
         At least one of ``cron``, ``every``, ``at``, ``interval`` and ``weekly`` says when it is due; each may be a
         list. The other options are those of ``rota schedule add``: ``tz``, ``gap``, ``fold``, ``anchor``, ``start``,
         ``end``, ``first_run``, ``calendars`` (a list), ``on_closed``, ``delay``, ``jitter``, ``start_within``,
-        ``catch_up``, ``catch_up_limit``, ``catch_up_order``, ``overlap``, ``args``.
+        ``catch_up``, ``catch_up_limit``, ``catch_up_order``, ``overlap``, ``in_order``, ``args``.
 
         Raises:
             Invalid: a value breaks its rule; nothing was stored.

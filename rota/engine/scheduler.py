@@ -29,6 +29,7 @@ from rota.store.firing import FIRE_BATCH_MAX, fire_schedules
 from rota.store.membership import correct_absent_nodes
 from rota.store.outlook import Outlook, look
 from rota.store.permits import tidy_permits
+from rota.store.upstreams import look_at_upstreams
 
 log = logging.getLogger("rota.scheduler")
 
@@ -40,6 +41,7 @@ class Done:
     slots: int = 0
     ready: int = 0
     missed: int = 0
+    looked_at: int = 0  # runs that are done without, since an upstream is not; or there are more to look at
     rescued: int = 0
     set_aside: int = 0
     trouble: Exception | None = None  # the first thing that went wrong; the others were done all the same
@@ -47,7 +49,7 @@ class Done:
     @property
     def anything(self) -> bool:
         """Tell whether the outlook has changed by it."""
-        return bool(self.slots or self.ready or self.missed or self.rescued or self.set_aside)
+        return bool(self.slots or self.ready or self.missed or self.looked_at or self.rescued or self.set_aside)
 
 
 @contextlib.contextmanager
@@ -104,6 +106,9 @@ class Scheduler:
             DatabaseUnavailable: nobody answers; what was done before stays done.
         """
         done = Done()
+        if outlook.upstreams_have_come:
+            with _trouble_kept(done):
+                self._look_at_upstreams(done)
         # First what can no longer start: it must not keep a slot that may from doing so.
         if outlook.due_has_come:
             with _trouble_kept(done):
@@ -130,6 +135,11 @@ class Scheduler:
                 self.tidier.round()
         return done
 
+    def _look_at_upstreams(self, done: Done) -> None:
+        looked = look_at_upstreams(self._database)
+        done.ready += looked.ready
+        done.looked_at = looked.skipped + looked.is_full
+
     def _tidy(self, done: Done) -> None:
         with _trouble_kept(done):
             if count := correct_absent_nodes(self._database):
@@ -154,7 +164,12 @@ class Scheduler:
         """Return how long nothing will be due; None when nothing lies ahead."""
         ahead = [
             seconds
-            for moment in (outlook.next_slot_at, outlook.next_due_at, outlook.next_lease_end_at)
+            for moment in (
+                outlook.next_slot_at,
+                outlook.next_due_at,
+                outlook.next_upstreams_at,
+                outlook.next_lease_end_at,
+            )
             if (seconds := outlook.seconds_until(moment)) is not None
         ]
         # One in the past waits for a run that is ready, which whoever makes it tells.

@@ -18,6 +18,7 @@ from rota.errors import Invalid
 from rota.model.bad_ends import check_words
 from rota.model.breaker import BREAKER_FAILURES_MAX, BREAKER_PAUSE_SECONDS
 from rota.model.concurrency import check_count, check_key_argument, check_mutexes, check_rate, format_rate
+from rota.model.dependencies import UpstreamFailure, check_after
 from rota.model.durations import parse_duration
 from rota.model.ending import FOR_EVER, LOST_MAX, RETRY_DELAY_SECONDS, RETRY_DELAY_SECONDS_MAX, Backoff
 from rota.model.keeping import FOR_EVER as KEEP_FOR_EVER
@@ -129,6 +130,8 @@ class JobSpec:
     rate_count: int | None = None  # so many starts
     rate_seconds: float | None = None  # in any stretch of so long
     keep: Mapping[str, float | None] = field(default_factory=dict[str, float | None])  # seconds, by how a run ended
+    after: tuple[str, ...] = ()  # its upstreams: jobs whose same slot is to succeed first
+    upstream_failure: UpstreamFailure = UpstreamFailure.WAIT
 
     @classmethod
     def checked(
@@ -183,6 +186,8 @@ class JobSpec:
         max_per_key: object = None,
         rate: object = None,
         keep: object = None,
+        after: object = None,
+        upstream_failure: object = UpstreamFailure.WAIT,
     ) -> JobSpec:
         """Make a definition from what a user gave.
 
@@ -217,8 +222,11 @@ class JobSpec:
         if max_parallel is not None and runs_on is not RunsOn.ALL:
             raise Invalid("max_parallel", max_parallel, "it is for a job that runs on all nodes: give on=all too")
         rate_count, rate_seconds = (None, None) if rate is None else check_rate(rate)
+        known_name, known_after = check_name("name", name), check_after(after)
+        if known_name in known_after:
+            raise Invalid("after", known_name, "a job cannot run after itself")
         return cls(
-            name=check_name("name", name),
+            name=known_name,
             kind=known_kind,
             target=_check_target(known_kind, target),
             pool=check_pool(pool),
@@ -261,6 +269,10 @@ class JobSpec:
             rate_count=rate_count,
             rate_seconds=rate_seconds,
             keep=check_keep("keep", keep),
+            after=known_after,
+            upstream_failure=UpstreamFailure.WAIT
+            if upstream_failure is None
+            else check_word("upstream_failure", upstream_failure, UpstreamFailure),
         )
 
     @classmethod
@@ -291,7 +303,7 @@ class JobSpec:
         found["target"] = list(self.target) if isinstance(self.target, tuple) else self.target
         found["run_as_groups"] = None if self.run_as_groups is None else list(self.run_as_groups)
         found["retry_on"], found["no_retry_on"] = list(self.retry_on), list(self.no_retry_on)
-        for name in ("secrets", "prefer", "exclude", "mutexes"):
+        for name in ("secrets", "prefer", "exclude", "mutexes", "after"):
             found[name] = list(found[name])
         found["keep"] = dict(self.keep)
         found["variables"] = dict(sorted(self.variables.items()))
@@ -310,6 +322,7 @@ _PARAMETERS = (
     "run_as_groups", "memory_max", "cpu_max", "open_files_max", "processes_max", "nice", "ionice", "umask", "variables",
     "secrets", "startup", "connection", "executor", "on", "max_parallel", "prefer", "exclude", "retry_node",
     "max_running", "mutexes", "concurrency_key", "max_per_key", "rate", "keep",
+    "after", "upstream_failure",
 )  # fmt: skip
 
 

@@ -25,6 +25,9 @@ LATE_SLOTS_MAX = 100
 # How many slots are looked at for the newest ones that no calendar closes.
 SEARCH_MAX = 10_000
 
+# Of slots that run in order, so many get their rows at one look; the next look goes on behind them.
+IN_ORDER_MAX = 1000
+
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -90,6 +93,8 @@ def decide_slots(
     While late slots are caught up, the next ones queue behind them, or catching up would cost what it wins.
     """
     assert first <= now, "a slot is decided once it is due"
+    if rule.in_order:
+        return _decide_in_order(rule, first, now)
     spans, chosen = _plan(rule, first, now)
     newest_first = rule.catch_up_order is CatchUpOrder.NEWEST
     queue = _Queue(rule, now, chosen, unfinished)
@@ -108,6 +113,21 @@ def decide_slots(
             decisions.append(queue.decide(span.first))
     decisions.sort(key=lambda decision: decision.slot)
     return Firing(tuple(decisions), rule.timing.next(spans[-1].last), count_skips(decisions, skips_in_row))
+
+
+def _decide_in_order(rule: SlotRule, first: datetime, now: datetime) -> Firing:
+    """Let each slot run, the oldest ones first: none is given up, also while the job is paused.
+
+    Which of them may start is not decided here: each waits for the one before it.
+    """
+    decisions: list[SlotDecision] = []
+    slot: datetime | None = first
+    while slot is not None and slot <= now and len(decisions) < IN_ORDER_MAX:
+        why = rule.closed(slot)
+        closed = None if why is None else _decide(rule, slot, RunState.SKIPPED, Reason.CALENDAR, why)
+        decisions.append(closed or _run(rule, slot, now))
+        slot = rule.timing.next(slot)
+    return Firing(tuple(decisions), slot)
 
 
 def count_skips(decisions: Sequence[SlotDecision], skips_in_row: int) -> int:
@@ -280,7 +300,7 @@ def _is_late(slot: datetime, now: datetime) -> bool:
 
 def _has_window_passed(rule: SlotRule, slot: datetime, now: datetime) -> bool:
     start_by = rule.start_by(slot)
-    return start_by is not None and start_by < now
+    return start_by is not None and start_by < now and not rule.awaits
 
 
 def _run(rule: SlotRule, slot: datetime, now: datetime) -> SlotDecision:

@@ -17,6 +17,7 @@ class Reason(StrEnum):
     NOT_BEFORE = "not_before"  # asked for at a later time
     QUEUED = "queued"  # an earlier slot of the same schedule is unfinished
     RETRY = "retry"  # the last attempt ended badly and retries are left
+    UPSTREAM = "upstream"  # a job that its own runs after has not succeeded for its slot
     LOST_BACKOFF = "lost_backoff"  # nodes died with it more than once: wait before trying again
 
     # ready
@@ -37,6 +38,7 @@ class Reason(StrEnum):
     JOB_PAUSED = "job_paused"
     SCHEDULE_PAUSED = "schedule_paused"
     OPERATOR = "operator"  # a person said so
+    UPSTREAM_FAILED = "upstream_failed"  # a job that its own runs after has ended otherwise, and that is not waited for
     NO_OP = "no_op"  # the job, or a hook before it, found nothing to do
 
     # missed

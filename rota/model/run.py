@@ -28,6 +28,7 @@ class NewRun:
     retries: int | None = None  # None: the job's; -1: for ever
     retry_delay_seconds: float | None = None  # None: the job's
     concurrency_key: str | None = None  # None: what its arguments say
+    is_forced: bool = False  # whatever became of what its job runs after
     requested_by: str = ""
 
 

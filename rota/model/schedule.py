@@ -35,7 +35,7 @@ _SAMPLE = datetime(2026, 1, 1, tzinfo=UTC)  # an anchor, where only the distance
 TIMINGS = ("cron", "every", "at", "interval", "weekly")
 _PARAMETERS = (
     "name", "job", *TIMINGS, "tz", "gap", "fold", "anchor", "start", "end", "first_run", "calendars", "on_closed",
-    "delay", "jitter", "start_within", "catch_up", "catch_up_limit", "catch_up_order", "overlap", "args",
+    "delay", "jitter", "start_within", "catch_up", "catch_up_limit", "catch_up_order", "overlap", "in_order", "args",
 )  # fmt: skip
 CALENDARS_MAX = 10
 # So many slots tell how long the interval between two is, for what may not be longer.
@@ -66,6 +66,7 @@ class ScheduleSpec:
     catch_up_limit: int = CATCH_UP_LIMIT
     catch_up_order: CatchUpOrder = CatchUpOrder.OLDEST
     overlap: Overlap = Overlap.SKIP
+    in_order: bool = False  # each slot runs, oldest first, when the one before it has succeeded
     args: str = EMPTY_ARGUMENTS  # JSON text
 
     @classmethod
@@ -95,6 +96,7 @@ class ScheduleSpec:
         catch_up_limit: object = CATCH_UP_LIMIT,
         catch_up_order: object = CatchUpOrder.OLDEST,
         overlap: object = Overlap.SKIP,
+        in_order: object = False,
         args: object = None,
     ) -> ScheduleSpec:
         """Make a definition from what a user gave, with at least one of ``TIMINGS``.
@@ -132,6 +134,7 @@ class ScheduleSpec:
             catch_up_limit=check_whole("catch_up_limit", catch_up_limit, 1, CATCH_UP_LIMIT_MAX),
             catch_up_order=check_word("catch_up_order", catch_up_order, CatchUpOrder),
             overlap=check_word("overlap", overlap, Overlap),
+            in_order=_check_flag("in_order", in_order),
             args=check_arguments_text("args", args) if isinstance(args, str) else encode_arguments("args", args),
         )
         spec._check_together()
@@ -149,6 +152,7 @@ class ScheduleSpec:
             raise Invalid(
                 "overlap", "replace", "catch-up all wants every slot to run, and replace cancels them: choose one"
             )
+        self._check_order()
         if self.on_closed is not OnClosed.SKIP and not self.calendars:
             raise Invalid("on_closed", str(self.on_closed), "a slot can only move away from what a calendar closes")
         if self.jitter_seconds:
@@ -156,6 +160,17 @@ class ScheduleSpec:
             if shortest is not None and self.jitter_seconds > shortest:
                 rule = f"it is at most the time between two slots, {format_duration(shortest)}, or they swap places"
                 raise Invalid("jitter", format_duration(self.jitter_seconds), rule)
+
+    def _check_order(self) -> None:
+        if not self.in_order:
+            return
+        if self.catch_up is not CatchUp.ALL:
+            raise Invalid("in_order", True, "it wants every slot to run: give catch-up all too")
+        if self.catch_up_order is not CatchUpOrder.OLDEST:
+            raise Invalid("catch_up_order", str(self.catch_up_order), "with in_order the oldest slot is the first")
+        if self.start_within_seconds is not None:
+            within = format_duration(self.start_within_seconds)
+            raise Invalid("start_within", within, "with in_order no slot is given up, however late: leave it out")
 
     def _shortest_period(self) -> float | None:
         slots = list(islice(self.timing(_SAMPLE).preview(self.start_at or _SAMPLE), _SLOTS_LOOKED_AT))
@@ -252,6 +267,7 @@ class ScheduleSpec:
             catch_up_limit=self.catch_up_limit,
             catch_up_order=self.catch_up_order,
             overlap=self.overlap,
+            in_order=self.in_order,
             calendars=self._calendars(known) if self.on_closed is OnClosed.SKIP else (),
         )
 
@@ -269,6 +285,12 @@ class ScheduleSpec:
         if self.end_at is not None and self.end_at <= now:
             raise Invalid("end", format_instant(self.end_at), f"it lies after now, {format_instant(now)}")
         raise Invalid(str(self.kind), self.expression, f"it must be due after now, {format_instant(now)}")
+
+
+def _check_flag(name: str, value: object) -> bool:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise Invalid(name, value, "it is true or false")
 
 
 def _check_timing(given: Mapping[str, object], zone: str, key: str, gap: Gap, fold: Fold) -> Timing:

@@ -65,6 +65,8 @@ class SlotRule:
     catch_up_limit: int = CATCH_UP_LIMIT
     catch_up_order: CatchUpOrder = CatchUpOrder.OLDEST
     overlap: Overlap = Overlap.SKIP
+    awaits: bool = False  # its runs wait for upstreams: their windows begin later
+    in_order: bool = False  # each slot runs, when the one before it has succeeded
     calendars: tuple[Calendar, ...] = ()  # whose closed slots are skipped; those that move slots are in the timing
 
     def run_at(self, slot: datetime) -> datetime:
@@ -73,6 +75,8 @@ class SlotRule:
 
     def window_seconds(self, slot: datetime) -> float | None:
         """Return how late the run of ``slot`` may start; None for any time."""
+        if self.in_order:
+            return None
         if self.start_within_seconds is not None:
             return self.start_within_seconds
         if self.catch_up is CatchUp.ALL or self.overlap is Overlap.QUEUE:

@@ -72,6 +72,7 @@ FIND_BLOCKED = (
             # What is for any node is in the way of each; see `fanout.is_in_the_way`.
             or_(_earlier.c.target_node.in_([run.c.target_node, ANY]), run.c.target_node == ANY),
             _earlier.c.id != run.c.id,
+            _earlier.c.awaiting_job_id.is_(None),
             or_(
                 not_(_earlier.c.queued),
                 and_(schedule.c.catch_up_order == CatchUpOrder.NEWEST.value, _earlier.c.slot_at > run.c.slot_at),

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, exists, func, insert, literal, null, select
+from sqlalchemy import Connection, bindparam, case, exists, false, func, insert, literal, null, select
 
 from rota import crash
 from rota.errors import Invalid, NotFound
@@ -65,8 +65,10 @@ _new = given_rows(
     finished="flag",
     concurrency_key="name",
     behind_seconds="id",
+    awaits="flag",
 )
 _run_at = func.coalesce(_new.c.run_at, db_now())
+_awaits = func.coalesce(_new.c.awaits, false())
 _active_key = func.coalesce(_new.c.active_key, _new.c.run_key)  # one of its own for each node of a group
 
 _VALUES = {
@@ -93,7 +95,11 @@ _VALUES = {
     "enqueued_at": db_now(),
     "run_at": _run_at,
     "start_by": _new.c.start_by,
+    # What waits for upstreams is looked at for them alone, until they are done.
+    "upstreams_due_at": case((_awaits, _run_at), else_=null()),
+    "awaiting_job_id": case((_awaits, _new.c.job_id), else_=null()),
     "due_at": case(
+        (_awaits, null()),
         (_new.c.state == RunState.WAITING.value, _run_at),
         (_new.c.state == RunState.READY.value, _new.c.start_by),
         else_=null(),
@@ -150,6 +156,7 @@ READ_JOBS = select(
     job.c.concurrency_key,
     job.c.runs_on,
     job.c.exclude,
+    job.c.after,
 ).where(job.c.name.in_(bindparam("names", expanding=True)))
 
 
@@ -275,16 +282,19 @@ def _request_row(new: NewRun, request: str, known: Any, now: datetime | None) ->
     if within is not None and now is not None:
         start_by = (run_at if ahead and run_at is not None else now) + timedelta(seconds=within)
     paused = known.state == JobState.PAUSED.value
+    awaits = known.after is not None and not new.is_forced
     return {
         "job_id": known.id,
         "job": known.name,
         "request_id": request,
         "run_key": new.run_key,
         "unique_seconds": new.unique_seconds,
-        "state": (RunState.WAITING if ahead else RunState.READY).value,
-        "reason": (Reason.NOT_BEFORE if ahead else Reason.ASKED).value,
+        "state": (RunState.WAITING if ahead or awaits else RunState.READY).value,
+        "reason": (Reason.UPSTREAM if awaits else Reason.NOT_BEFORE if ahead else Reason.ASKED).value,
         "reason_text": (f"asked for at {run_at:%Y-%m-%d %H:%M:%S} UTC" if ahead else "asked to run now")
+        + (", after what it builds on" if awaits else "")
         + ("; its job is paused" if paused else ""),
+        "awaits": awaits,
         "args": new.args,
         "pool": known.pool,
         "priority": known.priority if new.priority is None else new.priority,

@@ -30,6 +30,7 @@ from rota.model.ending import (
     tells_truth,
 )
 from rota.model.placement import RetryNode
+from rota.model.reasons import Reason
 from rota.model.run import End
 from rota.model.states import FINISHED, AttemptState, Delivery, RunState
 from rota.store.breakers import count_ends, lock_breakers
@@ -126,8 +127,20 @@ WAKE_QUEUED = (
         run.c.open_schedule_id.in_(bindparam("schedule_ids", expanding=True)),
         run.c.state == RunState.WAITING.value,
         run.c.queued,
+        run.c.awaiting_job_id.is_(None),  # else its turn comes behind its upstreams
     )
     .values(due_at=run.c.run_at)
+)
+
+# The same of those whose upstreams are done.
+WAKE_BEHIND = (
+    update(run)
+    .where(
+        run.c.open_schedule_id.in_(bindparam("schedule_ids", expanding=True)),
+        run.c.awaiting_job_id.is_not(None),
+        run.c.reason == Reason.QUEUED.value,
+    )
+    .values(upstreams_due_at=db_now())
 )
 
 # The same where what ended was for certain nodes: a thousand others are left alone.
@@ -423,10 +436,11 @@ def wake_queued(connection: Connection, rows: Sequence[AnyRow]) -> int:
     if not of_schedules:
         return 0
     which = {"schedule_ids": sorted({row.schedule_id for row in of_schedules})}
+    woken = connection.execute(WAKE_BEHIND, which).rowcount
     targets = {row.target_node for row in of_schedules}
     if ANY in targets:
-        return connection.execute(WAKE_QUEUED, which).rowcount
-    return connection.execute(WAKE_QUEUED_OF_NODES, which | {"targets": sorted({*targets, ANY})}).rowcount
+        return woken + connection.execute(WAKE_QUEUED, which).rowcount
+    return woken + connection.execute(WAKE_QUEUED_OF_NODES, which | {"targets": sorted({*targets, ANY})}).rowcount
 
 
 def _wake_others(connection: Connection, moves: Sequence[Move], queued_count: int, *, has_closed: bool = False) -> None:

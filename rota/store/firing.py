@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from sqlalchemy import Connection, Select, String, and_, bindparam, case, func, insert, literal, select, update
@@ -20,6 +20,7 @@ from rota import crash
 from rota.errors import DatabaseRefused, Invalid, RotaError
 from rota.model.calendars import Calendar
 from rota.model.concurrency import key_of
+from rota.model.ending import FOR_EVER
 from rota.model.job import check_start_within
 from rota.model.placement import RunsOn
 from rota.model.policy import ON_TIME_SECONDS, SlotDecision, Unfinished, decide_slots
@@ -66,6 +67,8 @@ FIND_DUE = (
         job.c.start_within_seconds.label("job_start_within_seconds"),
         job.c.runs_on,
         job.c.exclude,
+        job.c.after,
+        job.c.retries.label("job_retries"),
         db_now().label("now"),
     )
     # Without its job a schedule is set aside; left out here, it would be due for ever.
@@ -273,8 +276,12 @@ def _plan(connection: Connection, find: Select[Any], limit: int) -> _Plan:
 
 
 def read_open(connection: Connection, rows: Sequence[AnyRow]) -> dict[int, dict[str, Unfinished]]:
-    """Return what these schedules have unfinished: for each target, where that makes a difference."""
+    """Return what these schedules have unfinished: for each target, where that makes a difference.
+
+    Nothing of what waits for others first: what stands in the way of such a slot is known when these are done.
+    """
     opened: dict[int, dict[str, Unfinished]] = {}
+    rows = [row for row in rows if not _awaits(row)]
     of_nodes = [row.id for row in rows if row.runs_on == RunsOn.ALL.value]
     others = [row.id for row in rows if row.runs_on != RunsOn.ALL.value]
     if others:
@@ -354,7 +361,8 @@ def rule_of(row: AnyRow, known: Mapping[str, Calendar]) -> SlotRule:
     spec = ScheduleSpec.from_definition(definition | {"job": row.job_name})
     if row.anchor_at is None and spec.timing(row.next_slot_at).needs_anchor:
         raise Invalid("anchor_at", None, f"a schedule of kind {spec.kind} needs an anchor")
-    return spec.rule(row.next_slot_at, known, check_start_within(row.job_start_within_seconds))
+    rule = spec.rule(row.next_slot_at, known, check_start_within(row.job_start_within_seconds))
+    return replace(rule, awaits=True) if row.after is not None else rule
 
 
 def _warn_of_skips(row: AnyRow, decided: Decided) -> str | None:
@@ -405,9 +413,19 @@ def cancel_replaced(connection: Connection, replacing: Mapping[int, Sequence[str
     )
 
 
+def _awaits(row: AnyRow) -> bool:
+    return row.after is not None or bool(row.in_order)
+
+
 def slot_row(row: AnyRow, decision: SlotDecision, target: str = ANY) -> dict[str, Any]:
     """Return the row of the ledger for what was decided about a slot of the schedule in ``row``, for one target."""
+    awaits = _awaits(row) and decision.makes_run
+    state, reason, text = decision.state, decision.reason, decision.text
+    if awaits:
+        before = "the slot before it" if row.after is None else "what it builds on"
+        state, reason, text = RunState.WAITING, Reason.UPSTREAM, f"{text}; {before} is to be done first"
     return {
+        "awaits": awaits,
         "target_node": target,
         "group_id": slot_group(row.id, decision.slot) if is_for_all(row.runs_on) else None,
         "job_id": row.job_id,
@@ -417,9 +435,9 @@ def slot_row(row: AnyRow, decision: SlotDecision, target: str = ANY) -> dict[str
         "slot_at": decision.slot,
         "slot_count": decision.slot_count,
         "slot_last_at": decision.slot_last,
-        "state": decision.state.value,
-        "reason": decision.reason.value,
-        "reason_text": decision.text,
+        "state": state.value,
+        "reason": reason.value,
+        "reason_text": text,
         "args": row.args,
         "pool": row.pool,
         "priority": row.priority,
@@ -428,6 +446,8 @@ def slot_row(row: AnyRow, decision: SlotDecision, target: str = ANY) -> dict[str
         "run_at": decision.run_at,
         "start_by": decision.start_by,
         "queued": decision.queued,
+        # Slots in order are done until they succeed, unless the job says how often to try.
+        "retries": FOR_EVER if row.in_order and row.job_retries == 0 else None,
         "lease_seconds": row.lease_seconds,
         "concurrency_key": key_of(row.concurrency_key, row.args),
         "finished": decision.state in FINISHED,

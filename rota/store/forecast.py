@@ -45,6 +45,8 @@ FIND_COMING = (
         job.c.pool,
         job.c.runs_on,
         job.c.exclude,
+        job.c.after,
+        job.c.retries.label("job_retries"),
         job.c.start_within_seconds.label("job_start_within_seconds"),
     )
     .join(job, job.c.id == schedule.c.job_id)
@@ -76,6 +78,11 @@ READ_AHEAD = select(
     .where(run.c.due_at.is_not(None))
     .scalar_subquery()
     .label("next_due_at"),
+    # What waits for upstreams, and was not looked at: the end of one of them brings the others forward.
+    select(func.min(run.c.upstreams_due_at))
+    .where(run.c.upstreams_due_at.is_not(None), run.c.upstreams_due_at <= run.c.run_at)
+    .scalar_subquery()
+    .label("next_upstreams_at"),
     select(func.min(run.c.lease_ends_at))
     .where(run.c.lease_ends_at.is_not(None))
     .scalar_subquery()
@@ -112,7 +119,8 @@ class Prospect:
 def read_ahead(database: Database) -> Ahead:
     """Return when something will be due next."""
     row = database.read(lambda connection: connection.execute(READ_AHEAD).one())
-    return Ahead(row.next_slot_at, row.next_due_at, row.lease_ends_at, row.lease_count, row.next_half_open_at)
+    next_due_at = min((one for one in (row.next_due_at, row.next_upstreams_at) if one is not None), default=None)
+    return Ahead(row.next_slot_at, next_due_at, row.lease_ends_at, row.lease_count, row.next_half_open_at)
 
 
 def read_prospect(database: Database, days: int, job_name: str | None = None) -> Prospect:

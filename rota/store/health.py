@@ -60,6 +60,7 @@ from rota.store.suspension import read_paused_pools, say_paused
 from rota.store.tables import calendar, event, finding, job, run, schedule
 from rota.store.tables import pool as pools
 from rota.store.types import AnyRow, Number, db_now, db_now_plus
+from rota.store.upstreams import find_cycles, find_held_up
 
 FOUND_MAX = 100  # rows of one kind
 NAMED_MAX = 5  # of them, those that a sentence names
@@ -117,6 +118,13 @@ FIND_STUCK = (
     select(run.c.id, run.c.job, run.c.due_at.label("moment"))
     .where(run.c.due_at < _late, run.c.enqueued_at < _late, not_(run.c.queued))
     .order_by(run.c.due_at)
+    .limit(FOUND_MAX)
+)
+# Likewise those whose upstreams nobody has looked at. Served by rota_run_upstreams_due.
+FIND_UNLOOKED = (
+    select(run.c.id, run.c.job, run.c.upstreams_due_at.label("moment"))
+    .where(run.c.upstreams_due_at < _late, run.c.enqueued_at < _late)
+    .order_by(run.c.upstreams_due_at)
     .limit(FOUND_MAX)
 )
 FIND_EXPIRED = (
@@ -346,6 +354,7 @@ class _Look:
         self._look_at_keeping()
         self._look_at_schedules()
         self._look_at_running()
+        self._look_at_upstreams()
         self._look_at_breakers()
         self._look_at_jobs()
         self._look_at_calendars()
@@ -388,12 +397,14 @@ class _Look:
             self._tell(severity, FindingCode.SLOT_ABSENT, "schedules", sentence, oldest)
 
     def _look_at_moments(self) -> None:
-        rows = self._connection.execute(FIND_STUCK, self._late).all()
-        if rows:
-            each = _name(rows, lambda row: f"run {row.id} of {row.job} since {say_moment(row.moment)}")
-            sentence = f"{_count(rows, 'run')} to be moved on, and no node does it: {each}"
-            severity = self._thresholds.judge(self._age(rows[0].moment))
-            self._tell(severity, FindingCode.RUN_STUCK, "runs", sentence, rows[0].moment)
+        stuck: list[AnyRow] = []
+        for find in (FIND_STUCK, FIND_UNLOOKED):
+            stuck += self._connection.execute(find, self._late).all()
+        if stuck:
+            each = _name(stuck, lambda row: f"run {row.id} of {row.job} since {say_moment(row.moment)}")
+            sentence = f"{_count(stuck, 'run')} to be moved on, and no node does it: {each}"
+            severity = self._thresholds.judge(self._age(stuck[0].moment))
+            self._tell(severity, FindingCode.RUN_STUCK, "runs", sentence, stuck[0].moment)
         rows = self._connection.execute(FIND_EXPIRED, self._late).all()
         if rows:
             each = _name(rows, lambda row: f"run {row.id} of {row.job} on {row.node} since {say_moment(row.moment)}")
@@ -645,6 +656,19 @@ class _Look:
             each = _name(ended, lambda row: row.name)
             number = f"{_many(ended)} schedule{'s have' if len(ended) > 1 else ' has'}"
             self._tell(Severity.INFO, FindingCode.SCHEDULE_ENDED, "schedules", f"{number} come to an end: {each}")
+
+    def _look_at_upstreams(self) -> None:
+        for path in find_cycles(self._connection):
+            sentence = f"runs of job {path[0]} wait for themselves: {' after '.join(path)}; edit one of these jobs"
+            self._tell(Severity.CRITICAL, FindingCode.UPSTREAM_CYCLE, path[0], sentence)
+        for name, (how, rows) in find_held_up(self._connection).items():
+            since: datetime = min(row.run_at for row in rows)
+            each = _name(rows, lambda row: f"run {row.id} of {row.job}")
+            sentence = (
+                f"{_count(rows, 'run')} waiting for job {name}, {how}: {each}; see to its run with `rota run rerun`, "
+                "or let it count as done with `rota run mark-succeeded`"
+            )
+            self._tell(Severity.WARNING, FindingCode.UPSTREAM_FAILED, name, sentence, since)
 
     def _look_at_breakers(self) -> None:
         for row in self._connection.execute(FIND_NOT_CLOSED).all():

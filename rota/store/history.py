@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, desc, func, or_, select
 
 from rota.errors import Invalid, NotFound
+from rota.model.dependencies import WAITS, Stand
 from rota.model.reasons import Reason
 from rota.model.slot_rule import CatchUpOrder, Overlap
 from rota.model.states import FINISHED, AttemptState, JobState, RunState
@@ -39,6 +40,7 @@ from rota.store.shown import say_moment, say_span
 from rota.store.suspension import read_paused_pools, say_pause_of, say_paused
 from rota.store.tables import attempt, job, run, schedule
 from rota.store.types import Instant, Name, db_now
+from rota.store.upstreams import read_standings
 
 Answer = dict[str, Any]
 
@@ -46,6 +48,7 @@ ATTEMPTS_MAX = 10
 READY_COUNTED_MAX = 10_000
 SLOTS_LOOKED_AT = 2000
 QUEUED_COUNTED_MAX = 101
+CAUSES_MAX = 50
 
 _RUN = [
     run,
@@ -313,6 +316,8 @@ def explain_hold(connection: Connection, row: Row[Any]) -> str | None:
 
 def _explain_waiting(connection: Connection, row: Row[Any], servers: list[Server]) -> list[str]:
     because: list[str] = []
+    if row.awaiting_job_id is not None:
+        return _explain_awaiting(connection, row)
     if row.run_at is not None and row.run_at > row.now:
         ahead = f"it may start at {say_moment(row.run_at)}, in {say_span(row.run_at - row.now)}"
         because.append(f"{ahead}: {row.reason_text}")
@@ -330,6 +335,40 @@ def _explain_waiting(connection: Connection, row: Row[Any], servers: list[Server
     if not any(server.is_there for server in servers):
         return ["no node is alive to move it on: start one with `rota worker`", come]
     return [come]
+
+
+def _explain_awaiting(connection: Connection, row: Row[Any]) -> list[str]:
+    """Say what a run waits for, and why that is not done, down to the first causes."""
+    because: list[str] = []
+    seen = {row.id}
+    nexts = [(row, WAITS)]
+    while nexts and len(because) < CAUSES_MAX:
+        later: list[tuple[Row[Any], str]] = []
+        for one, waits in nexts:
+            for standing in read_standings(connection, [one])[one.id]:
+                if standing.stand is Stand.DONE:
+                    continue
+                because.append(f"{waits} for {standing.upstream}, {standing.text}")
+                if standing.run_id is None or standing.run_id in seen:
+                    continue
+                seen.add(standing.run_id)
+                upstream = connection.execute(READ_RUN, {"id": standing.run_id}).one()
+                named = f"run {upstream.id} of {upstream.job}"
+                if upstream.awaiting_job_id is not None:
+                    later.append((upstream, f"{named} waits"))
+                else:
+                    because += [f"{named}: {said}" for said in explain_run(connection, upstream)]
+        nexts = later
+    if row.run_at > row.now:
+        because.append(
+            f"it may start at {say_moment(row.run_at)}, in {say_span(row.run_at - row.now)}, if that is done"
+        )
+    if not because:
+        because.append("what it builds on is done, and a node is to move it on")
+    del because[CAUSES_MAX:]
+    if not row.reason_text.startswith(WAITS):  # nobody has looked at its upstreams yet
+        because.append(f"what made it wait: {row.reason_text}")
+    return because
 
 
 def _tell_first(row: Row[Any], first: Sequence[Row[Any]]) -> str:

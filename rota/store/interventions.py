@@ -12,17 +12,20 @@ from sqlalchemy import Connection, Row, bindparam, insert, null, select, update
 from sqlalchemy.exc import DBAPIError
 
 from rota.errors import AlreadyFinished, Conflict, NotFound
+from rota.model.dependencies import Stand, UpstreamFailure, judge
 from rota.model.job import OWN_CONNECTION, Executor
 from rota.model.reasons import Reason
 from rota.model.run import CLIENT_PREFIX
 from rota.model.states import FINISHED, Because, Delivery, RunState, sources_of
 from rota.store.database import Database
 from rota.store.dialects import Trouble
+from rota.store.downstream import redo_downstream
 from rota.store.endings import wake_queued
 from rota.store.fanout import find_holders_anywhere, key_on
 from rota.store.moves import Move, Stale, apply_moves, write_fresh
 from rota.store.tables import event, job, run
 from rota.store.types import db_now
+from rota.store.upstreams import read_standings
 from rota.store.wakeup import announce
 
 _FACTS = [
@@ -31,6 +34,8 @@ _FACTS = [
     run.c.job,
     run.c.schedule_id,
     run.c.schedule,
+    run.c.slot_at,
+    run.c.run_at,
     run.c.state,
     run.c.reason_text,
     run.c.fence,
@@ -184,15 +189,21 @@ def _why_not_freeze(connection: Connection, row: Row[Any], *, one_writer: bool) 
     return None
 
 
-def rerun_run(database: Database, run_id: int, *, actor: str) -> None:
+def rerun_run(
+    database: Database, run_id: int, *, actor: str, force: bool = False, downstream: bool = False
+) -> list[int]:
     """Make a finished run ready again: the same run, its next attempt, budgets anew.
+
+    With ``force`` whatever became of what its job runs after. With ``downstream`` all that builds on it is done again
+    after it, in order; return these runs.
 
     Raises:
         NotFound: there is no such run, or its job is gone.
-        Conflict: it has not ended, its row stands for many slots, or another run holds its key now.
+        Conflict: it has not ended, its row stands for many slots, another run holds its key now, what it builds on is
+            not done, or what builds on it is running; nothing was changed.
     """
 
-    def rerun(connection: Connection) -> None:
+    def rerun(connection: Connection) -> list[int]:
         row = _find(connection, run_id)
         if RunState(row.state) not in FINISHED:
             raise Conflict(
@@ -210,6 +221,8 @@ def rerun_run(database: Database, run_id: int, *, actor: str) -> None:
             )
         if connection.execute(JOB_OF, {"job_id": row.job_id}).scalar() is None:
             raise NotFound("job", row.job, f"it was deleted, so run {run_id} cannot be started again")
+        if not force:
+            _check_upstreams(connection, row)
         key = _key_of(row) if row.active_key is None else None
         if key is not None:
             _check_key_is_free(connection, row)
@@ -217,13 +230,23 @@ def rerun_run(database: Database, run_id: int, *, actor: str) -> None:
         _apply(connection, row, RunState.READY, Because.RERUN, Reason.RERUN, text, actor, resets=True)
         if key is not None and row.target_node:
             connection.execute(TAKE_KEY, {"of_id": run_id, "key": key})
+        return redo_downstream(connection, run_id, actor=actor) if downstream else []
 
     try:
-        write_fresh(database, rerun)
+        return write_fresh(database, rerun)
     except DBAPIError as error:
         if database.dialect.classify(error) is not Trouble.TAKEN:
             raise
         raise Conflict(f"another run takes the key of run {run_id} at this moment: see `rota run list`") from error
+
+
+def _check_upstreams(connection: Connection, row: Row[Any]) -> None:
+    judgement = judge(read_standings(connection, [row])[row.id], UpstreamFailure.WAIT)
+    if judgement.stand is not Stand.DONE:
+        raise Conflict(
+            f"run {row.id} builds on what is not done: {judgement.text}; see to that first, or do it all the same with "
+            f"`rota run rerun {row.id} --force`"
+        )
 
 
 def _key_of(row: Row[Any]) -> str | None:

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from rota.errors import AlreadyExists, Conflict, Invalid, NotFound
 from rota.model.concurrency import format_rate
+from rota.model.dependencies import UpstreamFailure
 from rota.model.ending import FOR_EVER
 from rota.model.environment import ENVIRONMENTS_MAX, Environment, Environments
 from rota.model.job import LEASE_SECONDS, Executor, JobKind, JobSpec, Startup
@@ -25,6 +26,7 @@ from rota.model.secret import SECRETS_MAX, read_names
 from rota.model.states import Delivery, JobState
 from rota.store.breakers import CLOSED, state_of
 from rota.store.database import Database
+from rota.store.dependencies import forget_job, read_dependants, replace_upstreams
 from rota.store.dialects import Trouble
 from rota.store.durations import read_durations, show_durations
 from rota.store.events import tell_change
@@ -43,7 +45,7 @@ Declared = Literal["added", "changed", "unchanged", "edited elsewhere"]
 
 PAGE_MAX = 500
 LIST_KINDS = frozenset({JobKind.COMMAND.value, JobKind.SQL.value})  # whose target is a JSON list
-_WORD_LISTS = ("retry_on", "no_retry_on", "secrets", "prefer", "exclude", "mutexes")
+_WORD_LISTS = ("retry_on", "no_retry_on", "secrets", "prefer", "exclude", "mutexes", "after")
 _SPEC_FIELDS = tuple(field.name for field in dataclasses.fields(JobSpec))
 
 INSERT_JOB = insert(job).values(state=JobState.ACTIVE.value, revision=1, created_at=db_now(), updated_at=db_now())
@@ -128,8 +130,11 @@ def add_job(
         if declared_by is not None:
             values |= {"declared": encode_definition(spec.definition()), "declared_by": declared_by}
         connection.execute(INSERT_JOB, values)
+        row = _read(connection, spec.name)
+        if spec.after:
+            replace_upstreams(connection, row.id, spec.name, spec.after)
         tell_change(connection, "job", "added", f"job {spec.name} was added", actor=actor, job=spec.name)
-        return show_job(_read(connection, spec.name))
+        return show_job(row)
 
     try:
         return adding(database, "job", spec.name, add)
@@ -276,6 +281,7 @@ def delete_job(database: Database, name: str, *, actor: str) -> None:
                 f"job {name!r} has unfinished runs (run {run_id} is one): wait for them, or cancel them with "
                 "`rota run cancel`"
             )
+        forget_job(connection, row.id, name)
         connection.execute(DELETE_JOB, of_job)
         tell_change(connection, "job", "deleted", f"job {name} was deleted", actor=actor, job=name)
 
@@ -294,6 +300,7 @@ def read_job(database: Database, name: str) -> dict[str, Any]:
         of_job = {"job_id": row.id}
         return show_job(row) | {
             "schedules": list(connection.execute(SCHEDULES_OF, of_job).scalars()),
+            "dependants": read_dependants(connection, row.id),
             "last_run": connection.execute(LAST_RUN, of_job).scalar(),
             "durations": show_durations(read_durations(connection, row.id)),
         }
@@ -339,6 +346,8 @@ def _change(connection: Connection, row: Row[Any], values: Mapping[str, Any]) ->
         raise Stale(f"job {row.name} was changed meanwhile")
     if (seconds := values.get("rate_seconds")) is not None and seconds != row.rate_seconds:
         shorten_rate(connection, row.id, seconds)
+    if "after" in values and (values["after"] is not None or row.after is not None):
+        replace_upstreams(connection, row.id, row.name, show_document(values["after"]) or ())
 
 
 def _check_transaction(database: Database, spec: JobSpec) -> None:
@@ -352,6 +361,7 @@ def _columns_of(spec: JobSpec, row: Row[Any] | None = None) -> dict[str, Any]:
     """Return what is written of a job, or into its ``row``."""
     was_for_any = row is None or row.runs_on is None
     return spec.definition() | {
+        "upstream_failure": None if spec.upstream_failure is UpstreamFailure.WAIT else spec.upstream_failure.value,
         # Groups may hold the keys of a job that was for all nodes once; only there are they looked for.
         "runs_on": None if was_for_any and spec.runs_on is RunsOn.ANY else spec.runs_on.value,
         "target": spec.target if isinstance(spec.target, str) else json.dumps(spec.target, ensure_ascii=False),
@@ -405,6 +415,8 @@ def show_job(row: Row[Any]) -> dict[str, Any]:
         "max_per_key": row.max_per_key,
         "rate": None if row.rate_count is None else format_rate(row.rate_count, row.rate_seconds or 0.0),
         "keep": show_document(row.keep) or {},
+        "after": show_document(row.after) or [],
+        "upstream_failure": row.upstream_failure or UpstreamFailure.WAIT.value,
         "env": row.env,
         "timeout": row.timeout_seconds,
         "start_within": row.start_within_seconds,
@@ -441,6 +453,7 @@ def show_job(row: Row[Any]) -> dict[str, Any]:
         "executor": row.executor or Executor.PROCESS.value,
         "revision": row.revision,
         "declared_by": row.declared_by,
+        "ghost_since": row.ghost_since,
         "created_at": row.created_at,
         "updated_at": row.updated_at,
     }

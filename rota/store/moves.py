@@ -18,6 +18,7 @@ from rota.errors import DatabaseUnavailable
 from rota.model.reasons import Reason
 from rota.model.run import End
 from rota.model.states import FINISHED, AttemptState, Because, RunState, check_move
+from rota.store.dependants import touch_dependants, wake_dependants
 from rota.store.events import tell_runs
 from rota.store.keys import HOLDS_KEY_BEYOND
 from rota.store.permits import give_back_permits
@@ -89,6 +90,8 @@ class Move:
         None  # whether a cancellation was asked for when it was decided; None: it does not matter
     )
     resets: bool = False  # a rerun: budgets and deadline start anew
+    window_seconds: float | None = None  # in which it is to start, from now on; None: the window that it has
+    awaits: bool = False  # it waits for its upstreams, which are looked at
     avoids_node: bool = False  # after a bad end: another node than this attempt's comes first
 
 
@@ -108,12 +111,15 @@ _moves = given_rows(
     checkpoint="text",
     finished="flag",
     resets="flag",
+    awaits="flag",
+    window_seconds="number",
     actor="name",
     avoids_node="flag",
     lease_seen_at="instant",
     cancel_seen="flag",
 )
 _moved_at = case((_moves.c.wait_seconds.is_not(None), db_now_plus(_moves.c.wait_seconds)), else_=run.c.run_at)
+_start_by = case((_moves.c.window_seconds.is_not(None), db_now_plus(_moves.c.window_seconds)), else_=run.c.start_by)
 
 # Apply a batch of moves. Served by the primary key; the other conditions are the compare of the compare-and-set. The
 # lease ends with every move made here, since the claim is the only move that begins one.
@@ -145,14 +151,15 @@ APPLY_MOVES = (
         run_at=case((_moves.c.resets, db_now()), else_=_moved_at),
         # A waiting run is looked at when it may start, a ready one when its window closes, a finished one never.
         due_at=case(
+            (_moves.c.awaits, null()),
             (_moves.c.target == RunState.WAITING.value, _moved_at),
             (
                 and_(_moves.c.target == RunState.READY.value, run.c.started_at.is_(None), ~_moves.c.resets),
-                run.c.start_by,
+                _start_by,
             ),
             else_=null(),
         ),
-        start_by=case((_moves.c.resets, null()), else_=run.c.start_by),
+        start_by=case((_moves.c.resets, null()), else_=_start_by),
         deadline_from_at=case((_moves.c.resets, null()), else_=run.c.deadline_from_at),
         queued=and_(_moves.c.target == RunState.WAITING.value, run.c.queued),
         finished_at=case((_moves.c.finished, db_now()), else_=null()),
@@ -176,6 +183,8 @@ APPLY_MOVES = (
         freeze_asked_by=null(),
         marked_at=null(),
         lease_ends_at=null(),
+        upstreams_due_at=case((_moves.c.awaits, db_now()), else_=null()),
+        awaiting_job_id=case((_moves.c.awaits, run.c.job_id), else_=null()),
     )
 )
 
@@ -257,6 +266,8 @@ def apply_moves(connection: Connection, moves: Sequence[Move]) -> int:
     if ended:
         connection.execute(CLOSE_ATTEMPTS, {"ends": encode_rows(_attempt_row(move) for move in ended)})
     connection.execute(TELL_MOVES, {"moves": rows})
+    wake_dependants(connection, [move.run_id for move in moves if move.target in FINISHED])
+    touch_dependants(connection, [move.run_id for move in moves if move.resets])
     return freed
 
 
@@ -283,6 +294,8 @@ def _move_row(move: Move) -> dict[str, Any]:
         "checkpoint": move.end.checkpoint if move.end is not None else None,
         "finished": move.target in FINISHED,
         "resets": move.resets,
+        "awaits": move.awaits,
+        "window_seconds": move.window_seconds,
         "actor": move.actor,
         "avoids_node": move.avoids_node,
         "lease_seen_at": move.lease_seen_at,

@@ -41,6 +41,9 @@ _next_slot_at = (
     .scalar_subquery()
 )
 _next_due_at = select(func.min(run.c.due_at)).where(run.c.due_at.is_not(None)).scalar_subquery()
+_next_upstreams_at = (
+    select(func.min(run.c.upstreams_due_at)).where(run.c.upstreams_due_at.is_not(None)).scalar_subquery()
+)
 _next_lease_end_at = select(func.min(run.c.lease_ends_at)).where(run.c.lease_ends_at.is_not(None)).scalar_subquery()
 
 
@@ -73,10 +76,11 @@ def _of_frozen(column: ColumnElement[Any]) -> ColumnElement[Any]:
 
 
 # All that a waiting node has to know, in one statement, built once for each number of pools. Each part is one look into
-# an index: rota_schedule_due, rota_run_due, rota_run_lease, rota_run_claim for each pool, and the unique names of pools
-# and nodes. The spelling is for the planners: SQLite serves the least of a column from a partial index only if the
-# query repeats its condition; MariaDB would read every schedule for the least one without a problem; and PostgreSQL,
-# asked whether a ready run exists rather than for the first, would read the whole ledger up to it.
+# an index: rota_schedule_due, rota_run_due, rota_run_upstreams_due, rota_run_lease, rota_run_claim for each pool, and
+# the unique names of pools and nodes. The spelling is for the planners: SQLite serves the least of a column from a
+# partial index only if the query repeats its condition; MariaDB would read every schedule for the least one without a
+# problem; and PostgreSQL, asked whether a ready run exists rather than for the first, would read the whole ledger up to
+# it.
 @cache
 def look_statement(pool_count: int, secret_count: int = 0, selector_count: int = 0) -> Executable:
     """Return the look of a node of so many pools, secrets and selectors: its parameters are those of ``look``."""
@@ -86,9 +90,11 @@ def look_statement(pool_count: int, secret_count: int = 0, selector_count: int =
         db_now().label("now"),
         _next_slot_at.label("next_slot_at"),
         _next_due_at.label("next_due_at"),
+        _next_upstreams_at.label("next_upstreams_at"),
         _next_lease_end_at.label("next_lease_end_at"),
         (_next_slot_at <= db_now()).label("slot_has_come"),
         (_next_due_at <= db_now()).label("due_has_come"),
+        (_next_upstreams_at <= db_now()).label("upstreams_have_come"),
         (_next_lease_end_at < db_now()).label("lease_has_ended"),
         NEXT_HALF_OPEN_AT.label("next_half_open_at"),
         NEXT_FREE_AT.label("next_free_at"),
@@ -133,6 +139,8 @@ class Outlook:
     next_free_at: datetime | None = None  # when a rate that is spent lets the next run start
     has_held_back: bool = False  # of what is ready, something that other nodes may take first, for a while
     has_rules: bool = False  # pools have rules by which nodes serve them
+    next_upstreams_at: datetime | None = None  # when to look at what a run waits for
+    upstreams_have_come: bool = False
     is_held: bool = False  # the clock has stepped: nothing late is decided, nothing missed or rescued
 
     def seconds_until(self, moment: datetime | None) -> float | None:
@@ -175,5 +183,7 @@ def look(
         row.next_free_at,
         bool(row.has_held_back),
         bool(row.has_rules),
-        bool(row.is_held),
+        next_upstreams_at=row.next_upstreams_at,
+        upstreams_have_come=bool(row.upstreams_have_come),
+        is_held=bool(row.is_held),
     )

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, String, bindparam, delete, desc, func, or_, select, text
+from sqlalchemy import Connection, String, bindparam, delete, desc, exists, func, or_, select, text
 from sqlalchemy.sql.selectable import ScalarSelect
 
 from rota.model.keeping import Keeping, read_keep
 from rota.store.database import Database
+from rota.store.dependants import NEXT_SLOT, is_latest_for
 from rota.store.keys import HOLDS_KEY_BEYOND
-from rota.store.tables import event, job, run, schedule
+from rota.store.tables import dependency, event, job, run, schedule
 from rota.store.types import AnyRow, Number, db_now, db_now_plus
 
 READ_MAX = 1000
@@ -72,6 +73,26 @@ _cursor = _first(schedule.c.next_slot_at, schedule.c.id == run.c.schedule_id)
 _known_job = _first(job.c.id, job.c.id == run.c.job_id)
 _known_schedule = _first(schedule.c.id, schedule.c.id == run.c.schedule_id)
 
+_awaiting = run.alias("awaiting")
+# A run that waits goes by the latest slot at or before its own, of its upstreams and perhaps of its own schedule: when
+# that went, it would go by another one. Served by rota_dependency_upstream, rota_run_awaiting, and rota_run_slot.
+_is_built_on = or_(
+    exists()
+    .where(
+        dependency.c.upstream_id == run.c.job_id,
+        _awaiting.c.awaiting_job_id == dependency.c.job_id,
+        is_latest_for(_awaiting.c.slot_at),
+    )
+    .correlate(run),
+    exists()
+    .where(
+        _awaiting.c.schedule_id == run.c.schedule_id,
+        _awaiting.c.slot_at == NEXT_SLOT,
+        _awaiting.c.awaiting_job_id.is_not(None),
+    )
+    .correlate(run),
+)
+
 # Of these runs, lock those that may go. Served by the primary key; each question by rota_run_slot, or the primary keys
 # of jobs and schedules.
 LOCK_REMOVABLE = (
@@ -83,6 +104,7 @@ LOCK_REMOVABLE = (
         or_(run.c.active_key.is_(None), ~HOLDS_KEY_BEYOND, _known_job.is_(None)),
         or_(_known_schedule.is_(None), _newest_slot > run.c.slot_at),
         or_(_cursor.is_(None), func.coalesce(run.c.slot_last_at, run.c.slot_at) < _cursor),
+        ~_is_built_on,
     )
     .order_by(run.c.id)
     .with_for_update(skip_locked=True)

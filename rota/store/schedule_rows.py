@@ -70,6 +70,7 @@ def show_schedule(row: Row[Any]) -> dict[str, Any]:
         "catch_up_limit": row.catch_up_limit,
         "catch_up_order": row.catch_up_order,
         "overlap": row.overlap,
+        "in_order": bool(row.in_order),
         "args": show_document(row.args),
         "next_slot": row.next_slot_at,
         "last_slot": row.last_slot_at,
@@ -79,6 +80,7 @@ def show_schedule(row: Row[Any]) -> dict[str, Any]:
         "paused_at": row.paused_at,
         "revision": row.revision,
         "declared_by": row.declared_by,
+        "ghost_since": row.ghost_since,
         "created_at": row.created_at,
         "updated_at": row.updated_at,
     }

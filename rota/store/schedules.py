@@ -78,6 +78,8 @@ _JOB = (
     job.c.concurrency_key,
     job.c.runs_on,
     job.c.exclude,
+    job.c.after,
+    job.c.retries.label("job_retries"),
 )
 _SHOWN = select(*shown(schedule.c), *_JOB).join(job, job.c.id == schedule.c.job_id)
 READ_SHOWN = _SHOWN.where(schedule.c.name == bindparam("name"))
@@ -210,7 +212,7 @@ def edit_schedule(
     """
 
     def edit(connection: Connection) -> dict[str, Any]:
-        row = _read(connection, name)
+        row = read_for_change(connection, name)
         old = spec_of(row)
         _replace(connection, row, old, change(old), actor)
         return _show_one(connection, name)
@@ -222,7 +224,7 @@ def replace_schedule(database: Database, spec: ScheduleSpec, *, actor: str) -> d
     """Put ``spec`` in the place of the schedule of its name, also when what stands there cannot be understood."""
 
     def replace(connection: Connection) -> dict[str, Any]:
-        row = _read(connection, spec.name)
+        row = read_for_change(connection, spec.name)
         try:
             old = spec_of(row)
         except RotaError:
@@ -238,7 +240,7 @@ def declare_schedule(database: Database, spec: ScheduleSpec, *, module: str, act
     wanted = encode_definition(spec.definition())
 
     def declare(connection: Connection) -> tuple[Declared, str]:
-        row = _read(connection, spec.name)
+        row = read_for_change(connection, spec.name)
         try:
             old = spec_of(row)
         except RotaError as error:
@@ -279,7 +281,7 @@ def pause_schedule(database: Database, name: str, *, actor: str) -> dict[str, An
     """Decide no more slots of the schedule until it is resumed; its runs go on."""
 
     def pause(connection: Connection) -> dict[str, Any]:
-        row = _read(connection, name)
+        row = read_for_change(connection, name)
         if row.state != JobState.PAUSED.value:
             _change(connection, row, {"state": JobState.PAUSED.value, "paused_at": row.now})
             _tell(connection, row, "paused", actor)
@@ -295,7 +297,7 @@ def resume_schedule(database: Database, name: str, *, actor: str, latest: bool =
     """
 
     def resume(connection: Connection) -> dict[str, Any]:
-        row = _read(connection, name)
+        row = read_for_change(connection, name)
         if row.state == JobState.PAUSED.value:
             values: dict[str, Any] = {"state": JobState.ACTIVE.value, "paused_at": None}
             passed: list[dict[str, Any]] = []
@@ -331,7 +333,7 @@ def _decide_resumed(row: Row[Any], rule: SlotRule, latest: bool, unfinished: Unf
 def move_on_by_calendar(connection: Connection, names: Iterable[str]) -> None:
     """Compute the next slot anew of those of the schedules ``names`` whose slots a calendar moves and that are idle."""
     for name in names:
-        row = _read(connection, name)
+        row = read_for_change(connection, name)
         if row.on_closed == OnClosed.SKIP.value or row.next_slot_at is None or row.next_slot_at <= row.now:
             continue
         try:
@@ -350,7 +352,7 @@ def delete_schedule(database: Database, name: str, *, actor: str) -> None:
     """
 
     def remove(connection: Connection) -> None:
-        row = _read(connection, name)
+        row = read_for_change(connection, name)
         passed = _passed_over(row, _timing_of(connection, row), actor)
         which = {"schedule_id": row.id, "of_cursor": row.cursor_version}
         if connection.execute(DELETE_SCHEDULE, which).rowcount != 1:
@@ -391,7 +393,12 @@ def list_schedules(database: Database, *, after: str = "", limit: int = PAGE_MAX
     return [show_schedule(row) for row in rows]
 
 
-def _read(connection: Connection, name: str) -> Row[Any]:
+def read_for_change(connection: Connection, name: str) -> Row[Any]:
+    """Return the row of a schedule, with what of its job decides about slots, and the database's now.
+
+    Raises:
+        NotFound: there is no such schedule.
+    """
     row = connection.execute(READ_SCHEDULE, {"name": name}).one_or_none()
     if row is None:
         raise NotFound("schedule", name)

@@ -204,9 +204,12 @@ job = Table(
     Column("rate_count", Integer),  # so many starts
     Column("rate_seconds", Number),  # in any stretch of so long
     Column("keep", LongText),  # JSON object: seconds that runs are kept, by how they ended; null is for ever
+    Column("after", LongText),  # JSON list of names: its upstreams, which rota_dependency has too; NULL: none
+    Column("upstream_failure", Word),  # wait, skip: when one of them does not succeed; NULL: wait
     Column("revision", Integer, nullable=False),
     Column("declared", LongText),  # the definition as code last declared it; differs from the row once it was edited
     Column("declared_by", Name),  # the module that did
+    Column("ghost_since", Instant),  # since when that module declares it no more; NULL: it does
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
     _one_of("state", JobState),
@@ -223,6 +226,16 @@ job = Table(
     *(rule for name, (low, high) in CONCURRENCY_RANGES.items() for rule in _within(low, high, name)),
     **_MYSQL,
 )
+
+# Which job runs after which: what stands in the column ``after`` of jobs, to be asked from both sides.
+dependency = Table(
+    "rota_dependency",
+    metadata,
+    Column("job_id", Id, primary_key=True, autoincrement=False),
+    Column("upstream_id", Id, primary_key=True, autoincrement=False),
+    **{name: value for name, value in _MYSQL.items() if name != "sqlite_autoincrement"},
+)
+Index("rota_dependency_upstream", dependency.c.upstream_id, dependency.c.job_id)
 
 # When schedules rest. Holidays are kept as dates, so that every node knows the same ones.
 calendar = Table(
@@ -262,6 +275,7 @@ schedule = Table(
     Column("catch_up_limit", Integer, nullable=False),
     Column("catch_up_order", Word, nullable=False, server_default=CatchUpOrder.OLDEST.value),
     Column("overlap", Word, nullable=False),
+    Column("in_order", YesNo),  # each slot runs when the one before it has succeeded; NULL: not
     Column("args", LongText, nullable=False),
     Column("next_slot_at", Instant),  # the cursor: the first slot nobody has decided; NULL: there is none
     Column("last_slot_at", Instant),
@@ -272,6 +286,7 @@ schedule = Table(
     Column("revision", Integer, nullable=False),
     Column("declared", LongText),
     Column("declared_by", Name),
+    Column("ghost_since", Instant),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
     _one_of("state", JobState),
@@ -374,6 +389,10 @@ run = Table(
         Id,
         Computed("case when state = 'ready' and concurrency_key is not null then job_id end", persisted=True),
     ),
+    # While it waits for upstreams, else NULL: when to look at them again, and job_id. Programs of schema 5 do not know
+    # these, and leave alone what has no due_at.
+    Column("upstreams_due_at", Instant),
+    Column("awaiting_job_id", Id),
     UniqueConstraint("schedule_id", "slot_at", "target_node", name="rota_run_slot"),
     UniqueConstraint("job_id", "active_key", name="rota_run_active_key"),
     _one_of("state", RunState),
@@ -444,6 +463,22 @@ Index(
     run.c.group_id,
     postgresql_where=run.c.group_id.isnot(None),
     sqlite_where=run.c.group_id.isnot(None),
+)
+
+# Serves the look and FIND_AWAITING: whose upstreams are to be looked at next.
+Index(
+    "rota_run_upstreams_due",
+    run.c.upstreams_due_at,
+    postgresql_where=run.c.upstreams_due_at.isnot(None),
+    sqlite_where=run.c.upstreams_due_at.isnot(None),
+)
+# Serves FIND_DEPENDANTS: what an end may let go.
+Index(
+    "rota_run_awaiting",
+    run.c.awaiting_job_id,
+    run.c.slot_at,
+    postgresql_where=run.c.awaiting_job_id.isnot(None),
+    sqlite_where=run.c.awaiting_job_id.isnot(None),
 )
 
 # For whatever locks a node's own runs on MySQL and MariaDB, which lock each row that they look at: by another index,

@@ -49,7 +49,15 @@ VIOLATIONS: dict[str, tuple[str, str]] = {
     ),
     "forgotten": (
         "a waiting run at which nobody will look",
-        "select id as run_id, schedule_id from rota_run where state = 'waiting' and due_at is null",
+        "select id as run_id, schedule_id from rota_run where state = 'waiting' and due_at is null"
+        " and upstreams_due_at is null",
+    ),
+    "awaiting_half": (
+        "a run that waits for upstreams and for nothing else too, or is not known to wait for those of its own job",
+        "select id as run_id, schedule_id from rota_run"
+        " where (upstreams_due_at is not null or awaiting_job_id is not null)"
+        " and (upstreams_due_at is null or awaiting_job_id is null or awaiting_job_id <> job_id or due_at is not null"
+        " or state <> 'waiting')",
     ),
     "success_unproved": (
         "a succeeded run without an attempt that succeeded, which no operator marked so",

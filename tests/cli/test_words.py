@@ -19,7 +19,7 @@ JOB_FLAGS = (
     "--no-op-exit-code --cancel-exit-code --breaker-failures --breaker-pause --lease --priority --stdin --cwd "
     "--run-as --run-as-group --memory-max --cpu-max --open-files-max --processes-max --nice --ionice "
     "--umask --variable --secret --startup --executor --on --max-parallel --prefer --exclude --retry-node "
-    "--max-running --mutex --concurrency-key --max-per-key --rate --keep"
+    "--max-running --mutex --after --upstream-failure --concurrency-key --max-per-key --rate --keep"
 )
 FLAGS = {
     "up": "--demo --seconds --name --pool --label --slots -I -m --lease --poll --drain-timeout --on-term --state-dir "
@@ -29,23 +29,24 @@ FLAGS = {
     "status": "",
     "check": "--nagios --warning-late --critical-late",
     "job add": f"{JOB_FLAGS} --if-exists",
-    "job list": "",
+    "job list": "--ghosts",
     "job show": "",
     "job edit": JOB_FLAGS,
     "job pause": "",
     "job resume": "",
     "job delete": "",
     "job run": "--args --at --in --start-within --key --unique-for --priority --retries --retry-delay "
-               "--concurrency-key --wait --follow",
+               "--concurrency-key --force --wait --follow",
     "schedule add": "--cron --every --at --interval --weekly --tz --gap --fold --anchor --start --end "
                     "--first-run --calendar --on-closed --delay --jitter --start-within --catch-up "
-                    "--catch-up-limit --catch-up-order --overlap --args --if-exists",
-    "schedule list": "",
+                    "--catch-up-limit --catch-up-order --overlap --in-order --args --if-exists",
+    "schedule list": "--ghosts",
+    "schedule mark-succeeded": "",
     "schedule show": "",
     "schedule next": "-n --from",
     "schedule edit": "--cron --every --at --interval --weekly --tz --gap --fold --anchor --start --end "
                      "--first-run --calendar --on-closed --delay --jitter --start-within --catch-up "
-                     "--catch-up-limit --catch-up-order --overlap --args",
+                     "--catch-up-limit --catch-up-order --overlap --in-order --args",
     "schedule pause": "",
     "schedule resume": "--latest",
     "schedule delete": "",
@@ -61,7 +62,7 @@ FLAGS = {
     "run cancel": "",
     "run freeze": "",
     "run thaw": "",
-    "run rerun": "",
+    "run rerun": "--force --downstream --dry-run",
     "run skip": "",
     "run mark-succeeded": "",
     "node list": "",

@@ -234,3 +234,43 @@ def test_a_declared_job_names_its_secrets(rota: Rota) -> None:
     assert outcomes(rota) == [("job", "sales_report", "unchanged")]
     with pytest.raises(Invalid, match="it is named twice"):
         rota.job(secrets=["TOKEN", "TOKEN"])(sales_report)
+
+
+def test_what_the_code_declares_no_more_is_a_ghost_and_goes_on(
+    rota: Rota, registered: dict[str, DeclaredJob[Any, Any]]
+) -> None:
+    rota.job(**OPTIONS)(sales_report)
+    rota.job(executor="async")(fetch)
+    rota.declare()
+    registered.pop("sales_report")
+
+    found = [str(one) for one in rota.declare() if one.outcome == "ghost"]
+
+    assert found == [
+        f"{kind} sales_report is declared no more by {__name__}, and goes on as it is: declare it again, or take it "
+        f"away with `rota {kind} delete sales_report`"
+        for kind in ("job", "schedule")
+    ]
+    assert [view["name"] for view in rota.jobs.list() if view["ghost_since"]] == ["sales_report"]
+    assert rota.schedules["sales_report"].show()["state"] == "active"
+
+    rota.job(**OPTIONS)(sales_report)
+    assert not [one for one in rota.declare() if one.outcome == "ghost"]
+    assert not [view for view in rota.jobs.list() if view["ghost_since"]]
+
+
+def test_what_a_module_declared_that_is_not_loaded_here_is_no_ghost(rota: Rota) -> None:
+    rota.job(**OPTIONS)(sales_report)
+    rota.declare()
+    with rota.database.engine.begin() as connection:
+        connection.exec_driver_sql("update rota_job set declared_by = 'another.module', name = 'other'")
+
+    assert [one.name for one in rota.declare() if one.kind == "job" and one.outcome == "ghost"] == []
+
+
+def test_jobs_are_declared_behind_those_that_they_run_after(rota: Rota) -> None:
+    rota.job(name="a-report", after=["z-load"])(sales_report)
+    rota.job(name="z-load", executor="async")(fetch)
+
+    assert [one.name for one in rota.declare() if one.kind == "job"] == ["z-load", "a-report"]
+    assert rota.jobs.show("z-load")["dependants"] == ["a-report"]

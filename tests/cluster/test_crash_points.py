@@ -28,6 +28,7 @@ from rota.crash import AT_VARIABLE, NOTE_VARIABLE, POINTS
 from rota.model.run import NewRun
 from rota.store.creation import enqueue_runs, request_ids
 from rota.store.database import now_of
+from rota.store.jobs import edit_job
 from rota.store.tables import job, run, schedule
 from rota.store.wakeup import announce
 from tests.cluster.cluster import PATH, ROOT, Cluster, Worker, parent_of
@@ -261,6 +262,24 @@ def add_schedule(cluster: Cluster, first_in_seconds: int = -2) -> list[datetime]
 )
 def test_a_run_goes_to_another_node_when_its_worker_has_died_before_it_started(scene: Scene, expected: str) -> None:
     check_another_node_runs_it(scene, expected)
+
+
+@points(dict.fromkeys(["upstreams.written", "upstreams.committed"], SUCCEEDED))
+def test_a_run_is_let_go_once_although_who_did_it_has_died(scene: Scene, expected: str) -> None:
+    cluster = scene.cluster
+    cluster.add_shell("upstream", "true")
+    cluster.add_shell("job", WORKS, delivery=scene.delivery)
+    change = {"after": ["upstream"]}
+    edit_job(cluster.database, "job", lambda spec: spec.edited(**change), actor="test")
+    scene.go()
+    doomed = scene.doomed(lease_seconds=LEASE_SECONDS)
+    run_id, upstream = cluster.enqueue("job") + cluster.enqueue("upstream")
+
+    scene.wait_for_crash_of(doomed)
+    assert cluster.states([upstream]) == {"succeeded"}
+    scene.survivor("b")
+
+    scene.check(run_id, expected=expected)
 
 
 @points({"mark.before": SUCCEEDED, "mark.written": SUCCEEDED, "mark.committed": LOST}, (MOST,))

@@ -8,11 +8,13 @@ from datetime import timedelta
 import pytest
 
 from rota.model.calendars import Calendar
+from rota.model.job import JobSpec
 from rota.model.reasons import Reason
 from rota.model.states import RunState
 from rota.store.calendars import add_calendar
 from rota.store.forgetting import forget_node
 from rota.store.interventions import cancel_run, mark_succeeded, rerun_run, skip_run
+from rota.store.jobs import add_job
 from rota.store.schedules import pause_schedule, resume_schedule
 from tests.clock import BEGINNING
 from tests.engine.node import Node
@@ -80,6 +82,23 @@ def _(node: Node) -> None:
     schedule(node, catch_up="all")
     node.ledger.clock.advance(minutes=2, seconds=30)
     node.round()
+
+
+def builds_on_a_failed_one(node: Node, **options: object) -> None:
+    node.ledger.add_job("upstream")
+    node.ledger.enqueue("upstream")
+    node.end(node.start_one(), "failed")
+    add_job(
+        node.database,
+        JobSpec.checked("job", kind="shell", target="true", after=["upstream"], **options),  # pyright: ignore[reportArgumentType]
+        actor="ann",
+    )
+    node.ledger.enqueue()
+
+
+@produces(Reason.UPSTREAM, RunState.WAITING)
+def _(node: Node) -> None:
+    builds_on_a_failed_one(node)
 
 
 @produces(Reason.RETRY, RunState.WAITING)
@@ -176,6 +195,12 @@ def _(node: Node) -> None:
     node.ledger.clock.advance(minutes=5)
     node.round()
     resume_schedule(node.database, "each", actor="ann")
+
+
+@produces(Reason.UPSTREAM_FAILED, RunState.SKIPPED)
+def _(node: Node) -> None:
+    builds_on_a_failed_one(node, upstream_failure="skip")
+    node.round()
 
 
 @produces(Reason.OPERATOR, RunState.SKIPPED)

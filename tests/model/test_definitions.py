@@ -120,6 +120,8 @@ def test_a_job_is_read_from_what_users_type() -> None:
             max_per_key=2,
             rate="100/1h30m",
             keep={"failed": "forever", "succeeded": "7d"},
+            after=["load", "clean", "load"],
+            upstream_failure="skip",
         ),
         JobSpec.checked("small", kind="call", target="app.jobs:ping", executor="async", cwd="/srv", lease="5s"),
     ],
@@ -205,6 +207,11 @@ def test_a_job_comes_back_from_its_definition_by_way_of_json(spec: JobSpec) -> N
         ("rate", {"rate": "5/0s"}),
         ("rate", {"rate": "many/1h"}),
         ("rate", {"rate": "5/0.5s"}),
+        ("after", {"after": "a b"}),
+        ("after", {"after": 5}),
+        ("after", {"after": ["job"], "name": "job"}),
+        ("after", {"after": [f"job{number}" for number in range(101)]}),
+        ("upstream_failure", {"upstream_failure": "retry"}),
         ("keep", {"keep": "soon"}),
         ("keep", {"keep": {"running": "1d"}}),
         ("keep.failed", {"keep": {"failed": "1s"}}),
@@ -344,6 +351,7 @@ def test_a_field_that_no_job_has_is_refused() -> None:
         ("catch_up_limit", {"cron": "@daily", "catch_up_limit": 0}),
         ("catch_up_limit", {"cron": "@daily", "catch_up_limit": 100_000}),
         ("overlap", {"cron": "@daily", "overlap": "wait"}),
+        ("in_order", {"cron": "@daily", "in_order": "yes", "catch_up": "all"}),
         ("args", {"cron": "@daily", "args": "{"}),
         ("args", {"cron": "@daily", "args": "[]"}),
         ("args", {"cron": "@daily", "args": ["a"]}),
@@ -368,6 +376,7 @@ def test_a_schedule_with_a_value_that_breaks_its_rule_is_refused_under_its_name(
         ScheduleSpec.checked(
             "tick", job="hello", every="2s", anchor="2026-11-20", catch_up="all", args={"b": 1, "a": 2}
         ),
+        ScheduleSpec.checked("each", job="hello", cron="@daily", catch_up="all", in_order=True),
         ScheduleSpec.checked("once", job="hello", at="2026-12-01T07:00", tz="Asia/Tokyo", overlap="allow"),
         ScheduleSpec.checked(
             "all",
@@ -402,6 +411,9 @@ def test_a_schedule_comes_back_from_its_definition_and_from_its_columns(spec: Sc
 def test_contradictory_options_are_refused() -> None:
     for field, options in (
         ("overlap", {"catch_up": "all", "overlap": "replace"}),
+        ("in_order", {"in_order": True}),
+        ("catch_up_order", {"in_order": True, "catch_up": "all", "catch_up_order": "newest"}),
+        ("start_within", {"in_order": True, "catch_up": "all", "start_within": "1h"}),
         ("end", {"start": "2026-12-02", "end": "2026-12-01"}),
         ("first_run", {"first_run": "2026-12-02", "end": "2026-12-01"}),
         ("first_run", {"first_run": "2026-12-01", "start": "2026-12-02"}),

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, event, insert
 
 from rota.store.advancing import FIND_WAITED
 from rota.store.creation import INSERT_RUNS, TELL_ASKED, TELL_SLOTS
+from rota.store.dependants import FIND_DEPENDANTS, READ_DECIDED
 from rota.store.dialects import ClaimForm
 from rota.store.endings import FIND_ENDING, FIND_EXPIRED, KEEP_ORPHANS
 from rota.store.fanout import FIND_FIRST_OF_GROUPS
@@ -35,12 +36,16 @@ from rota.store.outlook import look_statement
 from rota.store.placing import selector_parameters
 from rota.store.retention import FIND_NEWEST, LOCK_REMOVABLE, READ_GROUPS, READ_NEXT
 from rota.store.sharing import FIND_FIRST, PLACE_RUNS
+from rota.store.tables import dependency, job, permit, run, schedule
 from rota.store.tables import event as events
-from rota.store.tables import job, permit, run, schedule
 from rota.store.types import encode_rows
+from rota.store.upstreams import FIND_AWAITING, READ_BEFORE, READ_LAST, READ_LATEST
+from tests.clock import BEGINNING
 from tests.store.ledger import _JOB, _SCHEDULE, Ledger
 
 FINISHED, READY, RUNNING, WAITING, SCHEDULES, PERMITS = 20_000, 1_000, 50, 50, 2_000, 5_000
+AWAITING, JOBS_AFTER = 200, 5
+TABLES = ("run", "schedule", "job", "event", "permit", "dependency")
 
 # Rows are put there in bulk, without attempts and events.
 pytestmark = pytest.mark.breaks_invariants
@@ -114,6 +119,16 @@ HOT: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
     "LOCK_REMOVABLE": (LOCK_REMOVABLE, {"ids": list(range(101, 201))}, set()),
 }
 
+_slots = encode_rows([{"schedule_id": number, "moment": BEGINNING} for number in (1, 2, 3)])
+_decided = encode_rows([{"job_id": 11, "low": BEGINNING, "high": None}])
+HOT |= {
+    "FIND_AWAITING": (FIND_AWAITING, {"limit": 100}, {"rota_run_upstreams_due"}),
+    "READ_DECIDED": (READ_DECIDED, {"ended": [5, 6, 7]}, {"rota_run_slot"}),
+    "FIND_DEPENDANTS": (FIND_DEPENDANTS, {"decided": _decided}, {"rota_run_awaiting"}),
+    "READ_LATEST": (READ_LATEST, {"asked": _slots}, {"rota_run_slot"}),
+    "READ_BEFORE": (READ_BEFORE, {"asked": _slots}, {"rota_run_slot"}),
+    "READ_LAST": (READ_LAST, {"job_ids": [1, 2]}, {"rota_run_job"}),
+}
 HOT["PLACE_RUNS"] = (PLACE_RUNS, {"placed": encode_rows([{"run_id": 1, "behind_seconds": 0}])}, set())
 # Of another job than those whose runs are many.
 HOT["FIND_FIRST"] = (
@@ -180,7 +195,13 @@ def _rows(ledger: Ledger) -> Iterator[dict[str, Any]]:
             row |= {"state": "running", "lease_ends_at": moment, "claim_id": f"claim-{number}"}
         else:
             row |= {"state": "waiting", "due_at": moment, "schedule_id": number % SCHEDULES}
-        yield row
+        yield row | {"upstreams_due_at": None, "awaiting_job_id": None}
+    for number in range(AWAITING):
+        moment = ledger.clock.after(number)
+        row = common | {"run_at": moment, "enqueued_at": moment, "slot_at": moment, "state": "waiting"}
+        job_id = 10 + number % JOBS_AFTER
+        row |= {"job_id": job_id, "upstreams_due_at": moment, "awaiting_job_id": job_id}
+        yield row | {"schedule_id": SCHEDULES + 1 + number % JOBS_AFTER}
 
 
 def _permits(ledger: Ledger) -> Iterator[dict[str, Any]]:
@@ -205,6 +226,15 @@ def long_ledger(ledger: Ledger) -> Ledger:
                 for n in range(SCHEDULES)
             ],
         )
+        jobs_after = [_JOB | made | {"name": f"after{n}", "id": 10 + n} for n in range(JOBS_AFTER)]
+        connection.execute(insert(job), jobs_after)
+        schedules_after = [
+            _SCHEDULE | made | {"name": f"after{n}", "job_id": 10 + n, "id": SCHEDULES + 1 + n}
+            for n in range(JOBS_AFTER)
+        ]
+        connection.execute(insert(schedule), schedules_after)
+        pairs = [{"job_id": 10 + number, "upstream_id": 1} for number in range(JOBS_AFTER)]
+        connection.execute(insert(dependency), pairs)
         connection.execute(insert(run), list(_rows(ledger)))
         connection.execute(insert(permit), list(_permits(ledger)))
         told = {"kind": "run"}
@@ -216,7 +246,7 @@ def long_ledger(ledger: Ledger) -> Ledger:
     analyze = {
         "sqlite": ("analyze",),
         "postgresql": ("analyze",),
-        "mysql": tuple(f"analyze table rota_{name}" for name in ("run", "schedule", "job", "event", "permit")),
+        "mysql": tuple(f"analyze table rota_{name}" for name in TABLES),
     }
     for statement in analyze[ledger.database.dialect.name]:
         ledger.execute(statement)
@@ -255,6 +285,7 @@ def _read_sqlite(rows: list[Any]) -> tuple[set[str], list[str]]:
             used.add("GROUPS" if line.endswith("FOR GROUP BY") else "SORTS")
         elif "INDEX" in words:
             name = words[words.index("INDEX") + 1]
+            name = "rota_run_slot" if name == "sqlite_autoindex_rota_run_4" else name
             used.add("rota_run_claim_id_key" if "sqlite_autoindex" in name and "claim_id=?" in line else name)
         elif words[0] == "SCAN":
             used.add(f"SCANS {words[1]}")

@@ -129,6 +129,14 @@ def permit_stray(ledger: Ledger) -> None:
     ledger.execute("update rota_permit set claim_id = 'nobody'")
 
 
+@breaks
+def awaiting_half(ledger: Ledger) -> int:
+    ledger.add_job()
+    run_id = ledger.enqueue()
+    ledger.execute("update rota_run set awaiting_job_id = job_id")
+    return run_id
+
+
 @pytest.mark.breaks_invariants
 @pytest.mark.parametrize("rule", BREAKERS)
 def test_a_row_that_was_broken_by_hand_is_found_by_exactly_its_rule(ledger: Ledger, rule: str) -> None:
