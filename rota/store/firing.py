@@ -445,7 +445,8 @@ def slot_row(row: AnyRow, decision: SlotDecision, target: str = ANY) -> dict[str
         "requested_by": f"schedule:{row.name}"[:200],
         "run_at": decision.run_at,
         "start_by": decision.start_by,
-        "queued": decision.queued,
+        # What awaits others queues when these are done; a program of schema 5 wakes what queues.
+        "queued": decision.queued and not awaits,
         # Slots in order are done until they succeed, unless the job says how often to try.
         "retries": FOR_EVER if row.in_order and row.job_retries == 0 else None,
         "lease_seconds": row.lease_seconds,

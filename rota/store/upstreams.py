@@ -55,7 +55,6 @@ FIND_AWAITING = (
         run.c.claim_id,
         run.c.open_schedule_id,
         run.c.start_by,
-        run.c.queued,
         run.c.enqueued_at,
         run.c.pool,
         run.c.priority,
@@ -242,7 +241,7 @@ def _decide(connection: Connection, rows: Sequence[AnyRow]) -> _Plan:
             plan.moves.append(_make_ready(row, judgement.text))
             plan.ready.append(row)
             in_the_way.setdefault(row.open_schedule_id, []).append(row.target_node)
-        elif _gives_up_its_slot(row, of_own):
+        elif _gives_up_its_slot(of_own):
             text = f"{judgement.text}; but another run of its schedule is unfinished, and overlap is skip"
             plan.moves.append(_skip(row, Reason.OVERLAP, text))
         else:
@@ -251,10 +250,10 @@ def _decide(connection: Connection, rows: Sequence[AnyRow]) -> _Plan:
     return plan
 
 
-def _gives_up_its_slot(row: AnyRow, of_own: AnyRow | None) -> bool:
+def _gives_up_its_slot(of_own: AnyRow | None) -> bool:
     if of_own is None or of_own.overlap != Overlap.SKIP:  # a schedule that is gone has left its slots to run
         return False
-    return not row.queued and of_own.catch_up != CatchUp.ALL and not of_own.in_order
+    return of_own.catch_up != CatchUp.ALL and not of_own.in_order
 
 
 def judge_runs(connection: Connection, rows: Sequence[AnyRow]) -> dict[int, Judgement]:

@@ -19,6 +19,7 @@ from sqlalchemy import func, select
 
 from rota.errors import DatabaseUnavailable
 from rota.store import migrate
+from rota.store.jobs import edit_job
 from rota.store.migrate import SCHEMA_VERSION, schema_version
 from rota.store.tables import attempt, run
 from tests.cluster.cluster import PATH, ROOT, WAIT_SECONDS, Cluster, Worker, descendants_of
@@ -102,8 +103,22 @@ def test_old_and_new_programs_share_the_work_while_nodes_are_upgraded_one_by_one
         upgrade(cluster)
         assert cluster.database.read(schema_version) == (SCHEMA_VERSION, 2)
         c = cluster.start("c", slots=4, lease_seconds=3.0)
+        # What waits for an upstream the older programs leave alone.
+        cluster.add_shell("gate", 'note start; while [ ! -e "$FOLDER/go" ]; do sleep 0.05; done; note end')
+        cluster.add_shell("behind", "note start; note end")
+        after = {"after": ["gate"]}
+        edit_job(cluster.database, "behind", lambda spec: spec.edited(**after), actor="test")
+        behind, gate = cluster.enqueue("behind") + cluster.enqueue("gate")
         run_ids = cluster.enqueue("works", RUNS)
         cluster.wait(lambda: nodes_of_attempts(cluster, "succeeded") == {"a", "b", "c"}, "all three have done some")
+
+        assert cluster.states([behind]) == {"waiting"}
+        (folder / "go").touch()
+        assert cluster.wait_for_end(gate, behind) == {"succeeded"}
+        (gate_end,), (behind_start,) = (
+            cluster.ledger.entries(w, run_id=r) for w, r in (("end", gate), ("start", behind))
+        )
+        assert gate_end.at <= behind_start.at
 
         kill_whole(a)
         cluster.wait(lambda: cluster.states(run_ids) == {"succeeded"}, "the others have done all of it")
