@@ -32,6 +32,7 @@ from rota.store.types import AnyRow, db_now, db_now_plus, encode_rows, given_row
 
 LOOK_BATCH_MAX = 500
 OLDEST_MAX = 1000
+PAIRS_MAX = 20_000  # of a run and a schedule of an upstream, in one look: each is two probes of an index
 # What an end brings forward is looked at then; the rest a tenth of its age later, between these.
 AGAIN_SECONDS_MIN = 2.0
 AGAIN_SECONDS_MAX = 300.0
@@ -74,6 +75,12 @@ READ_PAIRS = (
     .outerjoin(_upstream, _upstream.c.id == dependency.c.upstream_id)
     .where(dependency.c.job_id.in_(bindparam("job_ids", expanding=True)))
     .order_by(_upstream.c.name, dependency.c.upstream_id)
+)
+COUNT_SCHEDULES = (
+    select(dependency.c.job_id, func.count().label("schedules"))
+    .join(schedule, schedule.c.job_id == dependency.c.upstream_id)
+    .where(dependency.c.job_id.in_(bindparam("job_ids", expanding=True)))
+    .group_by(dependency.c.job_id)
 )
 READ_FAILURE_RULES = select(job.c.id, job.c.upstream_failure).where(job.c.id.in_(bindparam("job_ids", expanding=True)))
 READ_OWN = select(schedule.c.id, schedule.c.overlap, schedule.c.catch_up, schedule.c.in_order).where(
@@ -208,6 +215,8 @@ def look_at_upstreams(database: Database, *, limit: int = LOOK_BATCH_MAX) -> Loo
         if not rows:
             connection.execute(LOOK_AWAY)
             return Looked()
+        is_full = len(rows) >= limit
+        rows, is_cut = _cut(connection, rows)
         plan = _decide(connection, rows)
         place_waiting(connection, plan.ready)
         apply_moves(connection, plan.moves)
@@ -215,12 +224,24 @@ def look_at_upstreams(database: Database, *, limit: int = LOOK_BATCH_MAX) -> Loo
             connection.execute(LOOK_AGAIN, {"again": encode_rows(plan.again)})
         if plan.ready:
             crash.at("upstreams.written")
-        return Looked(len(plan.ready), len(plan.moves) - len(plan.ready), len(plan.again), len(rows) >= limit)
+        return Looked(len(plan.ready), len(plan.moves) - len(plan.ready), len(plan.again), is_full or is_cut)
 
     looked = write_fresh(database, look)
     if looked.ready:
         crash.at("upstreams.committed")
     return looked
+
+
+def _cut(connection: Connection, rows: Sequence[AnyRow]) -> tuple[Sequence[AnyRow], bool]:
+    """Return the first of these runs, as many as one look can judge, and whether that is not all of them."""
+    job_ids = sorted({row.job_id for row in rows})
+    counts = {one.job_id: one.schedules for one in connection.execute(COUNT_SCHEDULES, {"job_ids": job_ids})}
+    pairs = 0
+    for number, row in enumerate(rows):
+        pairs += counts.get(row.job_id, 0)
+        if pairs > PAIRS_MAX and number:
+            return rows[:number], True
+    return rows, False
 
 
 def _decide(connection: Connection, rows: Sequence[AnyRow]) -> _Plan:
@@ -332,6 +353,7 @@ def find_held_up(connection: Connection) -> dict[str, tuple[str, list[AnyRow]]]:
     rows = connection.execute(FIND_OLDEST).all()
     found: dict[str, tuple[str, list[AnyRow]]] = {}
     if rows:
+        rows, _ = _cut(connection, rows)
         standings = read_standings(connection, rows)
         for row in rows:
             for standing in standings[row.id]:

@@ -139,6 +139,25 @@ def test_very_many_dependants_do_not_keep_their_upstream_from_ending(ledger: Led
     assert (looked.ready, looked.is_full) == (500, True)
 
 
+def test_an_upstream_with_very_many_schedules_is_looked_at_for_few_runs_at_a_time(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstreams, "PAIRS_MAX", 10)
+    add(ledger, "load")
+    add(ledger, "report", "load")
+    for number in range(4):
+        ledger.add_schedule(f"load{number}", "load", next_slot_at=BEGINNING)
+    fire(ledger)
+    finish(ledger)
+    ledger.clock.advance(seconds=1)
+    runs = ledger.enqueue_many([NewRun("report")] * 5)
+
+    looks = [look_at_upstreams(ledger.database) for _ in range(4)]
+
+    assert [(looked.ready, looked.is_full) for looked in looks] == [(2, True), (2, True), (1, False), (0, False)]
+    assert {ledger.run(run_id).state for run_id in runs} == {RunState.READY}
+
+
 # Time
 
 
