@@ -2,6 +2,7 @@
 
 Invariant: nothing is guessed. A sentence repeats the recorded reason, or names the rows and the moments that decide.
 For what has not happened yet, every condition that holds it is named, the one that decides first at the front.
+Over-long, as a list of explanations.
 """
 
 from __future__ import annotations

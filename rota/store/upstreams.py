@@ -3,7 +3,7 @@
 Invariant: a run of a job that runs after others becomes ready only when each upstream's latest slot at or before its
 own has succeeded, as the ledger says at that moment; nothing is counted or remembered. So an end that is told twice,
 too early or not at all changes only when it is looked at. Any number of nodes may look at once: what one of them has
-locked the others pass over.
+locked the others pass over. Over-long, since the reads and the judgement that is made of them are one decision.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import func, select
@@ -41,14 +41,16 @@ def test_each_slot_of_a_chain_starts_behind_what_it_builds_on_although_nodes_die
 
     rows = cluster.database.read(lambda c: c.execute(select(run)).all())
     assert {row.state for row in rows} == {"succeeded"}
-    by_slot: dict[str, list[object]] = {name: sorted(row.slot_at for row in rows if row.job == name) for name in CHAIN}
+    by_slot: dict[str, list[datetime]] = {
+        name: sorted(row.slot_at for row in rows if row.job == name) for name in CHAIN
+    }
     # Each slot that has been decided has one run. Those of an upstream may be decided a moment later.
     assert all(len(slots) == len(set(slots)) >= SLOTS for slots in by_slot.values())
     runs = {(row.job, row.slot_at): row.id for row in rows}
     ends = {entry.run_id: entry.at for entry in reversed(cluster.ledger.entries("end"))}  # the first of each
     for name, upstream in zip(CHAIN[1:], CHAIN, strict=False):
         for slot in by_slot[name]:
-            before = max(one for one in by_slot[upstream] if one <= slot)  # type: ignore[operator]
+            before = max(one for one in by_slot[upstream] if one <= slot)
             started = min(entry.at for entry in cluster.ledger.entries("start", run_id=runs[name, slot]))
             assert ends[runs[upstream, before]] <= started, f"{name} of {slot} started too early"
     assert [worker.trouble() for worker in workers[1:]] == [[], []]
