@@ -21,16 +21,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rota.errors import AlreadyFinished, DatabaseUnavailable, Invalid, Preempted
+from rota.execution.linux import boottime
 from rota.execution.python_job import name_bases, name_type
 from rota.model.documents import encode_document
 from rota.model.durations import parse_duration
-from rota.model.job import LEASE_SECONDS_MAX, LEASE_SECONDS_MIN
+from rota.model.job import LEASE_SECONDS, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN
 from rota.model.names import check_pool
 from rota.model.run import CLIENT_PREFIX, End, NodeIdentity
 from rota.model.run import Claim as Held
 from rota.store.advancing import advance_runs
 from rota.store.breakers import let_runs_through
-from rota.store.clock import is_clock_held
+from rota.store.clock import ClockWatch, read_clock
 from rota.store.endings import end_runs, rescue_runs
 from rota.store.firing import fire_schedules
 from rota.store.leases import claim_runs, mark_started, renew_claims
@@ -48,8 +49,9 @@ BROKEN_MAX = 100  # runs that nobody could execute, passed over in one poll
 class Poller:
     """Takes runs for this process, under a name of its own that no other process has."""
 
-    def __init__(self, rota: Rota, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, rota: Rota, *, clock: Callable[[], float] = boottime) -> None:
         self._rota = rota
+        self._watch: ClockWatch | None = None  # from the first look on, since it takes the database
         host = socket.gethostname()[:150]
         self.identity = NodeIdentity(
             name=f"{CLIENT_PREFIX}{host}:{os.getpid()}", holder=secrets.token_hex(16), boot_id=_read_boot_id()
@@ -100,10 +102,14 @@ class Poller:
             if self._tended_at is not None and now - self._tended_at < TEND_SECONDS:
                 return False
             self._tended_at = now
-        is_held = is_clock_held(database)
-        rescued = 0 if is_held else rescue_runs(database, rescuer=self.identity.name)
-        fired = fire_schedules(database, fired_by=self.identity.name, is_held=is_held)
-        advanced = advance_runs(database, is_held=is_held)
+            if self._watch is None:
+                self._watch = ClockWatch(database, LEASE_SECONDS, node=self.identity.name)
+            as_of, is_held = read_clock(database)
+            if step := self._watch.observe(now, self._clock(), as_of):
+                is_held = step > 0
+        rescued = 0 if is_held else rescue_runs(database, rescuer=self.identity.name, as_of=as_of)
+        fired = fire_schedules(database, fired_by=self.identity.name, is_held=is_held, as_of=as_of)
+        advanced = advance_runs(database, is_held=is_held, as_of=as_of)
         through = let_runs_through(database)
         return bool(rescued or fired.ready or advanced.ready or through)
 

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 
-from rota.engine.clock_guard import ClockGuard
 from rota.engine.tidier import Tidier
 from rota.errors import DatabaseUnavailable
 from rota.execution.linux import boottime
@@ -21,7 +20,7 @@ from rota.model.placement import NO_LABELS
 from rota.model.run import NodeIdentity
 from rota.store.advancing import advance_runs, miss_unreachable
 from rota.store.breakers import let_runs_through
-from rota.store.clock import tell_clock_step
+from rota.store.clock import ClockWatch
 from rota.store.database import Database
 from rota.store.endings import rescue_runs
 from rota.store.findings import watch_health
@@ -82,25 +81,20 @@ class Scheduler:
         self.environments = environments
         self.secrets: tuple[str, ...] = ()  # names of those that this node can read now
         self.labels: Mapping[str, str] | None = NO_LABELS  # of this node; None: whatever jobs say of nodes, it is meant
-        self._lease_seconds = lease_seconds
         self._clock = clock
-        self._guard = ClockGuard(lease_seconds)
-        self._untold_step = 0.0
+        self._watch = ClockWatch(database, lease_seconds, node=identity.name)
 
     def look(self) -> Outlook:
         """Ask what there is to do; notice when the database's clock has stepped since, and tell the others."""
         asked_at = self._clock()
         outlook = look(self._database, self.identity, self.pools, self.environments, self.secrets, self.labels)
-        step = self._guard.observe(asked_at, self._clock(), outlook.now) or self._untold_step
-        if step:
-            self._untold_step = step  # also after a failure
-            tell_clock_step(self._database, step, self._lease_seconds, node=self.identity.name)
-            self._untold_step = 0.0
-            outlook = dataclasses.replace(outlook, is_held=step > 0)
-        return outlook
+        step = self._watch.observe(asked_at, self._clock(), outlook.now)
+        return dataclasses.replace(outlook, is_held=step > 0) if step else outlook
 
     def round(self, outlook: Outlook) -> Done:
         """Do what ``outlook`` says is due: one batch of each kind. One that fails does not hold up the others.
+
+        What is late is told by the moment of the look, which the guard has seen: the clock may have stepped since.
 
         Raises:
             DatabaseUnavailable: nobody answers; what was done before stays done.
@@ -112,7 +106,7 @@ class Scheduler:
         # First what can no longer start: it must not keep a slot that may from doing so.
         if outlook.due_has_come:
             with _trouble_kept(done):
-                advanced = advance_runs(self._database, is_held=outlook.is_held)
+                advanced = advance_runs(self._database, is_held=outlook.is_held, as_of=outlook.now)
                 done.ready += advanced.ready
                 done.missed = advanced.missed
         if outlook.slot_has_come:
@@ -120,7 +114,7 @@ class Scheduler:
                 self._fire(done, outlook)
         if outlook.lease_has_ended and not outlook.is_held:
             with _trouble_kept(done):
-                done.rescued = rescue_runs(self._database, rescuer=self.identity.name)
+                done.rescued = rescue_runs(self._database, rescuer=self.identity.name, as_of=outlook.now)
                 if done.rescued:
                     log.warning("took %d runs away from nodes whose lease was over", done.rescued)
         if outlook.half_open_has_come:
@@ -154,7 +148,11 @@ class Scheduler:
 
     def _fire(self, done: Done, outlook: Outlook) -> None:
         fired = fire_schedules(
-            self._database, fired_by=self.identity.name, limit=FIRE_BATCH_MAX, is_held=outlook.is_held
+            self._database,
+            fired_by=self.identity.name,
+            limit=FIRE_BATCH_MAX,
+            is_held=outlook.is_held,
+            as_of=outlook.now,
         )
         done.ready += fired.ready
         done.slots, done.set_aside = fired.runs, fired.set_aside

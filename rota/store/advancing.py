@@ -7,6 +7,7 @@ nodes may do it at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import Connection, String, and_, bindparam, case, exists, func, literal, not_, null, or_, select, update
 
@@ -22,7 +23,7 @@ from rota.store.moves import Move, apply_moves, write_fresh
 from rota.store.sharing import place_waiting
 from rota.store.suspension import is_pool_paused
 from rota.store.tables import job, node, run, schedule
-from rota.store.types import AnyRow, db_now, db_now_plus
+from rota.store.types import AS_OF, AnyRow, db_now, db_now_plus
 
 ADVANCE_BATCH_MAX = 500
 QUEUE_RECHECK_SECONDS = 5.0
@@ -52,9 +53,9 @@ FIND_WAITED = (
         run.c.job_id.in_(select(job.c.id).where(job.c.state == JobState.PAUSED.value)).label("job_paused"),
         run.c.job_id.in_(HELD_JOBS).label("job_held"),
         is_pool_paused(run.c.pool).label("pool_paused"),
-        db_now().label("now"),
+        AS_OF.label("now"),
     )
-    .where(run.c.due_at <= db_now())
+    .where(run.c.due_at <= AS_OF)
     .order_by(run.c.due_at)
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)
@@ -170,14 +171,16 @@ class Advanced:
     postponed: int = 0
 
 
-def advance_runs(database: Database, *, limit: int = ADVANCE_BATCH_MAX, is_held: bool = False) -> Advanced:
+def advance_runs(
+    database: Database, *, limit: int = ADVANCE_BATCH_MAX, is_held: bool = False, as_of: datetime | None = None
+) -> Advanced:
     """Move on the runs whose time has come: waiting to ready, and to missed what could not start in its window.
 
-    With ``is_held`` nothing is missed, while the clock is not trusted.
+    With ``is_held`` nothing is missed, while the clock is not trusted. ``as_of`` is as for ``rescue_runs``.
     """
 
     def advance(connection: Connection) -> Advanced:
-        rows = connection.execute(FIND_WAITED, {"limit": limit}).all()
+        rows = connection.execute(FIND_WAITED, {"limit": limit, "as_of": as_of}).all()
         queued = [row.id for row in rows if row.queued and row.state == RunState.WAITING.value]
         blocked: set[int] = set()
         if queued:

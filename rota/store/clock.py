@@ -7,9 +7,11 @@ and it counts only while its end is near: a clock that is put back again does no
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 
 from sqlalchemy import Connection, and_, bindparam, literal, or_, select, update
 
+from rota.model.clock_guard import ClockGuard
 from rota.model.durations import format_duration
 from rota.store.database import Database
 from rota.store.events import tell_change
@@ -39,6 +41,7 @@ BEGIN_HOLD = (
 )
 END_HOLD = update(schema).where(schema.c.id == 1).values(clock_held_until=None)
 READ_HELD = select(schema.c.clock_held_until).where(schema.c.id == 1, IS_HELD)
+READ_CLOCK = select(db_now().label("now"), IS_HELD.label("is_held"))
 
 
 def tell_clock_step(database: Database, step_seconds: float, hold_seconds: float, *, node: str) -> None:
@@ -66,6 +69,33 @@ def tell_clock_step(database: Database, step_seconds: float, hold_seconds: float
     database.write(tell, repeatable=True)
 
 
-def is_clock_held(database: Database) -> bool:
-    """Tell whether nothing late is to be decided now, since the clock has stepped."""
-    return database.read(lambda connection: connection.execute(READ_HELD).scalar()) is not None
+def read_clock(database: Database) -> tuple[datetime, bool]:
+    """Return the database's clock, and whether nothing late is to be decided now, since it has stepped."""
+    row = database.read(lambda connection: connection.execute(READ_CLOCK).one())
+    return row.now, bool(row.is_held)
+
+
+class ClockWatch:
+    """Sees to it that whoever decides what is late has compared the database's clock with one that never steps."""
+
+    def __init__(self, database: Database, lease_seconds: float, *, node: str) -> None:
+        self._database = database
+        self._lease_seconds = lease_seconds
+        self._node = node
+        self._guard = ClockGuard(lease_seconds)
+        self._untold_step = 0.0
+
+    def observe(self, asked_at: float, answered_at: float, now: datetime) -> float:
+        """Return by how many seconds the clock has stepped since the last look, and tell all nodes; 0.0 if it has not.
+
+        The parameters are those of ``ClockGuard.observe``.
+
+        Raises:
+            DatabaseUnavailable: it is not told, which the next look will do.
+        """
+        step = self._guard.observe(asked_at, answered_at, now) or self._untold_step
+        if step:
+            self._untold_step = step  # also after a failure
+            tell_clock_step(self._database, step, self._lease_seconds, node=self._node)
+            self._untold_step = 0.0
+        return step

@@ -11,6 +11,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
@@ -40,7 +41,7 @@ from rota.store.leases import deadline_left, find_locked
 from rota.store.moves import Move, apply_moves, complete_attempts, write_fresh
 from rota.store.reports import FORGET_OUTPUT, row_of_piece
 from rota.store.tables import BY_CLAIM_ALONE, attempt, job, output, run
-from rota.store.types import AnyRow, db_now, encode_rows, given_rows, in_portions
+from rota.store.types import AS_OF, AnyRow, db_now, encode_rows, given_rows, in_portions
 from rota.store.wakeup import announce
 
 _FACTS = (
@@ -81,7 +82,7 @@ FIND_ENDING_FREE = _ending.with_for_update(skip_locked=True)
 # Runs whose lease is over by the database's clock. Served by rota_run_lease.
 FIND_EXPIRED = (
     select(*_FACTS)
-    .where(run.c.lease_ends_at < db_now())
+    .where(run.c.lease_ends_at < AS_OF)
     .order_by(run.c.lease_ends_at)
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)
@@ -271,15 +272,18 @@ def _is_ended_by_job(kept: AnyRow, end: End) -> bool:
     return kept.state == AttemptState.SUCCEEDED.value and kept.seconds is None and end.seconds is not None
 
 
-def rescue_runs(database: Database, *, rescuer: str, limit: int = 100) -> int:
-    """Take runs away from nodes whose lease is over by the database's clock; return how many.
+def rescue_runs(database: Database, *, rescuer: str, limit: int = 100, as_of: datetime | None = None) -> int:
+    """Take runs away from nodes whose lease was over by ``as_of``, by the database's clock; return how many.
+
+    ``as_of`` is a moment at which that clock is known not to have stepped, None for now: it may step at any moment
+    after a look at it, also between that look and this.
 
     Safe on any number of nodes at once: each run is taken away once, under the claim and the lease that it was found
     with, so that one which is renewed meanwhile stays where it is.
     """
 
     def rescue(connection: Connection) -> int:
-        rows = connection.execute(FIND_EXPIRED, {"limit": limit}).all()
+        rows = connection.execute(FIND_EXPIRED, {"limit": limit, "as_of": as_of}).all()
         known = _read_rules(connection, rows)
         moves: list[Move] = []
         for row in rows:

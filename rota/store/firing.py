@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Select, String, and_, bindparam, case, func, insert, literal, select, update
@@ -46,7 +47,7 @@ from rota.store.fanout import (
 from rota.store.moves import Move, Stale, apply_moves, until_fresh
 from rota.store.outlook import IS_ACTIVE
 from rota.store.tables import event, job, run, schedule
-from rota.store.types import AnyRow, db_now, db_now_plus, encode_rows, given_rows
+from rota.store.types import AS_OF, AnyRow, db_now, db_now_plus, encode_rows, given_rows
 
 log = logging.getLogger("rota.store")
 
@@ -69,11 +70,11 @@ FIND_DUE = (
         job.c.exclude,
         job.c.after,
         job.c.retries.label("job_retries"),
-        db_now().label("now"),
+        AS_OF.label("now"),
     )
     # Without its job a schedule is set aside; left out here, it would be due for ever.
     .outerjoin(job, job.c.id == schedule.c.job_id)
-    .where(IS_ACTIVE, schedule.c.next_slot_at <= db_now())
+    .where(IS_ACTIVE, schedule.c.next_slot_at <= AS_OF)
     .order_by(schedule.c.next_slot_at)
     .limit(bindparam("limit"))
 )
@@ -197,12 +198,20 @@ class Fired:
         )
 
 
-def fire_schedules(database: Database, *, fired_by: str, limit: int = FIRE_BATCH_MAX, is_held: bool = False) -> Fired:
+def fire_schedules(
+    database: Database,
+    *,
+    fired_by: str,
+    limit: int = FIRE_BATCH_MAX,
+    is_held: bool = False,
+    as_of: datetime | None = None,
+) -> Fired:
     """Decide the slots that are due, of up to ``limit`` schedules, and move their cursors past them.
 
-    ``is_held`` leaves alone what is late, while the clock is not trusted. Any number of nodes may do it at once: the
-    compare-and-set lets one of them decide each schedule. What it read of unfinished runs may have ended when it
-    writes, and none can have been added but by a person, so that a slot is skipped at most as it was a moment before.
+    ``is_held`` leaves alone what is late, while the clock is not trusted; ``as_of`` is as for ``rescue_runs``. Any
+    number of nodes may do it at once: the compare-and-set lets one of them decide each schedule. What it read of
+    unfinished runs may have ended when it writes, and none can have been added but by a person, so that a slot is
+    skipped at most as it was a moment before.
 
     Raises:
         DatabaseRefused: it does not take what was decided about one of them; the others have been fired all the same.
@@ -210,17 +219,18 @@ def fire_schedules(database: Database, *, fired_by: str, limit: int = FIRE_BATCH
     """
 
     find = FIND_DUE_ON_TIME if is_held else FIND_DUE
+    parameters = {"limit": limit, "as_of": as_of}
     try:
-        return _fire(database, find, limit, fired_by)
+        return _fire(database, find, parameters, fired_by)
     except DatabaseRefused:
-        due = database.read(lambda connection: connection.execute(find, {"limit": limit}).all())
+        due = database.read(lambda connection: connection.execute(find, parameters).all())
         if len(due) == 1:
             raise
     # One of them holds what the database does not take, or it takes nothing of any: each goes by itself.
     fired, refusals = Fired(), list[DatabaseRefused]()
     for row in due:
         try:
-            fired += _fire(database, find.where(schedule.c.id == row.id), 1, fired_by)
+            fired += _fire(database, find.where(schedule.c.id == row.id), parameters, fired_by)
         except DatabaseRefused as error:
             refusals.append(DatabaseRefused(f"schedule {row.name} cannot be fired: {error}"))
     if refusals:
@@ -238,10 +248,10 @@ class _Plan:
     skipping: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
-def _fire(database: Database, find: Select[Any], limit: int, fired_by: str) -> Fired:
+def _fire(database: Database, find: Select[Any], parameters: Mapping[str, Any], fired_by: str) -> Fired:
     def fire() -> Fired:
         # Decided before the transaction, which is short then: SQLite's other writers wait for it.
-        plan = database.read(lambda connection: _plan(connection, find, limit))
+        plan = database.read(lambda connection: _plan(connection, find, parameters))
         if not plan.cursors:
             return Fired()
         crash.at("fire.decided")
@@ -252,9 +262,9 @@ def _fire(database: Database, find: Select[Any], limit: int, fired_by: str) -> F
     return until_fresh(fire)
 
 
-def _plan(connection: Connection, find: Select[Any], limit: int) -> _Plan:
+def _plan(connection: Connection, find: Select[Any], parameters: Mapping[str, Any]) -> _Plan:
     plan = _Plan()
-    rows = connection.execute(find, {"limit": limit}).all()
+    rows = connection.execute(find, parameters).all()
     if not rows:
         return plan
     opened = read_open(connection, rows)

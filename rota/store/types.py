@@ -25,6 +25,7 @@ from sqlalchemy import (
     Text,
     bindparam,
     column,
+    func,
     literal,
 )
 from sqlalchemy.dialects import mysql
@@ -108,6 +109,11 @@ class db_now(FunctionElement[datetime]):  # noqa: N801 - it reads as the SQL fun
 def db_now_plus(seconds: ColumnElement[Any]) -> db_now:
     """The database's clock plus ``seconds``, a column or a parameter."""
     return db_now(seconds * 1_000_000)
+
+
+# What a look knows the clock by: the moment it was given, or now. Between a look and what follows from it the clock may
+# step, and each mention of ``db_now`` reads it anew.
+AS_OF = func.coalesce(bindparam("as_of", None, type_=Instant()), db_now())
 
 
 @compiles(db_now, "postgresql")

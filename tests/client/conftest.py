@@ -18,5 +18,6 @@ def rota(database_url: str, clock: Clock) -> Iterator[Rota]:
     database = Database(database_url, connections_max=5)
     clock.govern(database)
     made._database = database
+    made._poller._clock = clock.uptime
     yield made
     made.close()

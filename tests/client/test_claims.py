@@ -41,6 +41,27 @@ def test_a_claim_brings_all_that_a_handler_needs(rota: Rota, job: str, ledger: L
     assert rota.poll() is None
 
 
+def test_whoever_looks_after_the_ledger_without_a_node_takes_nothing_away_when_the_clock_steps(
+    rota: Rota, job: str, ledger: Ledger
+) -> None:
+    rota.enqueue(job)
+    claim = poll(rota)
+    duties_are_due(rota)
+    assert rota.poll() is None
+
+    ledger.clock.step(hours=1)
+    for _ in range(2):
+        duties_are_due(rota)
+        assert rota.poll() is None
+    assert ledger.run(claim.run_id).losses == 0
+    assert ledger.value("select count(*) from rota_event where kind = 'clock'") == 1
+    ledger.clock.advance(seconds=61)
+    duties_are_due(rota)
+    rota.poll()
+
+    assert ledger.run(claim.run_id).losses == 1
+
+
 def test_what_commits_with_its_writes_is_left_to_a_worker(rota: Rota, job: str) -> None:
     rota.jobs.add("count", call="totals:count", delivery="transactional", timeout="5s")
     waiting = rota.enqueue("count", priority=10)
@@ -247,11 +268,12 @@ def test_polling_fires_schedules_and_rescues_where_no_worker_does(
     rota: Rota, job: str, ledger: Ledger, clock: Clock
 ) -> None:
     rota.schedules.add("each", job, every="5m")
+    clock.advance(seconds=299.5)
     assert rota.poll() is None
-    clock.advance(minutes=5)
+    clock.advance(seconds=0.5)
 
     quiet = rota.poll()  # within a second of the last look
-    duties_are_due(rota)
+    clock.advance(seconds=0.5)
     fired = poll(rota)
     clock.advance(seconds=61)
     duties_are_due(rota)
@@ -259,7 +281,7 @@ def test_polling_fires_schedules_and_rescues_where_no_worker_does(
 
     assert quiet is None
     assert fired.schedule == "each"
-    assert fired.slot == clock.after(-61)
+    assert fired.slot == clock.after(-61.5)
     assert (rescued.run_id, rescued.attempt) == (fired.run_id, 2)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from rota.engine.clock_guard import ClockGuard
+from rota.model.clock_guard import ClockGuard
 from rota.model.run import Claim
 from rota.store.leases import renew_claims
 from tests.clock import BEGINNING
@@ -68,6 +69,27 @@ def test_after_a_step_forward_nothing_is_caught_up_or_missed_for_one_lease(node:
 
     assert ledger.value("select count(*) from rota_run where schedule = 'each'") > 0
     assert ledger.value(TOLD) == 1
+
+
+def test_a_step_after_the_look_or_amidst_of_it_changes_nothing_of_what_follows_from_it(
+    node: Node, ledger: Ledger
+) -> None:
+    claim, other = start_before_others(node)
+    ledger.add_schedule("each", next_slot_at=BEGINNING + timedelta(minutes=1))
+    ledger.add_job("elsewhere", pool="elsewhere")
+    ledger.enqueue("elsewhere", start_within_seconds=60)
+    scheduler = other.bookkeeper._scheduler
+    outlook = scheduler.look()
+
+    ledger.clock.step(hours=1)
+    # What was compared late in the look has seen the step, and the moment that the guard saw has not.
+    done = scheduler.round(replace(outlook, slot_has_come=True, due_has_come=True, lease_has_ended=True))
+
+    assert (done.trouble, done.slots, done.missed, done.rescued) == (None, 0, 0, 0)
+    assert ledger.run(claim.run_id).claim_id == claim.claim_id
+    other.round()
+    assert ledger.value(TOLD) == 1
+    assert ledger.run(claim.run_id).claim_id == claim.claim_id
 
 
 def test_after_a_step_forward_a_window_does_not_pass_for_one_lease(node: Node, ledger: Ledger) -> None:

@@ -353,7 +353,7 @@ class Play:
     # Schedulers
 
     def fire(self, node: Node, others: Sequence[str]) -> None:
-        plan = self.database.read(lambda connection: firing._plan(connection, firing.FIND_DUE, 100))
+        plan = self.database.read(lambda connection: firing._plan(connection, firing.FIND_DUE, {"limit": 100}))
         self._meanwhile(others)
         try:
             if plan.cursors:
