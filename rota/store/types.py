@@ -24,8 +24,8 @@ from sqlalchemy import (
     String,
     Text,
     bindparam,
+    case,
     column,
-    func,
     literal,
 )
 from sqlalchemy.dialects import mysql
@@ -111,9 +111,10 @@ def db_now_plus(seconds: ColumnElement[Any]) -> db_now:
     return db_now(seconds * 1_000_000)
 
 
-# What a look knows the clock by: the moment it was given, or now. Between a look and what follows from it the clock may
-# step, and each mention of ``db_now`` reads it anew.
-AS_OF = func.coalesce(bindparam("as_of", None, type_=Instant()), db_now())
+_as_of = bindparam("as_of", None, type_=Instant())
+# What follows from a look goes by the moment of the look, or by now when that is earlier, or when it is given none: the
+# clock may step between the two, either way, and each mention of ``db_now`` reads it anew.
+AS_OF = case((_as_of < db_now(), _as_of), else_=db_now())
 
 
 @compiles(db_now, "postgresql")

@@ -92,6 +92,21 @@ def test_a_step_after_the_look_or_amidst_of_it_changes_nothing_of_what_follows_f
     assert ledger.run(claim.run_id).claim_id == claim.claim_id
 
 
+def test_a_step_back_after_the_look_fires_nothing_before_its_time(node: Node, ledger: Ledger) -> None:
+    ledger.add_job()
+    ledger.add_schedule("each", next_slot_at=BEGINNING + timedelta(minutes=30))
+    node.settle()
+    ledger.clock.step(hours=1)
+    scheduler = node.bookkeeper._scheduler
+    outlook = scheduler.look()
+
+    ledger.clock.step(hours=-1)
+    scheduler.round(replace(outlook, is_held=False))
+    scheduler.round(outlook)
+
+    assert ledger.runs() == []
+
+
 def test_after_a_step_forward_a_window_does_not_pass_for_one_lease(node: Node, ledger: Ledger) -> None:
     ledger.add_job(pool="elsewhere")
     ledger.enqueue(start_within_seconds=60)
