@@ -22,6 +22,8 @@ PARTS = {
     "rota.jobs": "rota.client.jobs:Jobs",
     "rota.schedules": "rota.client.schedules:Schedules",
     "rota.schedules[key]": "rota.client.schedules:ScheduleHandle",
+    "rota.backfills": "rota.client.backfills:Backfills",
+    "rota.backfills[id]": "rota.client.backfills:BackfillHandle",
     "rota.calendars": "rota.client.calendars:Calendars",
     "rota.runs": "rota.client.runs:Runs",
     "rota.nodes": "rota.client.facts:Nodes",

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "job":      ("rota.cli.job:job",               "What to run, and how."),
     "schedule": ("rota.cli.schedule:schedule",     "When a job is due, and what happens when it is late."),
     "calendar": ("rota.cli.calendar:calendar",     "When schedules rest: weekdays, dates, holidays, windows."),
+    "backfill": ("rota.cli.backfill:backfill",     "Run the slots of the past, on request."),
     "run":      ("rota.cli.run:run",               "One execution wanted: look, wait, cancel, rerun."),
     "node":     ("rota.cli.node:node",             "The machines that share the database."),
     "pool":     ("rota.cli.pool:pool",             "Named sets of nodes: what is ready there, pause and resume."),

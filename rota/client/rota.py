@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.orm import Session
 
+    from rota.client.backfills import Backfills
     from rota.client.calendars import Calendars
     from rota.client.claims import Claim, Poller
     from rota.client.facts import Nodes, Pools, Why
@@ -131,6 +132,13 @@ class Rota:
         from rota.client.runs import Runs
 
         return Runs(self)
+
+    @cached_property
+    def backfills(self) -> Backfills:
+        """All backfills."""
+        from rota.client.backfills import Backfills
+
+        return Backfills(self)
 
     @cached_property
     def nodes(self) -> Nodes:

@@ -19,6 +19,7 @@ from rota.model.environment import NO_ENVIRONMENTS, Environments
 from rota.model.placement import NO_LABELS
 from rota.model.run import NodeIdentity
 from rota.store.advancing import advance_runs, miss_unreachable
+from rota.store.backfill_steps import step_backfills
 from rota.store.breakers import let_runs_through
 from rota.store.clock import ClockWatch
 from rota.store.database import Database
@@ -41,6 +42,7 @@ class Done:
     ready: int = 0
     missed: int = 0
     looked_at: int = 0  # runs that are done without, since an upstream is not; or there are more to look at
+    backfilled: int = 0  # runs for slots of the past; or there is more to look at
     rescued: int = 0
     set_aside: int = 0
     trouble: Exception | None = None  # the first thing that went wrong; the others were done all the same
@@ -48,7 +50,8 @@ class Done:
     @property
     def anything(self) -> bool:
         """Tell whether the outlook has changed by it."""
-        return bool(self.slots or self.ready or self.missed or self.looked_at or self.rescued or self.set_aside)
+        decided = self.slots or self.ready or self.missed or self.looked_at or self.backfilled
+        return bool(decided or self.rescued or self.set_aside)
 
 
 @contextlib.contextmanager
@@ -112,6 +115,9 @@ class Scheduler:
         if outlook.slot_has_come:
             with _trouble_kept(done):
                 self._fire(done, outlook)
+        if outlook.backfill_has_come:
+            with _trouble_kept(done):
+                self._step_backfills(done)
         if outlook.lease_has_ended and not outlook.is_held:
             with _trouble_kept(done):
                 done.rescued = rescue_runs(self._database, rescuer=self.identity.name, as_of=outlook.now)
@@ -133,6 +139,11 @@ class Scheduler:
         looked = look_at_upstreams(self._database)
         done.ready += looked.ready
         done.looked_at = looked.skipped + looked.is_full
+
+    def _step_backfills(self, done: Done) -> None:
+        stepped = step_backfills(self._database)
+        done.ready += stepped.ready
+        done.backfilled = stepped.runs + stepped.is_full
 
     def _tidy(self, done: Done) -> None:
         with _trouble_kept(done):
@@ -166,6 +177,7 @@ class Scheduler:
                 outlook.next_slot_at,
                 outlook.next_due_at,
                 outlook.next_upstreams_at,
+                outlook.next_backfill_at,
                 outlook.next_lease_end_at,
             )
             if (seconds := outlook.seconds_until(moment)) is not None

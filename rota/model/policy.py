@@ -59,6 +59,7 @@ class Unfinished:
     runs: int = 0
     queued: int = 0  # of these, how many wait for one before them
     latest_slot: datetime | None = field(default=None, compare=False)  # of these; None: not known
+    backfilled: int = 0  # runs of a backfill beside them: a slot waits for these, and is never given up for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,7 @@ class _Queue:
         self._newest = max(chosen, default=None)
         self._queued = unfinished.queued
         self._earlier = "an earlier run of this schedule has not finished" if unfinished.runs else None
+        self._is_behind_backfill = unfinished.backfilled > 0 and rule.overlap is not Overlap.ALLOW
 
     def decide(self, slot: datetime) -> SlotDecision:
         """Decide about one slot, behind those decided before it."""
@@ -187,6 +189,9 @@ class _Queue:
             assert self._newest is not None
             text = f"the newer slot {_say(self._newest)} is due too, and overlap is replace"
             return _decide(rule, slot, RunState.SKIPPED, Reason.REPLACED, text)
+        if earlier is None and self._is_behind_backfill:
+            self._earlier = f"the run of the slot {_say(slot)} comes first"
+            return self._wait(slot, "a run of a backfill of this schedule has not finished")
         if earlier is None or rule.overlap is Overlap.ALLOW:
             self._earlier = earlier or f"the run of the slot {_say(slot)} comes first"
             return _run(rule, slot, self._now)

@@ -66,6 +66,7 @@ _new = given_rows(
     concurrency_key="name",
     behind_seconds="id",
     awaits="flag",
+    backfill_id="id",
 )
 _run_at = func.coalesce(_new.c.run_at, db_now())
 _awaits = func.coalesce(_new.c.awaits, false())
@@ -116,6 +117,7 @@ _VALUES = {
     "concurrency_key": _new.c.concurrency_key,
     "behind_seconds": _new.c.behind_seconds,
     "group_id": _new.c.group_id,
+    "backfill_id": _new.c.backfill_id,
 }
 _same_slot = exists().where(
     run.c.schedule_id == _new.c.schedule_id,

@@ -6,6 +6,7 @@ done in the order of the dependencies and nothing else is. Called where a person
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, or_, select
@@ -128,32 +129,54 @@ def redo_downstream(connection: Connection, run_id: int, *, actor: str) -> list[
     started = {RunState.WAITING.value, RunState.READY.value}
     withdrawn = [row for row in found if row.state in started and row.awaiting_job_id is None]
     text = f"{actor} asked for run {run_id} again, on which it builds"
-    apply_moves(connection, [_withdraw(row, text, actor) for row in withdrawn])
     ended = [row for row in found if RunState(row.state) in FINISHED]
-    for rows in (withdrawn, ended):
-        moves = [_redo(row, f"{text}; it had ended {row.state}: {row.reason_text}", actor) for row in rows]
-        apply_moves(connection, moves)
+    redo_runs(connection, withdrawn + ended, text, actor=actor)
     return [row.id for row in found]
 
 
-def _redo(row: AnyRow, text: str, actor: str) -> Move:
-    source = RunState(row.state) if RunState(row.state) in FINISHED else RunState.CANCELLED
-    return Move(
-        run_id=row.id,
-        fence=row.fence,
-        claim_id=row.claim_id,
-        source=source,
-        target=RunState.WAITING,
-        because=Because.RERUN,
-        reason=Reason.UPSTREAM,
-        text=text,
-        actor=actor[:200],
-        resets=True,
-        awaits=True,
-    )
+def redo_runs(
+    connection: Connection,
+    rows: Sequence[AnyRow],
+    text: str,
+    *,
+    actor: str,
+    awaits: bool = True,
+    backfill_id: int | None = None,
+) -> None:
+    """Have these runs done again, those that have ended and those that are about to start, which are withdrawn first.
+
+    With ``awaits`` they wait for what they build on; else they are ready at once.
+
+    Raises:
+        Stale: something moved meanwhile.
+    """
+    started = [row for row in rows if RunState(row.state) not in FINISHED]
+    apply_moves(connection, [withdrawal(row, text, actor) for row in started])
+    for some in (started, [row for row in rows if row not in started]):
+        apply_moves(
+            connection,
+            [
+                Move(
+                    run_id=row.id,
+                    fence=row.fence,
+                    claim_id=row.claim_id,
+                    source=RunState(row.state) if RunState(row.state) in FINISHED else RunState.CANCELLED,
+                    target=RunState.WAITING if awaits else RunState.READY,
+                    because=Because.RERUN,
+                    reason=Reason.UPSTREAM if awaits else Reason.RERUN,
+                    text=f"{text}; it had ended {row.state}: {row.reason_text}",
+                    actor=actor[:200],
+                    resets=True,
+                    awaits=awaits,
+                    backfill_id=backfill_id,
+                )
+                for row in some
+            ],
+        )
 
 
-def _withdraw(row: AnyRow, text: str, actor: str) -> Move:
+def withdrawal(row: AnyRow, text: str, actor: str) -> Move:
+    """Return the move that withdraws a run which has not started."""
     return Move(
         run_id=row.id,
         fence=row.fence,

@@ -34,6 +34,7 @@ from rota.model.placement import RetryNode
 from rota.model.reasons import Reason
 from rota.model.run import End
 from rota.model.states import FINISHED, AttemptState, Delivery, RunState
+from rota.store.backfill_hints import wake_backfills
 from rota.store.breakers import count_ends, lock_breakers
 from rota.store.database import Database
 from rota.store.fanout import ANY
@@ -61,6 +62,7 @@ _FACTS = (
     run.c.retries,
     run.c.retry_delay_seconds,
     run.c.deadline_from_at,
+    run.c.backfill_id,
     run.c.marked_at,
     run.c.lease_ends_at,
     run.c.cancel_asked_at,
@@ -262,6 +264,7 @@ def _deliver_within(
         rows_of_orphans = encode_rows({"claim_id": c, "orphan": _as_json(by_claim[c])} for c in sorted(orphaned))
         connection.execute(KEEP_ORPHANS, {"orphans": rows_of_orphans})
     has_closed = count_ends(connection, breakers, ended)
+    wake_backfills(connection, (row.backfill_id for row in rows))
     _wake_others(connection, moves, wake_queued(connection, rows), has_closed=has_closed)
     retries = [move.wait_seconds for move in moves if move.wait_seconds is not None]
     return Delivered(frozenset(applied), frozenset(orphaned), locked, min(retries, default=None), freed > 0), moved

@@ -244,7 +244,12 @@ def unfinished_of(opened: Mapping[str, Unfinished], target: str) -> Unfinished:
     """
     found = [one for of, one in opened.items() if is_in_the_way(of, (target,))]
     latest = max((one.latest_slot for one in found if one.latest_slot is not None), default=None)
-    return Unfinished(sum(one.runs for one in found), sum(one.queued for one in found), latest)
+    return Unfinished(
+        sum(one.runs for one in found),
+        sum(one.queued for one in found),
+        latest,
+        backfilled=sum(one.backfilled for one in found),
+    )
 
 
 def is_in_the_way(of: str, targets: Collection[str]) -> bool:

@@ -54,33 +54,36 @@ log = logging.getLogger("rota.store")
 FIRE_BATCH_MAX = 100
 SKIPS_WARNED_FROM = 3
 
-# Schedules whose cursor has come, with all that deciding takes. Read without a lock: the compare-and-set decides.
+# Schedules with all that deciding about their slots takes.
+READ_FOR_SLOTS = select(
+    schedule,
+    job.c.name.label("job_name"),
+    job.c.state.label("job_state"),
+    job.c.pool,
+    job.c.priority,
+    job.c.delivery,
+    job.c.lease_seconds,
+    job.c.concurrency_key,
+    job.c.start_within_seconds.label("job_start_within_seconds"),
+    job.c.runs_on,
+    job.c.exclude,
+    job.c.after,
+    job.c.retries.label("job_retries"),
+    AS_OF.label("now"),
+).outerjoin(job, job.c.id == schedule.c.job_id)  # without its job one is set aside; left out, it would be due for ever
+# Those whose cursor has come. Read without a lock: the compare-and-set decides.
 FIND_DUE = (
-    select(
-        schedule,
-        job.c.name.label("job_name"),
-        job.c.state.label("job_state"),
-        job.c.pool,
-        job.c.priority,
-        job.c.delivery,
-        job.c.lease_seconds,
-        job.c.concurrency_key,
-        job.c.start_within_seconds.label("job_start_within_seconds"),
-        job.c.runs_on,
-        job.c.exclude,
-        job.c.after,
-        job.c.retries.label("job_retries"),
-        AS_OF.label("now"),
-    )
-    # Without its job a schedule is set aside; left out here, it would be due for ever.
-    .outerjoin(job, job.c.id == schedule.c.job_id)
-    .where(IS_ACTIVE, schedule.c.next_slot_at <= AS_OF)
+    READ_FOR_SLOTS.where(IS_ACTIVE, schedule.c.next_slot_at <= AS_OF)
     .order_by(schedule.c.next_slot_at)
     .limit(bindparam("limit"))
 )
 # The same while the clock is not trusted: what is due since a moment ago, and nothing that is late.
 FIND_DUE_ON_TIME = FIND_DUE.where(schedule.c.next_slot_at >= db_now_plus(literal(-ON_TIME_SECONDS)))
-_OPEN = (func.count().label("runs"), func.sum(case((run.c.queued, 1), else_=0)).label("queued"))
+_OPEN = (
+    func.count().label("runs"),
+    func.sum(case((run.c.queued, 1), else_=0)).label("queued"),
+    func.count(run.c.backfill_id).label("backfilled"),
+)
 # How many unfinished runs these schedules have, and how many of them queue. Served by rota_run_open_schedule.
 FIND_OPEN = (
     select(run.c.open_schedule_id, *_OPEN)
@@ -93,7 +96,7 @@ FIND_OPEN_OF_NODES = (
     .where(run.c.open_schedule_id.in_(bindparam("schedule_ids", expanding=True)))
     .group_by(run.c.open_schedule_id, run.c.target_node)
 )
-# What a new slot of these schedules replaces. Served by rota_run_open_schedule.
+# What a new slot of these schedules replaces: nothing that a backfill has done. Served by rota_run_open_schedule.
 FIND_REPLACED = (
     select(
         run.c.id,
@@ -104,7 +107,10 @@ FIND_REPLACED = (
         run.c.fence,
         run.c.claim_id,
     )
-    .where(run.c.open_schedule_id.in_(bindparam("schedule_ids", expanding=True)))
+    .where(
+        run.c.open_schedule_id.in_(bindparam("schedule_ids", expanding=True)),
+        run.c.backfill_id.is_(None),
+    )
     .order_by(run.c.id)
     .with_for_update()
 )
@@ -296,10 +302,14 @@ def read_open(connection: Connection, rows: Sequence[AnyRow]) -> dict[int, dict[
     others = [row.id for row in rows if row.runs_on != RunsOn.ALL.value]
     if others:
         for row in connection.execute(FIND_OPEN, {"schedule_ids": others}):
-            opened[row.open_schedule_id] = {ANY: Unfinished(row.runs, int(row.queued))}
+            opened[row.open_schedule_id] = {
+                ANY: Unfinished(row.runs - row.backfilled, int(row.queued), backfilled=row.backfilled)
+            }
     if of_nodes:
         for row in connection.execute(FIND_OPEN_OF_NODES, {"schedule_ids": of_nodes}):
-            unfinished = Unfinished(row.runs, int(row.queued), row.latest_slot)
+            unfinished = Unfinished(
+                row.runs - row.backfilled, int(row.queued), row.latest_slot, backfilled=row.backfilled
+            )
             opened.setdefault(row.open_schedule_id, {})[row.target_node] = unfinished
     return opened
 

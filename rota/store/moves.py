@@ -92,6 +92,7 @@ class Move:
     resets: bool = False  # a rerun: budgets and deadline start anew
     window_seconds: float | None = None  # in which it is to start, from now on; None: the window that it has
     awaits: bool = False  # it waits for its upstreams, which are looked at
+    backfill_id: int | None = None  # of a rerun: who has it done; None: whoever had it done before
     avoids_node: bool = False  # after a bad end: another node than this attempt's comes first
 
 
@@ -112,6 +113,7 @@ _moves = given_rows(
     finished="flag",
     resets="flag",
     awaits="flag",
+    backfill_id="id",
     window_seconds="number",
     actor="name",
     avoids_node="flag",
@@ -183,6 +185,7 @@ APPLY_MOVES = (
         freeze_asked_by=null(),
         marked_at=null(),
         lease_ends_at=null(),
+        backfill_id=func.coalesce(_moves.c.backfill_id, run.c.backfill_id),
         upstreams_due_at=case((_moves.c.awaits, db_now()), else_=null()),
         awaiting_job_id=case((_moves.c.awaits, run.c.job_id), else_=null()),
     )
@@ -295,6 +298,7 @@ def _move_row(move: Move) -> dict[str, Any]:
         "finished": move.target in FINISHED,
         "resets": move.resets,
         "awaits": move.awaits,
+        "backfill_id": move.backfill_id,
         "window_seconds": move.window_seconds,
         "actor": move.actor,
         "avoids_node": move.avoids_node,

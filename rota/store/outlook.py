@@ -26,7 +26,7 @@ from rota.store.permits import NEXT_FREE_AT, WITHIN_LIMITS
 from rota.store.placing import is_held_back, placing_conditions, selector_parameters
 from rota.store.pool_rules import HAS_RULES
 from rota.store.suspension import is_node_drained, is_pool_paused
-from rota.store.tables import run, schedule
+from rota.store.tables import backfill, run, schedule
 from rota.store.types import db_now
 
 # Schedules that fire: neither paused nor set aside.
@@ -44,6 +44,7 @@ _next_due_at = select(func.min(run.c.due_at)).where(run.c.due_at.is_not(None)).s
 _next_upstreams_at = (
     select(func.min(run.c.upstreams_due_at)).where(run.c.upstreams_due_at.is_not(None)).scalar_subquery()
 )
+_next_backfill_at = select(func.min(backfill.c.due_at)).where(backfill.c.due_at.is_not(None)).scalar_subquery()
 _next_lease_end_at = select(func.min(run.c.lease_ends_at)).where(run.c.lease_ends_at.is_not(None)).scalar_subquery()
 
 
@@ -75,12 +76,12 @@ def _of_frozen(column: ColumnElement[Any]) -> ColumnElement[Any]:
     return select(column).select_from(run).where(*held, run.c.freeze_asked_at.is_not(None)).scalar_subquery()
 
 
-# All that a waiting node has to know, in one statement, built once for each number of pools. Each part is one look into
-# an index: rota_schedule_due, rota_run_due, rota_run_upstreams_due, rota_run_lease, rota_run_claim for each pool, and
-# the unique names of pools and nodes. The spelling is for the planners: SQLite serves the least of a column from a
-# partial index only if the query repeats its condition; MariaDB would read every schedule for the least one without a
-# problem; and PostgreSQL, asked whether a ready run exists rather than for the first, would read the whole ledger up to
-# it.
+# All that a waiting node has to know, in one statement, built once for each number of pools. Each part is one look
+# into an index: rota_schedule_due, rota_run_due, rota_run_upstreams_due, rota_backfill_due, rota_run_lease,
+# rota_run_claim for each pool, and the unique names of pools and nodes. The spelling is for the planners: SQLite
+# serves the least of a column from a partial index only if the query repeats its condition; MariaDB would read every
+# schedule for the least one without a problem; and PostgreSQL, asked whether a ready run exists rather than for the
+# first, would read the whole ledger up to it.
 @cache
 def look_statement(pool_count: int, secret_count: int = 0, selector_count: int = 0) -> Executable:
     """Return the look of a node of so many pools, secrets and selectors: its parameters are those of ``look``."""
@@ -92,6 +93,8 @@ def look_statement(pool_count: int, secret_count: int = 0, selector_count: int =
         _next_due_at.label("next_due_at"),
         _next_upstreams_at.label("next_upstreams_at"),
         _next_lease_end_at.label("next_lease_end_at"),
+        _next_backfill_at.label("next_backfill_at"),
+        (_next_backfill_at <= db_now()).label("backfill_has_come"),
         (_next_slot_at <= db_now()).label("slot_has_come"),
         (_next_due_at <= db_now()).label("due_has_come"),
         (_next_upstreams_at <= db_now()).label("upstreams_have_come"),
@@ -141,6 +144,8 @@ class Outlook:
     has_rules: bool = False  # pools have rules by which nodes serve them
     next_upstreams_at: datetime | None = None  # when to look at what a run waits for
     upstreams_have_come: bool = False
+    next_backfill_at: datetime | None = None  # when to look at a backfill
+    backfill_has_come: bool = False
     is_held: bool = False  # the clock has stepped: nothing late is decided, nothing missed or rescued
 
     def seconds_until(self, moment: datetime | None) -> float | None:
@@ -185,5 +190,7 @@ def look(
         bool(row.has_rules),
         next_upstreams_at=row.next_upstreams_at,
         upstreams_have_come=bool(row.upstreams_have_come),
+        next_backfill_at=row.next_backfill_at,
+        backfill_has_come=bool(row.backfill_has_come),
         is_held=bool(row.is_held),
     )

@@ -26,6 +26,7 @@ from sqlalchemy import (
     text,
 )
 
+from rota.model.backfill import ACTIVE_MAX, BackfillState
 from rota.model.concurrency import CONCURRENCY_RANGES, RUNNING_MAX
 from rota.model.durations import DURATION_SECONDS_MAX
 from rota.model.job import LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, PRIORITY_MAX
@@ -305,6 +306,64 @@ Index(
     sqlite_where=schedule.c.skips_in_row >= text("3"),
 )
 
+# Slots of the past that are run on request. No foreign keys upwards, as the ledger.
+backfill = Table(
+    "rota_backfill",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Name, nullable=False),  # of the job or the schedule, as it was asked for
+    Column("state", Word, nullable=False),
+    Column("from_at", Instant, nullable=False),
+    Column("to_at", Instant, nullable=False),  # the first moment that is out of it
+    Column("slot_order", Word, nullable=False, server_default=CatchUpOrder.OLDEST.value),
+    Column("max_active", Integer, nullable=False),  # unfinished runs of it at once, of each schedule
+    Column("again", YesNo, nullable=False),  # also what has succeeded
+    Column("failed_only", YesNo, nullable=False),
+    Column("downstream", YesNo, nullable=False),  # and what is built on it
+    Column("requested_by", Name, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("changed_by", Name),  # who has paused, resumed or cancelled it last
+    Column("changed_at", Instant),
+    Column("finished_at", Instant),
+    Column("due_at", Instant),  # when it is looked at next; NULL: never
+    Column("version", Id, nullable=False),  # moves with each look at it: the compare-and-set
+    _one_of("state", BackfillState),
+    *_within(1, ACTIVE_MAX, "max_active"),
+    **_MYSQL,
+)
+# Serves the look, and FIND_BACKFILLS.
+Index(
+    "rota_backfill_due",
+    backfill.c.due_at,
+    postgresql_where=backfill.c.due_at.isnot(None),
+    sqlite_where=backfill.c.due_at.isnot(None),
+)
+
+# What a backfill does of one schedule, and how far it has come.
+backfill_part = Table(
+    "rota_backfill_part",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("backfill_id", Id, ForeignKey("rota_backfill.id", ondelete="CASCADE"), nullable=False),
+    Column("schedule_id", Id, nullable=False),
+    Column("schedule", Name, nullable=False),
+    Column("job_id", Id, nullable=False),
+    Column("job", Name, nullable=False),
+    Column("built_on", YesNo, nullable=False),  # it is there for what its job runs after
+    Column("from_at", Instant, nullable=False),
+    Column("to_at", Instant),  # NULL: up to the schedule's own cursor
+    Column("next_slot_at", Instant),  # the first slot that nobody has looked at for it; NULL: there is none
+    Column("slots_total", Id, nullable=False),
+    Column("slots_seen", Id, nullable=False),
+    Column("slots_passed", Id, nullable=False),  # of these, left as they were
+    Column("problem", LongText),  # why it does not go on now, or has ended before its last slot
+    Column("ended_at", Instant),
+    Column("succeeded_count", Id),  # when it ended
+    Column("failed_count", Id),
+    UniqueConstraint("backfill_id", "schedule_id", name="rota_backfill_part_schedule"),
+    **_MYSQL,
+)
+
 _URGENCY = (
     seconds_since_1970(literal_column("run_at"))
     - literal_column(f"{PRIORITY_SECONDS} * priority", Integer)
@@ -393,6 +452,7 @@ run = Table(
     # these, and leave alone what has no due_at.
     Column("upstreams_due_at", Instant),
     Column("awaiting_job_id", Id),
+    Column("backfill_id", Id),  # that has it done; NULL: none
     UniqueConstraint("schedule_id", "slot_at", "target_node", name="rota_run_slot"),
     UniqueConstraint("job_id", "active_key", name="rota_run_active_key"),
     _one_of("state", RunState),
@@ -479,6 +539,14 @@ Index(
     run.c.slot_at,
     postgresql_where=run.c.awaiting_job_id.isnot(None),
     sqlite_where=run.c.awaiting_job_id.isnot(None),
+)
+# Serves COUNT_STATES: what has become of the runs of a backfill.
+Index(
+    "rota_run_backfill",
+    run.c.backfill_id,
+    run.c.schedule_id,
+    postgresql_where=run.c.backfill_id.isnot(None),
+    sqlite_where=run.c.backfill_id.isnot(None),
 )
 
 # For whatever locks a node's own runs on MySQL and MariaDB, which lock each row that they look at: by another index,
@@ -598,7 +666,7 @@ event = Table(
     Column("run_id", Id),
     Column("schedule", Name),
     Column("job", Name),
-    Column("kind", Word, nullable=False),  # run, schedule, job, calendar, pool, node, clock, health
+    Column("kind", Word, nullable=False),  # run, schedule, job, calendar, pool, node, clock, health, backfill
     Column("from_state", Word),
     Column("to_state", Word),
     Column("reason", Word),

@@ -60,6 +60,7 @@ FIND_AWAITING = (
         run.c.pool,
         run.c.priority,
         run.c.concurrency_key,
+        run.c.backfill_id,
         db_now().label("now"),
     )
     .where(run.c.upstreams_due_at <= db_now(), run.c.state == RunState.WAITING.value)
@@ -107,7 +108,7 @@ READ_SCHEDULES = (
     .order_by(schedule.c.name)
 )
 # What goes on, or may, of these schedules. Served by rota_run_open_schedule.
-FIND_IN_THE_WAY = select(run.c.open_schedule_id, run.c.target_node).where(
+FIND_IN_THE_WAY = select(run.c.open_schedule_id, run.c.target_node, run.c.backfill_id).where(
     run.c.open_schedule_id.in_(bindparam("schedule_ids", expanding=True)), run.c.awaiting_job_id.is_(None)
 )
 
@@ -261,8 +262,8 @@ def _decide(connection: Connection, rows: Sequence[AnyRow]) -> _Plan:
         elif not _is_blocked(row, of_own, in_the_way):
             plan.moves.append(_make_ready(row, judgement.text))
             plan.ready.append(row)
-            in_the_way.setdefault(row.open_schedule_id, []).append(row.target_node)
-        elif _gives_up_its_slot(of_own):
+            in_the_way.setdefault(row.open_schedule_id, []).append(row)
+        elif row.backfill_id is None and _gives_up_its_slot(of_own):
             text = f"{judgement.text}; but another run of its schedule is unfinished, and overlap is skip"
             plan.moves.append(_skip(row, Reason.OVERLAP, text))
         else:
@@ -476,19 +477,22 @@ def _read_own(connection: Connection, rows: Iterable[AnyRow]) -> dict[int, AnyRo
     return {row.id: row for row in connection.execute(READ_OWN, {"schedule_ids": schedule_ids})}
 
 
-def _read_in_the_way(connection: Connection, rows: Iterable[AnyRow]) -> dict[int | None, list[str]]:
-    found: dict[int | None, list[str]] = {}
+def _read_in_the_way(connection: Connection, rows: Iterable[AnyRow]) -> dict[int | None, list[AnyRow]]:
+    found: dict[int | None, list[AnyRow]] = {}
     schedule_ids = sorted({row.open_schedule_id for row in rows if row.open_schedule_id is not None})
     if schedule_ids:
         for row in connection.execute(FIND_IN_THE_WAY, {"schedule_ids": schedule_ids}):
-            found.setdefault(row.open_schedule_id, []).append(row.target_node)
+            found.setdefault(row.open_schedule_id, []).append(row)
     return found
 
 
-def _is_blocked(row: AnyRow, of_own: AnyRow | None, in_the_way: Mapping[int | None, Sequence[str]]) -> bool:
+def _is_blocked(row: AnyRow, of_own: AnyRow | None, in_the_way: Mapping[int | None, Sequence[AnyRow]]) -> bool:
     if row.open_schedule_id is None or (of_own is not None and of_own.overlap == Overlap.ALLOW):
         return False
-    return any(is_in_the_way(target, [row.target_node]) for target in in_the_way.get(row.open_schedule_id, ()))
+    others = in_the_way.get(row.open_schedule_id, ())
+    # How many runs of one backfill there are at once was decided when they were made.
+    others = [one for one in others if row.backfill_id is None or one.backfill_id != row.backfill_id]
+    return any(is_in_the_way(one.target_node, [row.target_node]) for one in others)
 
 
 def _look_again(row: AnyRow, reason: Reason, text: str) -> dict[str, Any]:

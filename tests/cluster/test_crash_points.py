@@ -22,10 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, func, insert, select, text
+from sqlalchemy import Connection, func, insert, select, text, update
 
 from rota.crash import AT_VARIABLE, NOTE_VARIABLE, POINTS
+from rota.model.backfill import Wish
 from rota.model.run import NewRun
+from rota.store.backfill_steps import step_backfills
+from rota.store.backfills import read_backfill, start_backfill
 from rota.store.creation import enqueue_runs, request_ids
 from rota.store.database import now_of
 from rota.store.jobs import edit_job
@@ -253,6 +256,55 @@ def add_schedule(cluster: Cluster, first_in_seconds: int = -2) -> list[datetime]
         return slots
 
     return cluster.database.write(add, repeatable=False)
+
+
+@points(dict.fromkeys(["backfill.written", "backfill.committed"], SUCCEEDED))
+def test_each_slot_of_the_past_has_one_run_when_a_worker_has_died_making_them(scene: Scene, expected: str) -> None:
+    cluster = scene.cluster
+    scene.add_job()
+    scene.go()
+    slots = add_past_schedule(cluster)
+    wish = Wish.checked(max_active=2)
+    made = start_backfill(cluster.database, "s", slots[0], slots[-1] + timedelta(seconds=1), wish, actor="test")["id"]
+
+    scene.wait_for_crash_of(scene.doomed(lease_seconds=LEASE_SECONDS))
+    scene.survivor("b")
+
+    scene.wait(lambda: read_backfill(cluster.database, made)["state"] == "ended", "the backfill has ended")
+    rows = list(cluster.database.read(lambda c: c.execute(select(run).order_by(run.c.slot_at)).all()))
+    assert [(row.slot_at, row.slot_count) for row in rows] == [(slot, 1) for slot in slots]
+    scene.check(*(row.id for row in rows), expected=expected)
+
+
+@points({"backfill.cancelled": SUCCEEDED})
+def test_a_caller_that_died_cancelling_asks_again_and_nothing_is_half_cancelled(scene: Scene, expected: str) -> None:
+    cluster = scene.cluster
+    scene.add_job()
+    slots = add_past_schedule(cluster)
+    made = start_backfill(cluster.database, "s", slots[0], slots[-1], Wish.checked(), actor="test")["id"]
+    step_backfills(cluster.database)
+
+    def cancel(**variables: str) -> int:
+        program = f"import sys; from rota import Rota; Rota(sys.argv[1]).backfills[{made}].cancel()"
+        words = [sys.executable, "-c", program, cluster.url]
+        return subprocess.run(words, env={"PATH": PATH, "PYTHONPATH": str(ROOT), **variables}, check=False).returncode
+
+    assert expected == SUCCEEDED
+    assert cancel(**scene.variables) == -signal.SIGKILL
+    scene.wait_for_crash()
+    view = read_backfill(cluster.database, made)
+    assert (view["state"], view["active"]) == ("active", 1)
+    assert cancel() == 0
+    view = read_backfill(cluster.database, made)
+    assert (view["state"], view["active"], view["failed"]) == ("cancelled", 0, 1)
+
+
+def add_past_schedule(cluster: Cluster) -> list[datetime]:
+    """Add a schedule that is over and of which nothing was decided, and return its slots."""
+    slots = add_schedule(cluster, first_in_seconds=-10)
+    over = update(schedule).values(next_slot_at=None)
+    cluster.database.write(lambda connection: connection.execute(over), repeatable=False)
+    return slots[1:]  # a grid has no slot at its anchor
 
 
 @points(

@@ -12,6 +12,9 @@ import pytest
 from sqlalchemy import Connection, event, insert
 
 from rota.store.advancing import FIND_WAITED
+from rota.store.backfill_ends import COUNT_STATES, FIND_OURS, READ_UNFINISHED
+from rota.store.backfill_slots import READ_COVERING, READ_SLOTS, READ_TAKERS
+from rota.store.backfill_steps import FIND_BACKFILLS
 from rota.store.creation import INSERT_RUNS, TELL_ASKED, TELL_SLOTS
 from rota.store.dependants import FIND_DEPENDANTS, READ_DECIDED
 from rota.store.dialects import ClaimForm
@@ -36,7 +39,7 @@ from rota.store.outlook import look_statement
 from rota.store.placing import selector_parameters
 from rota.store.retention import FIND_NEWEST, LOCK_REMOVABLE, READ_GROUPS, READ_NEXT
 from rota.store.sharing import FIND_FIRST, PLACE_RUNS
-from rota.store.tables import dependency, job, permit, run, schedule
+from rota.store.tables import backfill, dependency, job, permit, run, schedule
 from rota.store.tables import event as events
 from rota.store.types import encode_rows
 from rota.store.upstreams import FIND_AWAITING, READ_BEFORE, READ_LAST, READ_LATEST
@@ -45,7 +48,8 @@ from tests.store.ledger import _JOB, _SCHEDULE, Ledger
 
 FINISHED, READY, RUNNING, WAITING, SCHEDULES, PERMITS = 20_000, 1_000, 50, 50, 2_000, 5_000
 AWAITING, JOBS_AFTER = 200, 5
-TABLES = ("run", "schedule", "job", "event", "permit", "dependency")
+BACKFILLS, BACKFILLED = 2_000, 500
+TABLES = ("run", "schedule", "job", "event", "permit", "dependency", "backfill")
 
 # Rows are put there in bulk, without attempts and events.
 pytestmark = pytest.mark.breaks_invariants
@@ -57,7 +61,7 @@ WANTED = ["", "shop", "shop==1.2"]
 LOOK = {"for_node": "a", "holder": "h", "environments": WANTED}
 CLAIMING = {"in_pool": "default", "for_node": "a", "environments": WANTED, "without_jobs": [0], "limit": 10}
 PLACED = selector_parameters("a", {"gpu": "yes", "zone": "x"})
-LOOKED_INTO = {"rota_schedule_due", "rota_run_due", "rota_run_lease", "rota_run_claim"}
+LOOKED_INTO = {"rota_backfill_due", "rota_schedule_due", "rota_run_due", "rota_run_lease", "rota_run_claim"}
 
 # statement: its parameters, and the index that is named above it in the store
 HOT: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
@@ -129,6 +133,20 @@ HOT |= {
     "READ_BEFORE": (READ_BEFORE, {"asked": _slots}, {"rota_run_slot"}),
     "READ_LAST": (READ_LAST, {"job_ids": [1, 2]}, {"rota_run_job"}),
 }
+_range = {"schedule_id": 1, "low": BEGINNING, "high": BEGINNING}
+HOT |= {
+    "FIND_BACKFILLS": (FIND_BACKFILLS, {"limit": 20}, {"rota_backfill_due"}),
+    "READ_SLOTS of a backfill": (READ_SLOTS, _range, {"rota_run_slot"}),
+    "READ_COVERING": (READ_COVERING, {"schedule_id": 1, "low": BEGINNING}, {"rota_run_slot"}),
+    "READ_TAKERS": (READ_TAKERS, {"asked": _slots}, {"rota_run_slot"}),
+    "READ_UNFINISHED": (
+        READ_UNFINISHED,
+        {"schedule_ids": [1, 2, 3], "backfill_id": 1},
+        {"rota_run_open_schedule"},
+    ),
+    "FIND_OURS": (FIND_OURS, {"schedule_ids": [1, 2, 3], "backfill_id": 1}, {"rota_run_open_schedule"}),
+    "COUNT_STATES": (COUNT_STATES, {"backfill_id": 1}, {"rota_run_backfill"}),
+}
 HOT["PLACE_RUNS"] = (PLACE_RUNS, {"placed": encode_rows([{"run_id": 1, "behind_seconds": 0}])}, set())
 # Of another job than those whose runs are many.
 HOT["FIND_FIRST"] = (
@@ -148,10 +166,12 @@ SORT_FEW = {
     "LOCK_REMOVABLE",
     "FIND_NEWEST",
     "READ_GROUPS",
+    "FIND_OURS",
+    "COUNT_STATES",
 }
 
 
-SCANS = ("SCANS rota_run", "SCANS rota_schedule", "SCANS rota_permit")
+SCANS = ("SCANS rota_run", "SCANS rota_schedule", "SCANS rota_permit", "SCANS rota_backfill")
 # All places of a kind, where few are taken.
 BY_NUMBER = {"rota_permit_number", "sqlite_autoindex_rota_permit_1"}
 
@@ -195,12 +215,13 @@ def _rows(ledger: Ledger) -> Iterator[dict[str, Any]]:
             row |= {"state": "running", "lease_ends_at": moment, "claim_id": f"claim-{number}"}
         else:
             row |= {"state": "waiting", "due_at": moment, "schedule_id": number % SCHEDULES}
+        row["backfill_id"] = 1 + number // BACKFILLED if number < 3 * BACKFILLED else None
         yield row | {"upstreams_due_at": None, "awaiting_job_id": None}
     for number in range(AWAITING):
         moment = ledger.clock.after(number)
         row = common | {"run_at": moment, "enqueued_at": moment, "slot_at": moment, "state": "waiting"}
         job_id = 10 + number % JOBS_AFTER
-        row |= {"job_id": job_id, "upstreams_due_at": moment, "awaiting_job_id": job_id}
+        row |= {"job_id": job_id, "upstreams_due_at": moment, "awaiting_job_id": job_id, "backfill_id": None}
         yield row | {"schedule_id": SCHEDULES + 1 + number % JOBS_AFTER}
 
 
@@ -211,6 +232,17 @@ def _permits(ledger: Ledger) -> Iterator[dict[str, Any]]:
         free_at = ledger.clock.after(60) if number < RUNNING else None
         yield {"scope": "key", "job_id": 1, "name": f"t{number}", "number": 1, "claim_id": claim_id, "free_at": None}
         yield {"scope": "rate", "job_id": 1, "name": "", "number": number + 1, "claim_id": None, "free_at": free_at}
+
+
+def _backfills(ledger: Ledger) -> Iterator[dict[str, Any]]:
+    """Of which most have ended."""
+    for number in range(BACKFILLS):
+        is_going = number % 500 == 0
+        yield {
+            "name": "s1", "state": "active" if is_going else "ended", "from_at": BEGINNING, "to_at": BEGINNING,
+            "max_active": 1, "again": False, "failed_only": False, "downstream": False, "requested_by": "ann",
+            "created_at": BEGINNING, "due_at": ledger.clock.after(number) if is_going else None, "version": 1,
+        }  # fmt: skip
 
 
 @pytest.fixture
@@ -235,6 +267,7 @@ def long_ledger(ledger: Ledger) -> Ledger:
         connection.execute(insert(schedule), schedules_after)
         pairs = [{"job_id": 10 + number, "upstream_id": 1} for number in range(JOBS_AFTER)]
         connection.execute(insert(dependency), pairs)
+        connection.execute(insert(backfill), list(_backfills(ledger)))
         connection.execute(insert(run), list(_rows(ledger)))
         connection.execute(insert(permit), list(_permits(ledger)))
         told = {"kind": "run"}

@@ -329,7 +329,9 @@ def test_a_schema_table_that_lost_its_row_is_refused_with_the_statement_that_hel
     upgrade(empty)
     empty.write(lambda connection: connection.execute(text("delete from rota_schema")), repeatable=True)
 
-    with pytest.raises(DatabaseVersion, match=r"insert into rota_schema .* values \(1, 6, 6\)"):
+    with pytest.raises(
+        DatabaseVersion, match=rf"insert into rota_schema .* values \(1, {SCHEMA_VERSION}, {SCHEMA_VERSION}\)"
+    ):
         upgrade(empty)
 
 

@@ -1,0 +1,146 @@
+"""Backfills, as applications see them: ``rota.backfills``, and ``rota.backfills[id]`` for one.
+
+Checks are ``rota.model.backfill``'s; rows are ``rota.store.backfills``'s.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rota.client.runs import RUN_ID_MAX
+from rota.errors import Invalid
+from rota.model.backfill import Wish
+from rota.model.instants import check_zone, parse_instant
+from rota.model.names import check_name
+from rota.store import backfills
+from rota.store.backfills import LIST_MAX
+
+if TYPE_CHECKING:
+    from rota.client.rota import Rota
+
+
+class BackfillHandle:
+    """One backfill."""
+
+    def __init__(self, rota: Rota, backfill_id: int) -> None:
+        self._rota = rota
+        self.id = backfill_id
+
+    def __repr__(self) -> str:
+        return f"<backfill {self.id}>"
+
+    def show(self) -> dict[str, Any]:
+        """Return how it stands: how many slots it has, are done, succeeded, failed, active, left; by schedule too.
+
+        Raises:
+            NotFound: there is no such backfill.
+        """
+        return backfills.read_backfill(self._rota.database, self.id)
+
+    def pause(self) -> dict[str, Any]:
+        """Make no more runs until it is resumed; those that it has made go on.
+
+        Raises:
+            Conflict: it has ended, or was cancelled.
+        """
+        return backfills.pause_backfill(self._rota.database, self.id, actor=self._rota.actor)
+
+    def resume(self) -> dict[str, Any]:
+        """Go on from where it was paused.
+
+        Raises:
+            Conflict: it has ended, or was cancelled.
+        """
+        return backfills.resume_backfill(self._rota.database, self.id, actor=self._rota.actor)
+
+    def cancel(self) -> dict[str, Any]:
+        """End it: its runs that have not started are withdrawn, and those that run are asked to stop.
+
+        Raises:
+            Conflict: it has ended.
+        """
+        return backfills.cancel_backfill(self._rota.database, self.id, actor=self._rota.actor)
+
+
+class Backfills:
+    """All backfills: ``rota.backfills``."""
+
+    def __init__(self, rota: Rota) -> None:
+        self._rota = rota
+
+    def __getitem__(self, backfill_id: int | str) -> BackfillHandle:
+        return BackfillHandle(self._rota, _check_id(backfill_id))
+
+    def start(
+        self,
+        name: str,
+        start: str | datetime,
+        end: str | datetime,
+        *,
+        order: str = "oldest",
+        max_active: int = 1,
+        downstream: bool = False,
+        again: bool = False,
+        failed_only: bool = False,
+        yes: bool = False,
+    ) -> BackfillHandle:
+        """Run the slots at or after ``start`` and before ``end`` of a job's schedules, or of the schedule ``name``.
+
+        Those that have not succeeded; with ``again`` these too, with ``failed_only`` only what failed, was lost or
+        missed, or skipped for an upstream; with ``downstream`` and what is built on them. Local times are in the zone
+        of the schedules, or the default one where they have several. More than 1,000,000 slots want ``yes``.
+
+        Raises:
+            NotFound: there is neither such a schedule nor such a job.
+            Invalid: a value breaks its rule, there is no such slot, or one of them has not come yet.
+            Conflict: a schedule is paused or set aside, or it cannot be done for its job; nothing was stored.
+        """
+        wish = Wish.checked(
+            order=order, max_active=max_active, downstream=downstream, again=again, failed_only=failed_only
+        )
+        first, last = self._range(name, start, end)
+        database, actor = self._rota.database, self._rota.actor
+        view = backfills.start_backfill(database, name, first, last, wish, actor=actor, confirmed=yes)
+        return BackfillHandle(self._rota, view["id"])
+
+    def preview(
+        self,
+        name: str,
+        start: str | datetime,
+        end: str | datetime,
+        *,
+        order: str = "oldest",
+        max_active: int = 1,
+        downstream: bool = False,
+        again: bool = False,
+        failed_only: bool = False,
+    ) -> dict[str, Any]:
+        """Return what ``start`` with these would do, and do nothing: the slots, and how many are for what.
+
+        Raises:
+            As ``start``, but for the number of slots.
+        """
+        wish = Wish.checked(
+            order=order, max_active=max_active, downstream=downstream, again=again, failed_only=failed_only
+        )
+        return backfills.preview_backfill(self._rota.database, name, *self._range(name, start, end), wish)
+
+    def list(self, limit: int = 50) -> list[dict[str, Any]]:
+        """Return the newest backfills, the newest first."""
+        if isinstance(limit, bool) or not 1 <= limit <= LIST_MAX:
+            raise Invalid("limit", limit, f"1 to {LIST_MAX}")
+        return backfills.list_backfills(self._rota.database, limit=limit)
+
+    def _range(self, name: str, start: str | datetime, end: str | datetime) -> tuple[datetime, datetime]:
+        zone = backfills.zone_of(self._rota.database, check_name("name", name)) or self._rota.default_zone
+        where = check_zone("tz", zone)
+        return parse_instant("from", start, where), parse_instant("to", end, where)
+
+
+def _check_id(value: object) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value) if len(value) < 20 else RUN_ID_MAX + 1
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= RUN_ID_MAX:
+        raise Invalid("backfill", value, "a backfill has a number, from 1; see `rota backfill list`")
+    return value
