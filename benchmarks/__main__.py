@@ -20,6 +20,7 @@ from rich.table import Table
 from benchmarks.dependants import measure_dependants
 from benchmarks.figures import Figure, measure_all
 from benchmarks.history import measure_history
+from benchmarks.periods import measure_periods
 from benchmarks.schedules import measure_schedules
 from tests.servers import KINDS, STARTERS, Unavailable, find
 
@@ -34,6 +35,7 @@ def main() -> int:
     parser.add_argument("--due", type=int, default=100, help="how many of the schedules are due each second")
     parser.add_argument("--history", type=int, default=0, help="measure beside so many ended runs instead")
     parser.add_argument("--dependants", type=int, default=0, help="measure with so many jobs after one instead")
+    parser.add_argument("--periods", type=int, default=0, help="measure with so many years of hours instead")
     parser.add_argument("--machine", action=argparse.BooleanOptionalAction, default=True, help="the machine too")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures go as JSON")
     given = parser.parse_args()
@@ -64,6 +66,8 @@ def measure(url: str, given: argparse.Namespace, console: Console, *, machine: b
         return measure_schedules(url, schedules=given.schedules, per_second=given.due, seconds=seconds, say=say)
     if given.dependants:
         return measure_dependants(url, dependants=given.dependants, say=say)
+    if given.periods:
+        return measure_periods(url, years=given.periods, say=say)
     if given.history:
         return measure_history(url, runs=given.history, say=say)
     return measure_all(

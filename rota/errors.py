@@ -13,6 +13,7 @@
     ├── Preempted             the worker: another node owns the run now, stop
     ├── RunFailed             the waiting caller: the run ended badly
     ├── RunTimeout            the waiting caller: the run has not ended yet
+    ├── PeriodTimeout         the waiting caller: the period is not finished yet
     └── DatabaseError         the operator
         ├── DatabaseUnavailable   nobody answers, or the answer to COMMIT was lost
         ├── DatabaseRefused       a statement was refused: no right, no space, a broken row
@@ -143,6 +144,21 @@ class RunTimeout(RotaError):
     def __init__(self, run_id: int, timeout_seconds: float) -> None:
         super().__init__(f"run {run_id} has not ended within {timeout_seconds:g} s; it goes on, wait again")
         self.run_id = run_id
+        self.timeout_seconds = timeout_seconds
+
+
+class PeriodTimeout(RotaError):
+    """The period that was waited for is not finished in the time given; it is worked on as before."""
+
+    code = "period-timeout"
+
+    def __init__(self, job: str, period: str, timeout_seconds: float) -> None:
+        super().__init__(
+            f"period {period} of job {job} is not finished within {timeout_seconds:g} s: "
+            f"`rota why period {job} {period}` tells what it waits for"
+        )
+        self.job = job
+        self.period = period
         self.timeout_seconds = timeout_seconds
 
 

@@ -25,6 +25,7 @@ from rota.client.rota import Rota
 from rota.client.schema import upgrade
 from rota.engine.scheduler import Scheduler
 from rota.errors import Invalid, StateError
+from rota.execution.context import CurrentPeriod
 from rota.execution.limits import say_time_limit
 from rota.execution.python_job import call, find_callable, name_bases, name_type
 from rota.model.documents import encode_document
@@ -69,6 +70,7 @@ class SimulatedRun:
     key: str | None
     args: Any
     now: datetime  # when this attempt starts, by the simulation's clock
+    period: CurrentPeriod | None = None  # None: its job has no periods
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +255,7 @@ class Simulation:
         lost = ahead.lease_count > len(self._underway)
         self._is_idle = not is_held and not lost and ahead.next_due_at is None and not self._has_untaken()
         instants = [ahead.next_slot_at, ahead.next_due_at, ahead.next_half_open_at]
+        instants += [ahead.next_period_at, ahead.next_ledger_at]
         instants.append(ahead.next_lease_end_at if lost else None)
         instants += [attempt.ends_at for attempt in self._underway.values()]
         instants += [start for start, _ in self._outages if start > self._now]
@@ -360,6 +363,7 @@ class Simulation:
             key=claim.run_key,
             args=json.loads(claim.args),
             now=self._now,
+            period=_period_of(claim),
         )
         handler, takes = self._find_handler(claim)
         end = End(claim.claim_id, claim.run_id, **_outcome(handler, run, claim.problem))
@@ -405,6 +409,13 @@ class Simulation:
 
     def _say_now(self) -> str:
         return f"{self._now:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _period_of(claim: Claim) -> CurrentPeriod | None:
+    part = claim.part
+    if part is None:
+        return None
+    return CurrentPeriod(part.name, part.start, part.end, part.range_start, part.range_end)
 
 
 def _outcome(handler: Handler, run: SimulatedRun, problem: str | None) -> dict[str, Any]:

@@ -485,3 +485,21 @@ def test_a_simulated_chain_runs_in_order_through_a_failure_and_an_outage() -> No
         "load 02 at 03:30", "report 02 at 03:35", "load 03 at 03:35", "report 03 at 03:40",
         "load 04 at 04:00", "report 04 at 04:05",
     ]  # fmt: skip
+
+
+def test_periods_are_worked_on_when_they_have_closed_by_the_clocks_of_their_zone() -> None:
+    with Simulation(start="2026-03-28T22:30Z") as sim:
+        zone = {"period_tz": "Europe/Amsterdam"}
+        sim.rota.jobs.add("hits", command=["x"], period="hour", **zone)
+        sim.rota.jobs.add("daily", command=["x"], period="day", rolls_up=["hits"], **zone)
+        told: list[tuple[str, str]] = []
+        for job in ("hits", "daily"):
+            sim.handle(job, lambda run: told.append((f"{run.now:%H:%M}", run.period.name)))
+
+        sim.run_until("2026-03-29T02:00Z")
+
+    # Two o'clock is skipped in that night.
+    assert told == [
+        ("23:00", "2026-03-28T23"), ("23:00", "2026-03-28"), ("00:00", "2026-03-29T00"), ("01:00", "2026-03-29T01"),
+        ("02:00", "2026-03-29T03"),
+    ]  # fmt: skip

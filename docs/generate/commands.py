@@ -19,7 +19,7 @@ from rota.execution.command import KEPT_VARIABLES
 from rota.model import states
 from rota.model.durations import format_duration
 from rota.model.job import JobKind, JobSpec
-from rota.model.run import Claim
+from rota.model.run import Claim, PeriodPart
 from rota.model.schedule import TIMINGS, ScheduleSpec
 
 HELP_WIDTH = 100
@@ -82,7 +82,13 @@ VARIABLE_MEANINGS = {
     "ROTA_ARGS": "The arguments as JSON. Above 100,000 bytes it is absent: `current_run().args` has them in any case.",
     "ROTA_NODE": "The node that runs it.",
     "ROTA_FENCE": "Rises with every claim of the run: outside systems may refuse a lower one than they have seen.",
-    "ROTA_KEY": "The same over all attempts of one piece of work: schedule and slot, or the key that was asked for.",
+    "ROTA_KEY": "The same over all attempts of one piece of work: job and period, schedule and slot, or the key that "
+    "was asked for.",
+    "ROTA_PERIOD": "The name of the period; this and the four below only in a run for one.",
+    "ROTA_PERIOD_START": "When the period begins, in UTC.",
+    "ROTA_PERIOD_END": "When it ends, in UTC: the first moment that is not of it.",
+    "ROTA_RANGE_START": "Where the part of the period begins that this run is for, in UTC.",
+    "ROTA_RANGE_END": "Where that part ends. Both are those of the period, unless it is worked on while it is open.",
     "ROTA_CONTROL": "The socket of the guardian: `rota current` and `current_run()` speak to it.",
 }
 
@@ -240,6 +246,6 @@ def _sample_environment() -> Iterable[str]:
     facts |= {"run_id": 1, "claim_id": "c", "fence": 1, "attempt": 1, "job": "j", "kind": "shell", "target": "true"}
     facts |= {"args": "{}", "schedule": "s", "slot_at": now, "run_at": now, "pool": "default", "variables": {}}
     facts |= {"delivery": states.Delivery.AT_LEAST_ONCE, "lease_seconds": 60.0, "retries": 0, "marked": True}
-    facts |= {"limits": {}, "secrets": (), "executor": "process"}
+    facts |= {"limits": {}, "secrets": (), "executor": "process", "part": PeriodPart("2026", now, now, now, now)}
     settings = NodeSettings(database_url="sqlite:///rota.db", state_dir=Path("state"), environment={})
     return [name for name in make_order(Claim(**facts), settings, "n", 0.0).environment if name.startswith("ROTA_")]

@@ -24,12 +24,14 @@ PARTS = {
     "rota.schedules[key]": "rota.client.schedules:ScheduleHandle",
     "rota.backfills": "rota.client.backfills:Backfills",
     "rota.backfills[id]": "rota.client.backfills:BackfillHandle",
+    "rota.periods": "rota.client.periods:Periods",
     "rota.calendars": "rota.client.calendars:Calendars",
     "rota.runs": "rota.client.runs:Runs",
     "rota.nodes": "rota.client.facts:Nodes",
     "rota.pools": "rota.client.facts:Pools",
     "rota.why": "rota.client.facts:Why",
     "CurrentRun": "rota.execution.context:CurrentRun",
+    "CurrentPeriod": "rota.execution.context:CurrentPeriod",
     "job": "rota.client.declared:DeclaredJob",
 }
 # How a value of an imported class is written, and whether users make one.

@@ -19,10 +19,12 @@ from rota.model.job import Executor, Startup
 from rota.model.keeping import KEEP_RULE, format_keep
 from rota.model.placement import RetryNode, RunsOn
 from rota.model.states import Delivery
+from rota.model.timeline import Blocking, PeriodMode
 
-_WORD_LISTS = ("retry_on", "no_retry_on", "secrets", "prefer", "exclude", "mutexes", "after")
+_WORD_LISTS = ("retry_on", "no_retry_on", "secrets", "prefer", "exclude", "mutexes", "after", "rolls_up")
 _DURATIONS = (
     "timeout", "deadline", "start_within", "retry_delay", "retry_delay_max", "breaker_pause", "lease", "cpu_max",
+    "settle", "refresh", "give_up_age",
 )  # fmt: skip
 COLUMNS: Columns = {
     "name": "name",
@@ -154,6 +156,17 @@ def definition_flags(function: Callable[..., Any]) -> Callable[..., Any]:
                 type=Words(*UpstreamFailure),
                 help="When one of these does not succeed: wait for it, or skip. [wait]",
             ),
+            click.option("--period", metavar="UNIT", help="It has periods: hour, day, month, year, or as `6 hours`."),
+            click.option("--period-tz", metavar="ZONE", help="The zone whose clocks cut them. [UTC]"),
+            click.option("--period-start", metavar="PERIOD", help="The first: a name or a time. [the present one]"),
+            click.option("--period-mode", type=Words(*PeriodMode), help="When they are worked on. [discrete]"),
+            click.option("--settle", metavar="D", help="So long after its end a period counts as closed. [0]"),
+            click.option("--refresh", metavar="D", help="How often an open one is worked on. [5m]"),
+            click.option("--rolls-up", metavar="JOB", multiple=True, help="Whose periods make up its own; repeatable."),
+            click.option("--blocking", type=Words(*Blocking), help="What comes before a period. [children]"),
+            click.option("--periods-at-once", metavar="N", help="So many, the oldest ones. [1]"),
+            click.option("--give-up-failures", metavar="N", help="After so many bad ends a period is skipped."),
+            click.option("--give-up-age", metavar="D", help="So long after its end, one not begun is skipped."),
             click.option("--concurrency-key", metavar="ARG", help="The argument whose value is a run's key."),
             click.option("--max-per-key", metavar="N", help="So many of its runs of one key at once."),
             click.option("--rate", metavar="N/D", help="So many starts in any stretch of that length: 100/1h."),
@@ -277,6 +290,18 @@ def pause(door: Door, *, name: str) -> None:
 def resume(door: Door, *, name: str) -> None:
     """Let its runs start again; an open breaker closes."""
     door.screen.tell(f"job {name} is active", door.rota.jobs.resume(name))
+
+
+@job.command()
+@click.argument("name")
+@through_door
+def reset(door: Door, *, name: str) -> None:
+    """Forget what it has not done, so that it begins anew; its history stays."""
+    view = door.rota.jobs.reset(name)
+    count = len(view["skipped"])
+    said = "1 run that waited is skipped" if count == 1 else f"{count} runs that waited are skipped"
+    skipped = f"; {said}" if count else ""
+    door.screen.tell(f"job {name} is reset{skipped}", view)
 
 
 @job.command()

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "calendar": ("rota.cli.calendar:calendar",     "When schedules rest: weekdays, dates, holidays, windows."),
     "backfill": ("rota.cli.backfill:backfill",     "Run the slots of the past, on request."),
     "run":      ("rota.cli.run:run",               "One execution wanted: look, wait, cancel, rerun."),
+    "period":   ("rota.cli.period:period",         "The intervals of a job's timeline: list, tree, reprocess, skip."),
     "node":     ("rota.cli.node:node",             "The machines that share the database."),
     "pool":     ("rota.cli.pool:pool",             "Named sets of nodes: what is ready there, pause and resume."),
     "forecast": ("rota.cli.forecast:forecast",     "What will run when, and how full the pool will be."),

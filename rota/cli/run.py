@@ -20,7 +20,7 @@ COLUMNS: Columns = {
     "id": "id",
     "job": "job",
     "schedule": "schedule",
-    "slot": lambda view: short_time(view["slot"]),
+    "slot": lambda view: view["period"]["name"] if view["period"] else short_time(view["slot"]),
     "state": lambda view: view["state"] + (" (frozen)" if view["freeze_asked_at"] else ""),
     "attempt": "attempt",
     "node": "node",
@@ -78,6 +78,8 @@ def _show_run(door: Door, view: View) -> None:
     facts["error"] = ": ".join(part for part in (error.get("type"), error.get("message")) if part)
     if view.get("slot_count") == 1:
         facts.pop("slot_count")
+    if view["period"] is not None:
+        facts["period"] = view["period"]["name"]
     if view.get("completeness"):
         facts["completeness"] = view["completeness"]["summary"]
     door.screen.show_one(facts, leave_out=("attempts", "events", "on"))

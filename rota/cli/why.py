@@ -30,6 +30,15 @@ def job(door: Door, *, name: str) -> None:
 
 
 @why.command()
+@click.argument("job_name", metavar="JOB")
+@click.argument("period_name", metavar="PERIOD")
+@through_door
+def period(door: Door, *, job_name: str, period_name: str) -> None:
+    """What a period waits for, down to the first cause."""
+    _tell(door, door.rota.why.period(job_name, period_name))
+
+
+@why.command()
 @click.argument("key")
 @click.argument("slot", required=False)
 @through_door

@@ -10,7 +10,7 @@ from rota.client.runs import check_run_id
 from rota.errors import Invalid
 from rota.model.names import check_name, check_pool
 from rota.model.placement import PoolRule
-from rota.store import forgetting, history, membership, slot_history, suspension
+from rota.store import forgetting, history, membership, period_view, slot_history, suspension
 from rota.store.jobs import check_if_exists
 from rota.store.nodes import list_nodes, read_node
 
@@ -200,6 +200,16 @@ class Why:
             NotFound: there is no such job.
         """
         return history.why_job(self._rota.database, name)
+
+    def period(self, job: str, period: str) -> dict[str, Any]:
+        """Tell what a period of a job waits for, down to the first cause, or how it was finished.
+
+        Raises:
+            NotFound: there is no such job.
+            Invalid: it has no periods, or none of that name, or that lies before the first.
+            Conflict: that period has not begun.
+        """
+        return period_view.why_period(self._rota.database, check_name("job", job), period)
 
     def schedule(self, key: str, slot: str | datetime | None = None) -> dict[str, Any]:
         """Tell what a schedule does next and did last, or what became of one slot.

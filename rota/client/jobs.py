@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rota.client.options import check_job_options
 from rota.model.job import JobSpec
 from rota.model.names import check_name
-from rota.store import jobs
+from rota.store import jobs, resetting
 
 if TYPE_CHECKING:
     from rota.client.rota import Rota
@@ -30,8 +30,10 @@ class Jobs:
         ``run_as_groups``, ``memory_max``, ``cpu_max``, ``open_files_max``, ``processes_max``, ``nice``, ``ionice``,
         ``umask``, ``variables``, ``secrets`` (a list of names), ``startup``, ``executor``, ``on``, ``max_parallel``,
         ``prefer`` and ``exclude`` (lists of names of nodes and labels ``K=V``), ``retry_node``, ``max_running``,
-        ``mutexes`` (a list of names), ``after`` (a list of jobs), ``upstream_failure``, ``concurrency_key`` (the name
-        of an argument), ``max_per_key``, ``rate``, ``keep`` (how long, by how a run ended).
+        ``mutexes`` (a list of names), ``after`` (a list of jobs), ``upstream_failure``, ``period``, ``period_tz``,
+        ``period_start``, ``period_mode``, ``settle``, ``refresh``, ``rolls_up`` (a list of jobs), ``blocking``,
+        ``periods_at_once``, ``give_up_failures``, ``give_up_age``, ``concurrency_key`` (the name of an argument),
+        ``max_per_key``, ``rate``, ``keep`` (how long, by how a run ended).
 
         Raises:
             Invalid: a value breaks its rule; nothing was stored.
@@ -79,6 +81,18 @@ class Jobs:
     def resume(self, name: str) -> dict[str, Any]:
         """Let the job's runs start again; an open breaker closes."""
         return jobs.resume_job(self._rota.database, name, actor=self._rota.actor)
+
+    def reset(self, name: str) -> dict[str, Any]:
+        """Forget what the job has not done, so that it begins anew: its history stays. Return what was forgotten.
+
+        Its periods are worked on from the first one on again. Slots that wait are skipped, and those to come wait for
+        none before. Its breaker is closed.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: it is running; nothing was changed.
+        """
+        return resetting.reset_job(self._rota.database, check_name("name", name), actor=self._rota.actor)
 
     def delete(self, name: str) -> None:
         """Delete a job; its finished runs stay.

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from rota.client.claims import Claim, Poller
     from rota.client.facts import Nodes, Pools, Why
     from rota.client.jobs import Jobs
+    from rota.client.periods import Periods
     from rota.client.runs import RunHandle, Runs
     from rota.client.schedules import Schedules
     from rota.client.warner import Warner
@@ -118,6 +119,13 @@ class Rota:
         from rota.client.schedules import Schedules
 
         return Schedules(self)
+
+    @cached_property
+    def periods(self) -> Periods:
+        """The periods of jobs."""
+        from rota.client.periods import Periods
+
+        return Periods(self)
 
     @cached_property
     def calendars(self) -> Calendars:

@@ -26,7 +26,7 @@ from rota.execution.order import Order, limits_message
 from rota.model.instants import format_instant
 from rota.model.job import OWN_CONNECTION, Executor, Startup, check_delivery, check_executor
 from rota.model.limits import Limits
-from rota.model.run import Claim
+from rota.model.run import Claim, PeriodPart
 from rota.model.states import Delivery
 from rota.store.database import parse_url
 from rota.store.dialects import dialect_of
@@ -239,11 +239,30 @@ def _facts(claim: Claim, node: str) -> dict[str, str | None]:
         "ROTA_RUN_AT": format_instant(claim.run_at),
         "ROTA_NODE": node,
         "ROTA_FENCE": str(claim.fence),
-        "ROTA_KEY": stable_key(claim.schedule, claim.slot_at, claim.run_key, claim.run_id),
+        "ROTA_KEY": key_of_claim(claim),
         "ROTA_SCHEDULE": claim.schedule,
         "ROTA_SLOT": None if claim.slot_at is None else format_instant(claim.slot_at),
         "ROTA_ARGS": claim.args,
+    } | _period_facts(claim.part)
+
+
+def _period_facts(part: PeriodPart | None) -> dict[str, str | None]:
+    if part is None:
+        return {}
+    return {
+        "ROTA_PERIOD": part.name,
+        "ROTA_PERIOD_START": format_instant(part.start),
+        "ROTA_PERIOD_END": format_instant(part.end),
+        "ROTA_RANGE_START": format_instant(part.range_start),
+        "ROTA_RANGE_END": format_instant(part.range_end),
     }
+
+
+def key_of_claim(claim: Claim) -> str:
+    """Return what is the same for all attempts of one piece of work, for jobs that must not do it twice."""
+    if claim.part is not None:
+        return f"{claim.job}/{claim.part.key}"
+    return stable_key(claim.schedule, claim.slot_at, claim.run_key, claim.run_id)
 
 
 def stable_key(schedule: str | None, slot_at: datetime | None, run_key: str | None, run_id: int) -> str:

@@ -28,6 +28,7 @@ from rota.store.findings import watch_health
 from rota.store.firing import FIRE_BATCH_MAX, fire_schedules
 from rota.store.membership import correct_absent_nodes
 from rota.store.outlook import Outlook, look
+from rota.store.periods import look_at_periods, rewake_periods
 from rota.store.permits import tidy_permits
 from rota.store.upstreams import look_at_upstreams
 
@@ -43,6 +44,7 @@ class Done:
     missed: int = 0
     looked_at: int = 0  # runs that are done without, since an upstream is not; or there are more to look at
     backfilled: int = 0  # runs for slots of the past; or there is more to look at
+    periods: int = 0  # that were finished, or jobs whose ledgers were continued
     rescued: int = 0
     set_aside: int = 0
     trouble: Exception | None = None  # the first thing that went wrong; the others were done all the same
@@ -50,7 +52,7 @@ class Done:
     @property
     def anything(self) -> bool:
         """Tell whether the outlook has changed by it."""
-        decided = self.slots or self.ready or self.missed or self.looked_at or self.backfilled
+        decided = self.slots or self.ready or self.missed or self.looked_at or self.backfilled or self.periods
         return bool(decided or self.rescued or self.set_aside)
 
 
@@ -118,6 +120,9 @@ class Scheduler:
         if outlook.backfill_has_come:
             with _trouble_kept(done):
                 self._step_backfills(done)
+        if outlook.periods_have_come and not outlook.is_held:
+            with _trouble_kept(done):
+                self._look_at_periods(done, outlook)
         if outlook.lease_has_ended and not outlook.is_held:
             with _trouble_kept(done):
                 done.rescued = rescue_runs(self._database, rescuer=self.identity.name, as_of=outlook.now)
@@ -145,7 +150,14 @@ class Scheduler:
         done.ready += stepped.ready
         done.backfilled = stepped.runs + stepped.is_full
 
+    def _look_at_periods(self, done: Done, outlook: Outlook) -> None:
+        looked = look_at_periods(self._database, as_of=outlook.now)
+        done.ready += looked.ready
+        done.periods = looked.added + looked.finished + looked.is_full
+
     def _tidy(self, done: Done) -> None:
+        with _trouble_kept(done):
+            rewake_periods(self._database)
         with _trouble_kept(done):
             if count := correct_absent_nodes(self._database):
                 log.info("%d nodes that are gone did not say what the rules of pools make of them: they do now", count)
@@ -178,6 +190,8 @@ class Scheduler:
                 outlook.next_due_at,
                 outlook.next_upstreams_at,
                 outlook.next_backfill_at,
+                outlook.next_period_at,
+                outlook.next_ledger_at,
                 outlook.next_lease_end_at,
             )
             if (seconds := outlook.seconds_until(moment)) is not None

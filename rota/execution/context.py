@@ -38,6 +38,17 @@ PROGRESS_SECONDS = 0.1
 
 
 @dataclass(frozen=True)  # no slots: jobs may run under Python 3.9
+class CurrentPeriod:
+    """The period that a run is for: from ``start`` up to, not including, ``end``; its own part is the range."""
+
+    name: str
+    start: datetime
+    end: datetime
+    range_start: datetime
+    range_end: datetime
+
+
+@dataclass(frozen=True)  # no slots: jobs may run under Python 3.9
 class CurrentRun:
     """The run that this process works for."""
 
@@ -50,6 +61,7 @@ class CurrentRun:
     node: str
     fence: int  # rises with every claim of the run: an outside system may refuse a lower one than it has seen
     key: str | None  # the same over all attempts
+    period: CurrentPeriod | None = None  # None: its job has no periods
 
     @property
     def args(self) -> Any:
@@ -203,7 +215,15 @@ def current_run() -> CurrentRun:
         node=_fact("ROTA_NODE"),
         fence=int(_fact("ROTA_FENCE")),
         key=fact("ROTA_KEY"),
+        period=_period(),
     )
+
+
+def _period() -> CurrentPeriod | None:
+    name = fact("ROTA_PERIOD")
+    moments = [_instant(f"ROTA_{which}") for which in ("PERIOD_START", "PERIOD_END", "RANGE_START", "RANGE_END")]
+    known = [moment for moment in moments if moment is not None]
+    return None if name is None or len(known) < len(moments) else CurrentPeriod(name, *known)
 
 
 def _fact(name: str) -> str:

@@ -51,6 +51,7 @@ class FindingCode(StrEnum):
     SCHEDULE_SKIPPING = "schedule_skipping"  # a schedule skips slot after slot, since a run has not ended
     JOB_FAILING = "job_failing"  # the last runs of a job all failed
     UPSTREAM_FAILED = "upstream_failed"  # runs wait for a job that has ended, and did not succeed
+    PERIOD_HELD = "period_held"  # a period failed for good, or again and again, and the later ones wait
     UPSTREAM_CYCLE = "upstream_cycle"  # runs wait for themselves: somebody has written into rota_dependency
     BREAKER_OPEN = "breaker_open"  # attempts of a job ended badly one after the other: its runs do not start
     CALENDAR_ENDING = "calendar_ending"  # the holidays of a calendar run out

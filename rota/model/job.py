@@ -28,6 +28,8 @@ from rota.model.names import check_env, check_name, check_pool
 from rota.model.placement import RetryNode, RunsOn, check_selectors
 from rota.model.secret import check_secrets
 from rota.model.states import Delivery
+from rota.model.timeline import PARAMETERS as TIMELINE_PARAMETERS
+from rota.model.timeline import Timeline, check_timeline
 
 POOL_DEFAULT = "default"
 RETRIES_MAX = 1_000_000
@@ -132,6 +134,7 @@ class JobSpec:
     keep: Mapping[str, float | None] = field(default_factory=dict[str, float | None])  # seconds, by how a run ended
     after: tuple[str, ...] = ()  # its upstreams: jobs whose same slot is to succeed first
     upstream_failure: UpstreamFailure = UpstreamFailure.WAIT
+    timeline: Timeline | None = None  # how it is cut into periods
 
     @classmethod
     def checked(
@@ -188,6 +191,17 @@ class JobSpec:
         keep: object = None,
         after: object = None,
         upstream_failure: object = UpstreamFailure.WAIT,
+        period: object = None,
+        period_tz: object = None,
+        period_start: object = None,
+        period_mode: object = None,
+        settle: object = None,
+        refresh: object = None,
+        rolls_up: object = None,
+        blocking: object = None,
+        periods_at_once: object = None,
+        give_up_failures: object = None,
+        give_up_age: object = None,
     ) -> JobSpec:
         """Make a definition from what a user gave.
 
@@ -225,6 +239,22 @@ class JobSpec:
         known_name, known_after = check_name("name", name), check_after(after)
         if known_name in known_after:
             raise Invalid("after", known_name, "a job cannot run after itself")
+        timeline = check_timeline(
+            {
+                "period": period,
+                "period_tz": period_tz,
+                "period_start": period_start,
+                "period_mode": period_mode,
+                "settle": settle,
+                "refresh": refresh,
+                "rolls_up": rolls_up,
+                "blocking": blocking,
+                "periods_at_once": periods_at_once,
+                "give_up_failures": give_up_failures,
+                "give_up_age": give_up_age,
+            }
+        )
+        _check_beside_timeline(timeline, known_name, known_after, runs_on, start_within, retries)
         return cls(
             name=known_name,
             kind=known_kind,
@@ -273,6 +303,7 @@ class JobSpec:
             upstream_failure=UpstreamFailure.WAIT
             if upstream_failure is None
             else check_word("upstream_failure", upstream_failure, UpstreamFailure),
+            timeline=timeline,
         )
 
     @classmethod
@@ -295,6 +326,8 @@ class JobSpec:
         given = _to_parameters(self.definition())
         if "kind" in changes and changes["kind"] != self.kind:
             given.pop("connection", None)  # of the kind that it was
+        if "period" in changes and changes["period"] is None:  # all that is said of periods goes with them
+            given = {name: value for name, value in given.items() if name not in TIMELINE_PARAMETERS}
         return JobSpec.checked(**apply_changes("job", _PARAMETERS, given, changes, keep=("kind", "target")))
 
     def definition(self) -> dict[str, Any]:
@@ -306,6 +339,7 @@ class JobSpec:
         for name in ("secrets", "prefer", "exclude", "mutexes", "after"):
             found[name] = list(found[name])
         found["keep"] = dict(self.keep)
+        found["timeline"] = None if self.timeline is None else self.timeline.parameters()
         found["variables"] = dict(sorted(self.variables.items()))
         # Plain strings instead of enums, for writers that look at the type.
         return {name: str(value) if isinstance(value, StrEnum) else value for name, value in found.items()}
@@ -322,7 +356,7 @@ _PARAMETERS = (
     "run_as_groups", "memory_max", "cpu_max", "open_files_max", "processes_max", "nice", "ionice", "umask", "variables",
     "secrets", "startup", "connection", "executor", "on", "max_parallel", "prefer", "exclude", "retry_node",
     "max_running", "mutexes", "concurrency_key", "max_per_key", "rate", "keep",
-    "after", "upstream_failure",
+    "after", "upstream_failure", *TIMELINE_PARAMETERS,
 )  # fmt: skip
 
 
@@ -340,6 +374,10 @@ def _to_parameters(definition: Mapping[str, Any]) -> dict[str, Any]:
         given["rate"] = _spell_rate(count, seconds)
     if isinstance(given.get("keep"), Mapping):
         given["keep"] = {end: KEEP_FOR_EVER if time is None else time for end, time in given["keep"].items()}
+    if isinstance(timeline := given.pop("timeline", None), Mapping):
+        given |= cast("Mapping[str, Any]", timeline)
+    elif timeline is not None:
+        raise Invalid("timeline", timeline, "it is a JSON object")
     if given.get("retries") == FOR_EVER:  # as the column keeps it; at a door it is a word
         given["retries"] = "forever"
     return given
@@ -543,6 +581,29 @@ def check_retries(value: object) -> int:
 def check_retry_delay(value: object) -> float:
     """Return the seconds to wait before a retry."""
     return parse_duration("retry_delay", value, zero_ok=True)
+
+
+def _check_beside_timeline(
+    timeline: Timeline | None,
+    name: str,
+    after: tuple[str, ...],
+    runs_on: RunsOn,
+    start_within: object,
+    retries: object,
+) -> None:
+    if timeline is None:
+        return
+    if runs_on is RunsOn.ALL:
+        raise Invalid("on", str(runs_on), "a period is worked on by one node: leave the period out, or on")
+    if start_within is not None:
+        raise Invalid("start_within", start_within, "no period is given up for being late: see give_up_age")
+    if timeline.give_up_failures is not None and retries not in {0, "0"}:
+        rule = "it says how many attempts there are, and so does retries: give one of them"
+        raise Invalid("give_up_failures", timeline.give_up_failures, rule)
+    if name in timeline.rolls_up:
+        raise Invalid("rolls_up", name, "a job cannot roll up itself")
+    if both := sorted({*timeline.rolls_up} & {*after}):
+        raise Invalid("after", both[0], "it is rolled up, so its periods come first already: name it once")
 
 
 def _check_exit_code(name: str, value: object) -> int | None:

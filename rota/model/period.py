@@ -183,6 +183,20 @@ class PeriodRule:
             raise Invalid(field, name, f"the clocks of {self.zone.key} show it twice: write {names}")
         return found[0]
 
+    def parse_span(self, name: object, *, field: str = "period") -> tuple[Period, Period]:
+        """Return the first and the last period that a name stands for: all that begin in a day, month or year, of its.
+
+        Raises:
+            Invalid: as for ``parse``.
+        """
+        length = len(name.strip()) if isinstance(name, str) else 0
+        for unit in PeriodUnit:
+            if length == len(unit.example) and self.unit.is_finer_than(unit):
+                named = PeriodRule(unit, 1, self.zone).parse(name, field=field)
+                return self.containing(named.start), self.containing(named.end - _MICROSECOND)
+        found = self.parse(name, field=field)
+        return found, found
+
     def _at(self, moment: datetime) -> Period:
         """Return the period that ``moment``, in naive UTC, lies in."""
         label = self._label_at(moment)

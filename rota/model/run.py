@@ -7,10 +7,28 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from rota.model.instants import format_instant
 from rota.model.states import Delivery
 
 if TYPE_CHECKING:
     from rota.model.environment import Environment
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodPart:
+    """What a run does of a period: all of it, or the part of it that it is for."""
+
+    name: str
+    start: datetime
+    end: datetime
+    range_start: datetime
+    range_end: datetime
+
+    @property
+    def key(self) -> str:
+        """The name of this part: that of the period when it is all of it."""
+        is_whole = (self.range_start, self.range_end) == (self.start, self.end)
+        return self.name if is_whole else f"{self.name}/{format_instant(self.range_end)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +48,8 @@ class NewRun:
     concurrency_key: str | None = None  # None: what its arguments say
     is_forced: bool = False  # whatever became of what its job runs after
     requested_by: str = ""
+    period_id: int | None = None  # in the ledger of periods; with ``part``
+    part: PeriodPart | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +97,7 @@ class Claim:
     environment: Environment | None = None  # what it gets for that here; None: the worker's own
     deadline_left_seconds: float | None = None  # when it was claimed; None: there is no deadline
     secrets: tuple[str, ...] = ()  # names of what its node is to supply
+    part: PeriodPart | None = None  # of a period of its job
 
     @property
     def is_too_late(self) -> bool:

@@ -40,7 +40,7 @@ PAGE_SLOTS = 1000
 _MICROSECOND = timedelta(microseconds=1)
 
 FIND_SCHEDULE = select(schedule.c.id, schedule.c.zone).where(schedule.c.name == bindparam("name"))
-FIND_JOB = select(job.c.id).where(job.c.name == bindparam("name"))
+FIND_JOB = select(job.c.id, job.c.timeline).where(job.c.name == bindparam("name"))
 # Served by rota_schedule_job.
 FIND_SCHEDULES_OF = (
     select(schedule.c.id, schedule.c.job_id, schedule.c.zone)
@@ -86,10 +86,15 @@ def find_schedules(connection: Connection, name: str) -> Sequence[AnyRow]:
     """Return the schedules that a name means: the one of that name, or else all of the job of that name."""
     if found := connection.execute(FIND_SCHEDULE, {"name": name}).all():
         return found
-    job_id = connection.execute(FIND_JOB, {"name": name}).scalar()
-    if job_id is None:
+    known = connection.execute(FIND_JOB, {"name": name}).one_or_none()
+    if known is None:
         raise NotFound("job or schedule", name, "see `rota schedule list` and `rota job list` for the names there are")
-    found = connection.execute(FIND_SCHEDULES_OF, {"job_ids": [job_id]}).all()
+    if known.timeline is not None:
+        raise Conflict(
+            f"job {name} has periods, and no slots: `rota period reprocess {name} PERIOD --to PERIOD` does some "
+            "again, with all that is built on them"
+        )
+    found = connection.execute(FIND_SCHEDULES_OF, {"job_ids": [known.id]}).all()
     if not found:
         raise Conflict(f"job {name} has no schedule, and so no slots: add one with `rota schedule add KEY {name}`")
     return found

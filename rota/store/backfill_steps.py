@@ -17,7 +17,7 @@ from sqlalchemy import Connection, bindparam, literal, select, update
 from sqlalchemy.exc import DBAPIError
 
 from rota import crash
-from rota.errors import RotaError
+from rota.errors import DatabaseUnavailable, RotaError
 from rota.model.backfill import BackfillState, Fate, Wish, has_passed
 from rota.model.policy import SlotDecision
 from rota.model.reasons import Reason
@@ -116,9 +116,10 @@ def step_backfills(database: Database, *, limit: int = BACKFILLS_MAX) -> Stepped
 
     Raises:
         DatabaseUnavailable: what was done before stays done; calling again is safe.
+        ValueError: the row of one was changed by hand, and cannot be understood; the others were stepped all the same.
     """
     due = database.read(lambda connection: connection.execute(FIND_BACKFILLS, {"limit": limit}).all())
-    total = Stepped(is_full=len(due) == limit)
+    total, trouble = Stepped(is_full=len(due) == limit), None
     for row in due:
 
         def step(connection: Connection, backfill_id: int = row.id, version: int = row.version) -> Stepped:
@@ -128,12 +129,18 @@ def step_backfills(database: Database, *, limit: int = BACKFILLS_MAX) -> Stepped
 
         try:
             stepped = write_fresh(database, step)
-        except DBAPIError as error:
-            if database.dialect.classify(error) is not Trouble.TAKEN:
-                raise
-            stepped = Stepped(is_full=True)  # a slot has got its row from somebody else at this moment
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - raised when the others have been stepped
+            if isinstance(error, DBAPIError) and database.dialect.classify(error) is Trouble.TAKEN:
+                stepped = Stepped(is_full=True)  # a slot has got its row from somebody else at this moment
+            else:
+                trouble = trouble or error
+                continue
         crash.at("backfill.committed")
         total = Stepped(total.runs + stepped.runs, total.ready + stepped.ready, total.is_full or stepped.is_full)
+    if trouble is not None:
+        raise trouble
     return total
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, case, exists, false, func, insert, literal, null, select
 
 from rota import crash
-from rota.errors import Invalid, NotFound
+from rota.errors import Conflict, Invalid, NotFound
 from rota.model.concurrency import key_of
 from rota.model.reasons import Reason
 from rota.model.run import Made, NewRun
@@ -67,6 +67,12 @@ _new = given_rows(
     behind_seconds="id",
     awaits="flag",
     backfill_id="id",
+    period_id="id",
+    period="name",
+    period_start_at="instant",
+    period_end_at="instant",
+    range_start_at="instant",
+    range_end_at="instant",
 )
 _run_at = func.coalesce(_new.c.run_at, db_now())
 _awaits = func.coalesce(_new.c.awaits, false())
@@ -118,6 +124,13 @@ _VALUES = {
     "behind_seconds": _new.c.behind_seconds,
     "group_id": _new.c.group_id,
     "backfill_id": _new.c.backfill_id,
+    "period_id": _new.c.period_id,
+    "period": _new.c.period,
+    "period_start_at": _new.c.period_start_at,
+    "period_end_at": _new.c.period_end_at,
+    "range_start_at": _new.c.range_start_at,
+    "range_end_at": _new.c.range_end_at,
+    "open_period_id": _new.c.period_id,
 }
 _same_slot = exists().where(
     run.c.schedule_id == _new.c.schedule_id,
@@ -159,6 +172,7 @@ READ_JOBS = select(
     job.c.runs_on,
     job.c.exclude,
     job.c.after,
+    job.c.timeline,
 ).where(job.c.name.in_(bindparam("names", expanding=True)))
 
 
@@ -204,7 +218,8 @@ def make_runs(connection: Connection, wanted: Sequence[NewRun], requests: Sequen
 
     Raises:
         NotFound: there is no job of that name; nothing was inserted.
-        Conflict: a job runs on all nodes of its pool, and none is registered there; nothing was inserted.
+        Conflict: a job runs on all nodes of its pool, and none is registered there, or it has periods; nothing was
+            inserted.
         Invalid: a job's row does not say on how many nodes it runs, or there are too many at once.
         Stale: a key was given back in between; roll back and ask again.
     """
@@ -213,6 +228,11 @@ def make_runs(connection: Connection, wanted: Sequence[NewRun], requests: Sequen
     for new in wanted:
         if new.job not in jobs:
             raise NotFound("job", new.job)
+        if jobs[new.job].timeline is not None and new.part is None:
+            raise Conflict(
+                f"job {new.job} has periods, for which its runs are made by themselves: "
+                f"`rota period reprocess {new.job} PERIOD` does one again"
+            )
     # Only a moment that lies ahead, or a window, needs the clock before the insert.
     timed = any(
         new.run_at or new.in_seconds or new.start_within_seconds or jobs[new.job].start_within_seconds for new in wanted
@@ -293,7 +313,7 @@ def _request_row(new: NewRun, request: str, known: Any, now: datetime | None) ->
         "unique_seconds": new.unique_seconds,
         "state": (RunState.WAITING if ahead or awaits else RunState.READY).value,
         "reason": (Reason.UPSTREAM if awaits else Reason.NOT_BEFORE if ahead else Reason.ASKED).value,
-        "reason_text": (f"asked for at {run_at:%Y-%m-%d %H:%M:%S} UTC" if ahead else "asked to run now")
+        "reason_text": _say_asked(new, run_at if ahead else None)
         + (", after what it builds on" if awaits else "")
         + ("; its job is paused" if paused else ""),
         "awaits": awaits,
@@ -310,4 +330,24 @@ def _request_row(new: NewRun, request: str, known: Any, now: datetime | None) ->
         "retry_delay_seconds": new.retry_delay_seconds,
         "finished": False,
         "concurrency_key": new.concurrency_key or key_of(known.concurrency_key, new.args),
+        **_period_columns(new),
+    }
+
+
+def _say_asked(new: NewRun, ahead: datetime | None) -> str:
+    if new.part is not None:
+        return f"made for period {new.part.name}"
+    return "asked to run now" if ahead is None else f"asked for at {ahead:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _period_columns(new: NewRun) -> dict[str, Any]:
+    if new.part is None:
+        return {}
+    return {
+        "period_id": new.period_id,
+        "period": new.part.name,
+        "period_start_at": new.part.start,
+        "period_end_at": new.part.end,
+        "range_start_at": new.part.range_start,
+        "range_end_at": new.part.range_end,
     }

@@ -6,7 +6,7 @@ An end is only a hint: it brings forward when a waiting run's upstreams are look
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import (
@@ -134,7 +134,10 @@ def wake_dependants(connection: Connection, ended: Sequence[int]) -> int:
 
     What somebody keeps locked is passed over: it is looked at by itself.
     """
-    ids = _find_dependants(connection, ended)
+    return _bring_forward(connection, _find_dependants(connection, ended))
+
+
+def _bring_forward(connection: Connection, ids: Sequence[int]) -> int:
     if not ids:
         return 0
     free = connection.execute(LOCK_FREE, {"brought": _encode(ids)}).scalars().all()
@@ -142,6 +145,13 @@ def wake_dependants(connection: Connection, ended: Sequence[int]) -> int:
         connection.execute(BRING_FORWARD, {"brought": _encode(free)})
         announce(connection)
     return len(free)
+
+
+def wake_slots_after(connection: Connection, periods: Collection[tuple[int, datetime]]) -> None:
+    """Let the scheduler look at the runs of these jobs that may wait for a period which ended then."""
+    if periods:
+        given = encode_rows({"job_id": job_id, "low": end} for job_id, end in sorted(periods))
+        _bring_forward(connection, sorted(set(connection.execute(FIND_DEPENDANTS, {"decided": given}).scalars())))
 
 
 def _find_dependants(connection: Connection, moved: Sequence[int]) -> list[int]:

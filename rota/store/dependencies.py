@@ -6,7 +6,7 @@ have no cycle, since whoever changes some of them holds one lock. Called where j
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
@@ -42,8 +42,8 @@ DEPENDANTS_OF = (
 )
 
 
-def replace_upstreams(connection: Connection, job_id: int, name: str, after: Collection[str]) -> None:
-    """Let a job run after these, and no others, in the transaction that writes it.
+def replace_upstreams(connection: Connection, job_id: int, name: str, builds_on: Mapping[str, bool]) -> None:
+    """Let a job build on these, and no others, in the transaction that writes it; True for those that it rolls up.
 
     Raises:
         Invalid: there is no such job, or they run after this one already; the message names the path.
@@ -51,17 +51,24 @@ def replace_upstreams(connection: Connection, job_id: int, name: str, after: Col
     connection.execute(_LOCK_PAIRS)
     connection.execute(_FORGET_UPSTREAMS, {"of_job": job_id})
     connection.execute(_LOOK_AT_ONCE, {"of_job": job_id})
-    if not after:
+    if not builds_on:
         return
-    ids = {row.name: row.id for row in connection.execute(FIND_IDS, {"names": sorted(after)})}
-    for upstream in after:
+    ids = {row.name: row.id for row in connection.execute(FIND_IDS, {"names": sorted(builds_on)})}
+    for upstream, is_child in builds_on.items():
         if upstream not in ids:
             rule = "there is no such job: add it first, or see `rota job list` for its name"
-            raise Invalid("after", upstream, rule)
-    upstreams = read_upstreams(connection) | {name: frozenset(after)}
+            raise Invalid("rolls_up" if is_child else "after", upstream, rule)
+    upstreams = read_upstreams(connection) | {name: frozenset(builds_on)}
     if (cycle := find_cycle(upstreams, name)) is not None:
-        raise Invalid("after", ", ".join(after), f"it closes a cycle: {' after '.join(cycle)}")
-    connection.execute(insert(dependency), [{"job_id": job_id, "upstream_id": ids[upstream]} for upstream in after])
+        field = "rolls_up" if builds_on[cycle[1]] else "after"
+        raise Invalid(field, cycle[1], f"it closes a cycle: {' after '.join(cycle)}")
+    connection.execute(
+        insert(dependency),
+        [
+            {"job_id": job_id, "upstream_id": ids[upstream], "is_child": True if is_child else None}
+            for upstream, is_child in builds_on.items()
+        ],
+    )
 
 
 def read_upstreams(connection: Connection) -> dict[str, frozenset[str]]:
@@ -86,5 +93,7 @@ def forget_job(connection: Connection, job_id: int, name: str) -> None:
     connection.execute(_LOCK_PAIRS)
     if dependants := read_dependants(connection, job_id):
         shown_names = ", ".join(dependants[:3]) + (", …" if len(dependants) > 3 else "")
-        raise Conflict(f"others run after job {name!r} ({shown_names}): edit them first with `rota job edit --after`")
+        raise Conflict(
+            f"others build on job {name!r} ({shown_names}): edit these first with `rota job edit --after`, `--rolls-up`"
+        )
     connection.execute(_FORGET_UPSTREAMS, {"of_job": job_id})

@@ -6,6 +6,7 @@ their state changes, by statements that ``tell_runs`` makes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -23,7 +24,7 @@ from sqlalchemy import (
 
 from rota.store.shown import shown
 from rota.store.tables import event, run
-from rota.store.types import db_now
+from rota.store.types import db_now, encode_rows, given_rows
 
 EVENTS_MAX = 200
 
@@ -70,7 +71,33 @@ def _latest_of(subject: Any) -> Select[Any]:
 READ_JOB_EVENTS = _latest_of(event.c.job)
 READ_SCHEDULE_EVENTS = _latest_of(event.c.schedule)
 READ_NODE_EVENTS = _latest_of(event.c.node)
-_READ_EVENTS = {"job": READ_JOB_EVENTS, "schedule": READ_SCHEDULE_EVENTS, "node": READ_NODE_EVENTS}
+_READ_EVENTS = {
+    "job": READ_JOB_EVENTS,
+    "period": READ_JOB_EVENTS,
+    "schedule": READ_SCHEDULE_EVENTS,
+    "node": READ_NODE_EVENTS,
+}
+
+
+_periods = given_rows("periods", job="name", from_state="word", to_state="word", text="text", actor="name")
+TELL_PERIODS = insert(event).from_select(
+    ["at", "kind", "job", "from_state", "to_state", "text", "actor"],
+    select(
+        db_now(),
+        literal("period"),
+        _periods.c.job,
+        _periods.c.from_state,
+        _periods.c.to_state,
+        _periods.c.text,
+        _periods.c.actor,
+    ),
+)
+
+
+def tell_periods(connection: Connection, told: Sequence[Mapping[str, Any]]) -> None:
+    """Write events about periods: rows of ``job``, ``from_state``, ``to_state``, ``text`` and perhaps ``actor``."""
+    if told:
+        connection.execute(TELL_PERIODS, {"periods": encode_rows(told)})
 
 
 def tell_change(

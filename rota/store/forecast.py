@@ -27,7 +27,7 @@ from rota.store.fanout import Registered
 from rota.store.firing import names_of_calendars, rule_of
 from rota.store.schedule_rows import spec_of
 from rota.store.schedules import READ_SCHEDULE
-from rota.store.tables import job, node, run, schedule
+from rota.store.tables import job, node, period, run, schedule
 from rota.store.types import Instant, db_now
 
 SCHEDULES_MAX = 100_000
@@ -90,6 +90,8 @@ READ_AHEAD = select(
     select(func.count()).where(run.c.lease_ends_at.is_not(None)).scalar_subquery().label("lease_count"),
     # What lies in the past waits for a run that is ready, not for the clock.
     case((db_now() < NEXT_HALF_OPEN_AT, NEXT_HALF_OPEN_AT)).label("next_half_open_at"),
+    select(func.min(period.c.due_at)).where(period.c.due_at.is_not(None)).scalar_subquery().label("next_period_at"),
+    select(func.min(job.c.periods_until)).scalar_subquery().label("next_ledger_at"),
 )
 
 
@@ -102,6 +104,8 @@ class Ahead:
     next_lease_end_at: datetime | None
     lease_count: int
     next_half_open_at: datetime | None
+    next_period_at: datetime | None = None
+    next_ledger_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,15 @@ def read_ahead(database: Database) -> Ahead:
     """Return when something will be due next."""
     row = database.read(lambda connection: connection.execute(READ_AHEAD).one())
     next_due_at = min((one for one in (row.next_due_at, row.next_upstreams_at) if one is not None), default=None)
-    return Ahead(row.next_slot_at, next_due_at, row.lease_ends_at, row.lease_count, row.next_half_open_at)
+    return Ahead(
+        row.next_slot_at,
+        next_due_at,
+        row.lease_ends_at,
+        row.lease_count,
+        row.next_half_open_at,
+        row.next_period_at,
+        row.next_ledger_at,
+    )
 
 
 def read_prospect(database: Database, days: int, job_name: str | None = None) -> Prospect:

@@ -32,12 +32,13 @@ from rota.model.forecast import FAR_LONGER_SECONDS
 from rota.model.instants import format_instant
 from rota.model.names import NAME_LENGTH_MAX
 from rota.model.secret import read_names
-from rota.model.states import JobState, RunState
+from rota.model.states import UNFINISHED, JobState, RunState
 from rota.model.timing import TimingKind, parse_any
 from rota.store.breakers import FIND_NOT_CLOSED, MAY_BE_CLAIMED, say_held
 from rota.store.clock import READ_HELD
 from rota.store.database import Database, now_of
 from rota.store.durations import read_durations
+from rota.store.period_view import find_held_periods
 from rota.store.permits import WITHIN_LIMITS, find_kept_waiting
 from rota.store.placing import read_selectors
 from rota.store.pool_rules import READ_RULES, rule_of
@@ -355,6 +356,7 @@ class _Look:
         self._look_at_schedules()
         self._look_at_running()
         self._look_at_upstreams()
+        self._look_at_periods()
         self._look_at_breakers()
         self._look_at_jobs()
         self._look_at_calendars()
@@ -656,6 +658,15 @@ class _Look:
             each = _name(ended, lambda row: row.name)
             number = f"{_many(ended)} schedule{'s have' if len(ended) > 1 else ' has'}"
             self._tell(Severity.INFO, FindingCode.SCHEDULE_ENDED, "schedules", f"{number} come to an end: {each}")
+
+    def _look_at_periods(self) -> None:
+        for row in find_held_periods(self._connection, FAILURES_IN_ROW):
+            if row.state in UNFINISHED:
+                how = f"failed {row.retries_used} times, and is tried on: {row.reason_text}"
+            else:
+                how = "failed for good: rerun its run, or reprocess or skip the period"
+            sentence = f"period {row.period} of job {row.job} (run {row.id}) has {how}; the later ones wait for it"
+            self._tell(Severity.WARNING, FindingCode.PERIOD_HELD, row.job, sentence, row.period_end_at)
 
     def _look_at_upstreams(self) -> None:
         for path in find_cycles(self._connection):

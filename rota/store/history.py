@@ -24,6 +24,7 @@ from rota.store.database import Database
 from rota.store.events import READ_RUN_EVENTS, read_events, show_event
 from rota.store.fanout import ANY
 from rota.store.groups import read_completeness
+from rota.store.period_view import explain_ledger
 from rota.store.permits import say_held_back
 from rota.store.placing import AVOID_SECONDS, PREFER_SECONDS, READY_SINCE, read_selectors
 from rota.store.pools import (
@@ -215,6 +216,8 @@ def _explain_group(connection: Connection, row: Row[Any]) -> list[str]:
 
 def _subject(row: Row[Any]) -> str:
     of = f"run {row.id} of job {row.job}" + (f" for node {row.target_node}" if row.target_node else "")
+    if row.period is not None:
+        return f"{of}, period {row.period}"
     if row.slot_at is None:
         return of
     if row.slot_count > 1:
@@ -508,7 +511,9 @@ def why_job(database: Database, name: str) -> Answer:
             unfinished = connection.execute(READ_RUN, {"id": opened}).one()
             because.append(f"run {opened} is {unfinished.state}: {explain_run(connection, unfinished)[0]}")
         schedules = connection.execute(READ_SCHEDULES_OF, of_job).all()
-        if not schedules:
+        if row.timeline is not None:
+            because += explain_ledger(connection, row.id) or ["all its periods are finished"]
+        elif not schedules:
             because.append("it has no schedule: it runs when somebody asks, as with `rota job run`")
         for found in schedules:
             because.append(f"schedule {found.name} {_next_of(found, row)}")

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from rota.errors import AlreadyFinished, Conflict, NotFound
 from rota.model.dependencies import Stand, UpstreamFailure, judge
 from rota.model.job import OWN_CONNECTION, Executor
+from rota.model.period_step import DONE_PERIODS, PeriodState
 from rota.model.reasons import Reason
 from rota.model.run import CLIENT_PREFIX
 from rota.model.states import FINISHED, Because, Delivery, RunState, sources_of
@@ -23,7 +24,7 @@ from rota.store.downstream import redo_downstream
 from rota.store.endings import wake_queued
 from rota.store.fanout import find_holders_anywhere, key_on
 from rota.store.moves import Move, Stale, apply_moves, write_fresh
-from rota.store.tables import event, job, run
+from rota.store.tables import event, job, period, run
 from rota.store.types import db_now
 from rota.store.upstreams import read_standings
 from rota.store.wakeup import announce
@@ -43,6 +44,8 @@ _FACTS = [
     run.c.attempt,
     run.c.node,
     run.c.slot_count,
+    run.c.period_id,
+    run.c.period,
     run.c.target_node,
     run.c.group_id,
     run.c.cancel_asked_at,
@@ -85,6 +88,7 @@ TELL_ASKED = insert(event).values(at=db_now(), kind="run")
 HOW_IT_RUNS = (
     select(job.c.executor, job.c.connection).join(run, run.c.job_id == job.c.id).where(run.c.id == bindparam("id"))
 )
+PERIOD_OF = select(period.c.run_id, period.c.is_void, period.c.state).where(period.c.id == bindparam("period_id"))
 JOB_OF = select(job.c.id).where(job.c.id == bindparam("job_id"))
 
 
@@ -98,25 +102,31 @@ def cancel_run(database: Database, run_id: int, *, actor: str) -> str:
         AlreadyFinished: it has ended.
     """
 
-    def cancel(connection: Connection) -> str:
-        row = _find(connection, run_id)
-        state = RunState(row.state)
-        if state in FINISHED:
-            raise AlreadyFinished(run_id, state)
-        if state is not RunState.RUNNING:
-            text = f"cancelled by {actor} before {'the next attempt' if row.attempt else 'it started'}"
-            _apply(connection, row, RunState.CANCELLED, Because.CANCEL_ASKED, Reason.CANCEL, text, actor)
-            return RunState.CANCELLED.value
-        if row.cancel_asked_at is None:
-            asked = connection.execute(ASK_CANCEL, {"of_id": run_id, "of_fence": row.fence, "actor": actor[:200]})
-            if asked.rowcount != 1:
-                raise Stale(f"run {run_id} moved on")
-            text = f"{actor} asked to cancel it; {row.node} is to stop it"
-            connection.execute(TELL_ASKED, _asked_event(row, actor, text, Reason.CANCEL))
-            announce(connection)
-        return state.value
+    return write_fresh(database, lambda connection: cancel_within(connection, run_id, actor=actor))
 
-    return write_fresh(database, cancel)
+
+def cancel_within(connection: Connection, run_id: int, *, actor: str) -> str:
+    """Do what ``cancel_run`` does in the caller's transaction.
+
+    Raises:
+        Stale: the run moved on; roll back and do it again.
+    """
+    row = _find(connection, run_id)
+    state = RunState(row.state)
+    if state in FINISHED:
+        raise AlreadyFinished(run_id, state)
+    if state is not RunState.RUNNING:
+        text = f"cancelled by {actor} before {'the next attempt' if row.attempt else 'it started'}"
+        _apply(connection, row, RunState.CANCELLED, Because.CANCEL_ASKED, Reason.CANCEL, text, actor)
+        return RunState.CANCELLED.value
+    if row.cancel_asked_at is None:
+        asked = connection.execute(ASK_CANCEL, {"of_id": run_id, "of_fence": row.fence, "actor": actor[:200]})
+        if asked.rowcount != 1:
+            raise Stale(f"run {run_id} moved on")
+        text = f"{actor} asked to cancel it; {row.node} is to stop it"
+        connection.execute(TELL_ASKED, _asked_event(row, actor, text, Reason.CANCEL))
+        announce(connection)
+    return state.value
 
 
 def freeze_run(database: Database, run_id: int, *, actor: str) -> bool:
@@ -221,7 +231,9 @@ def rerun_run(
             )
         if connection.execute(JOB_OF, {"job_id": row.job_id}).scalar() is None:
             raise NotFound("job", row.job, f"it was deleted, so run {run_id} cannot be started again")
-        if not force:
+        if row.period_id is not None:
+            _check_period_waits(connection, row)
+        elif not force:
             _check_upstreams(connection, row)
         key = _key_of(row) if row.active_key is None else None
         if key is not None:
@@ -238,6 +250,15 @@ def rerun_run(
         if database.dialect.classify(error) is not Trouble.TAKEN:
             raise
         raise Conflict(f"another run takes the key of run {run_id} at this moment: see `rota run list`") from error
+
+
+def _check_period_waits(connection: Connection, row: Row[Any]) -> None:
+    found = connection.execute(PERIOD_OF, {"period_id": row.period_id}).one_or_none()
+    if found is None or found.run_id != row.id or found.is_void or PeriodState(found.state) in DONE_PERIODS:
+        raise Conflict(
+            f"period {row.period} does not wait for run {row.id} any more: `rota period reprocess {row.job} "
+            f"{row.period}` does it again, with all that is built on it"
+        )
 
 
 def _check_upstreams(connection: Connection, row: Row[Any]) -> None:
@@ -275,17 +296,19 @@ def skip_run(database: Database, run_id: int, *, actor: str) -> None:
         Conflict: it is running.
     """
 
-    def skip(connection: Connection) -> None:
-        row = _find(connection, run_id)
-        state = RunState(row.state)
-        if state in FINISHED:
-            raise AlreadyFinished(run_id, state)
-        if state is RunState.RUNNING:
-            raise Conflict(f"run {run_id} is running on {row.node}: cancel it with `rota run cancel {run_id}`")
-        text = f"{actor} decided to do without it"
-        _apply(connection, row, RunState.SKIPPED, Because.DONE_WITHOUT, Reason.OPERATOR, text, actor)
+    text = f"{actor} decided to do without it"
+    write_fresh(database, lambda connection: skip_within(connection, run_id, actor=actor, text=text))
 
-    write_fresh(database, skip)
+
+def skip_within(connection: Connection, run_id: int, *, actor: str, text: str) -> None:
+    """Do what ``skip_run`` does in the caller's transaction, with ``text`` as the reason."""
+    row = _find(connection, run_id)
+    state = RunState(row.state)
+    if state in FINISHED:
+        raise AlreadyFinished(run_id, state)
+    if state is RunState.RUNNING:
+        raise Conflict(f"run {run_id} is running on {row.node}: cancel it with `rota run cancel {run_id}`")
+    _apply(connection, row, RunState.SKIPPED, Because.DONE_WITHOUT, Reason.OPERATOR, text, actor)
 
 
 def mark_succeeded(database: Database, run_id: int, *, actor: str) -> None:

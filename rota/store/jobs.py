@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
@@ -24,6 +24,7 @@ from rota.model.job import LEASE_SECONDS, Executor, JobKind, JobSpec, Startup
 from rota.model.placement import RetryNode, RunsOn
 from rota.model.secret import SECRETS_MAX, read_names
 from rota.model.states import Delivery, JobState
+from rota.model.timeline import PARAMETERS as TIMELINE_PARAMETERS
 from rota.store.breakers import CLOSED, state_of
 from rota.store.database import Database
 from rota.store.dependencies import forget_job, read_dependants, replace_upstreams
@@ -31,6 +32,7 @@ from rota.store.dialects import Trouble
 from rota.store.durations import read_durations, show_durations
 from rota.store.events import tell_change
 from rota.store.moves import Stale, write_fresh
+from rota.store.period_ledger import forget_ledger, settle_ledger
 from rota.store.permits import shorten_rate
 from rota.store.shown import show_document, shown
 from rota.store.tables import job, run, schedule
@@ -131,8 +133,9 @@ def add_job(
             values |= {"declared": encode_definition(spec.definition()), "declared_by": declared_by}
         connection.execute(INSERT_JOB, values)
         row = _read(connection, spec.name)
-        if spec.after:
-            replace_upstreams(connection, row.id, spec.name, spec.after)
+        if builds_on := _builds_on(spec):
+            replace_upstreams(connection, row.id, spec.name, builds_on)
+        settle_ledger(connection, row.id, spec.name, None, spec)
         tell_change(connection, "job", "added", f"job {spec.name} was added", actor=actor, job=spec.name)
         return show_job(row)
 
@@ -186,9 +189,23 @@ def _replace(
 ) -> None:
     if new == differences_from:
         return
-    _change(connection, row, _columns_of(new, row))
+    _replace_definition(connection, row, new, differences_from)
     how = differences(differences_from.definition(), new.definition()) if differences_from else "all of it was replaced"
     tell_change(connection, "job", "edited", f"job {new.name} was edited: {how}", actor=actor, job=new.name)
+
+
+def _replace_definition(connection: Connection, row: Row[Any], new: JobSpec, old: JobSpec | None) -> None:
+    _change(connection, row, _columns_of(new, row))
+    if old is None or _builds_on(new) != _builds_on(old):
+        replace_upstreams(connection, row.id, new.name, _builds_on(new))
+    settle_ledger(connection, row.id, new.name, old, new)
+
+
+def _builds_on(spec: JobSpec) -> dict[str, bool]:
+    """Return the names of what a job builds on, and whether it rolls that up."""
+    return dict.fromkeys(spec.after, False) | dict.fromkeys(
+        () if spec.timeline is None else spec.timeline.rolls_up, True
+    )
 
 
 def declare_job(database: Database, spec: JobSpec, *, module: str, actor: str) -> tuple[Declared, str]:
@@ -214,7 +231,7 @@ def declare_job(database: Database, spec: JobSpec, *, module: str, actor: str) -
         difference = differences(held, spec.definition())
         if _declared_then(row.declared) != held:
             return "edited elsewhere", difference
-        _change(connection, row, _columns_of(spec, row))
+        _replace_definition(connection, row, spec, spec_of(row))
         text = f"job {spec.name} was declared anew by {module}: {difference}"
         tell_change(connection, "job", "edited", text, actor=actor, job=spec.name)
         return "changed", difference
@@ -282,6 +299,7 @@ def delete_job(database: Database, name: str, *, actor: str) -> None:
                 "`rota run cancel`"
             )
         forget_job(connection, row.id, name)
+        forget_ledger(connection, row.id)
         connection.execute(DELETE_JOB, of_job)
         tell_change(connection, "job", "deleted", f"job {name} was deleted", actor=actor, job=name)
 
@@ -346,8 +364,6 @@ def _change(connection: Connection, row: Row[Any], values: Mapping[str, Any]) ->
         raise Stale(f"job {row.name} was changed meanwhile")
     if (seconds := values.get("rate_seconds")) is not None and seconds != row.rate_seconds:
         shorten_rate(connection, row.id, seconds)
-    if "after" in values and (values["after"] is not None or row.after is not None):
-        replace_upstreams(connection, row.id, row.name, show_document(values["after"]) or ())
 
 
 def _check_transaction(database: Database, spec: JobSpec) -> None:
@@ -369,6 +385,7 @@ def _columns_of(spec: JobSpec, row: Row[Any] | None = None) -> dict[str, Any]:
         "run_as_groups": None if spec.run_as_groups is None else json.dumps(spec.run_as_groups, ensure_ascii=False),
         **{name: _encode_words(getattr(spec, name)) for name in _WORD_LISTS},
         "keep": json.dumps(dict(spec.keep)) if spec.keep else None,
+        "timeline": None if spec.timeline is None else spec.timeline.text,
         # Else one that is given later would begin where the one before it stood.
         **(CLOSED if spec.breaker_failures is None else {}),
     }
@@ -385,7 +402,7 @@ def spec_of(row: Row[Any]) -> JobSpec:
         Invalid: somebody wrote into the row what no door would have accepted.
     """
     values: dict[str, Any] = {name: getattr(row, name) for name in _SPEC_FIELDS}
-    for name in ("variables", "run_as_groups", "keep", *_WORD_LISTS):
+    for name in ("variables", "run_as_groups", "keep", "timeline", *_WORD_LISTS):
         values[name] = show_document(values[name])
     if row.kind in LIST_KINDS:
         values["target"] = show_document(row.target)
@@ -417,6 +434,7 @@ def show_job(row: Row[Any]) -> dict[str, Any]:
         "keep": show_document(row.keep) or {},
         "after": show_document(row.after) or [],
         "upstream_failure": row.upstream_failure or UpstreamFailure.WAIT.value,
+        **_show_timeline(row.timeline),
         "env": row.env,
         "timeout": row.timeout_seconds,
         "start_within": row.start_within_seconds,
@@ -457,6 +475,12 @@ def show_job(row: Row[Any]) -> dict[str, Any]:
         "created_at": row.created_at,
         "updated_at": row.updated_at,
     }
+
+
+def _show_timeline(text: str | None) -> dict[str, Any]:
+    found = show_document(text)
+    known = cast("Mapping[str, Any]", found) if isinstance(found, dict) else {"period": found}
+    return {name: known.get(name) for name in TIMELINE_PARAMETERS} | {"rolls_up": known.get("rolls_up") or []}
 
 
 def _show_breaker(row: Row[Any]) -> dict[str, Any] | None:

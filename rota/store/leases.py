@@ -42,7 +42,7 @@ from rota.model.job import Executor, Startup
 from rota.model.limits import LIMIT_COLUMNS
 from rota.model.placement import NO_LABELS
 from rota.model.reasons import Reason
-from rota.model.run import Claim, NodeIdentity
+from rota.model.run import Claim, NodeIdentity, PeriodPart
 from rota.model.secret import read_names
 from rota.model.states import AttemptState, Delivery, NodeState, RunState
 from rota.store.breakers import MAY_BE_CLAIMED
@@ -282,6 +282,11 @@ _WHAT_WAS_CLAIMED = (
     run.c.marked_at,
     run.c.checkpoint,
     run.c.deadline_from_at,
+    run.c.period,
+    run.c.period_start_at,
+    run.c.period_end_at,
+    run.c.range_start_at,
+    run.c.range_end_at,
     db_now().label("now"),
     _lease.label("lease"),
     job.c.kind,
@@ -613,7 +618,14 @@ def _claim_of(row: AnyRow, environments: Environments) -> Claim:
         environment=environments.find(row.env) if row.env else None,
         deadline_left_seconds=deadline_left(row, row.deadline_seconds),
         secrets=named,
+        part=part_of(row),
     )
+
+
+def part_of(row: AnyRow) -> PeriodPart | None:
+    """Return what the run in ``row`` does of a period; None: it is for none, or the row does not say which."""
+    moments = (row.period_start_at, row.period_end_at, row.range_start_at, row.range_end_at)
+    return None if row.period is None or None in moments else PeriodPart(row.period, *moments)
 
 
 def deadline_left(row: AnyRow, deadline_seconds: float | None) -> float | None:

@@ -187,6 +187,7 @@ APPLY_MOVES = (
         lease_ends_at=null(),
         backfill_id=func.coalesce(_moves.c.backfill_id, run.c.backfill_id),
         upstreams_due_at=case((_moves.c.awaits, db_now()), else_=null()),
+        open_period_id=run.c.period_id,  # each end is to be taken note of
         awaiting_job_id=case((_moves.c.awaits, run.c.job_id), else_=null()),
     )
 )

@@ -26,7 +26,7 @@ from rota.store.permits import NEXT_FREE_AT, WITHIN_LIMITS
 from rota.store.placing import is_held_back, placing_conditions, selector_parameters
 from rota.store.pool_rules import HAS_RULES
 from rota.store.suspension import is_node_drained, is_pool_paused
-from rota.store.tables import backfill, run, schedule
+from rota.store.tables import backfill, job, period, run, schedule
 from rota.store.types import db_now
 
 # Schedules that fire: neither paused nor set aside.
@@ -45,6 +45,14 @@ _next_upstreams_at = (
     select(func.min(run.c.upstreams_due_at)).where(run.c.upstreams_due_at.is_not(None)).scalar_subquery()
 )
 _next_backfill_at = select(func.min(backfill.c.due_at)).where(backfill.c.due_at.is_not(None)).scalar_subquery()
+_next_period_at = select(func.min(period.c.due_at)).where(period.c.due_at.is_not(None)).scalar_subquery()
+_next_ledger_at = select(func.min(job.c.periods_until)).where(job.c.periods_until.is_not(None)).scalar_subquery()
+_ended_for_period = (
+    select(run.c.open_period_id)
+    .where(run.c.open_period_id.is_not(None), run.c.finished_at.is_not(None))
+    .limit(1)
+    .scalar_subquery()
+)
 _next_lease_end_at = select(func.min(run.c.lease_ends_at)).where(run.c.lease_ends_at.is_not(None)).scalar_subquery()
 
 
@@ -98,6 +106,11 @@ def look_statement(pool_count: int, secret_count: int = 0, selector_count: int =
         (_next_slot_at <= db_now()).label("slot_has_come"),
         (_next_due_at <= db_now()).label("due_has_come"),
         (_next_upstreams_at <= db_now()).label("upstreams_have_come"),
+        _next_period_at.label("next_period_at"),
+        _next_ledger_at.label("next_ledger_at"),
+        or_(_next_period_at <= db_now(), _next_ledger_at <= db_now(), _ended_for_period.is_not(None)).label(
+            "periods_have_come"
+        ),
         (_next_lease_end_at < db_now()).label("lease_has_ended"),
         NEXT_HALF_OPEN_AT.label("next_half_open_at"),
         NEXT_FREE_AT.label("next_free_at"),
@@ -146,6 +159,9 @@ class Outlook:
     upstreams_have_come: bool = False
     next_backfill_at: datetime | None = None  # when to look at a backfill
     backfill_has_come: bool = False
+    next_period_at: datetime | None = None  # when to look at a period
+    next_ledger_at: datetime | None = None  # when the next period of a job begins
+    periods_have_come: bool = False  # or a run for one has ended
     is_held: bool = False  # the clock has stepped: nothing late is decided, nothing missed or rescued
 
     def seconds_until(self, moment: datetime | None) -> float | None:
@@ -192,5 +208,8 @@ def look(
         upstreams_have_come=bool(row.upstreams_have_come),
         next_backfill_at=row.next_backfill_at,
         backfill_has_come=bool(row.backfill_has_come),
+        next_period_at=row.next_period_at,
+        next_ledger_at=row.next_ledger_at,
+        periods_have_come=bool(row.periods_have_come),
         is_held=bool(row.is_held),
     )

@@ -170,6 +170,18 @@ def _show_all(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str
     return [_show_run(row, attempts[row.id], events[row.id]) for row in rows]
 
 
+def _show_period(row: Row[Any]) -> dict[str, Any] | None:
+    if row.period is None:
+        return None
+    return {
+        "name": row.period,
+        "start": row.period_start_at,
+        "end": row.period_end_at,
+        "range_start": row.range_start_at,
+        "range_end": row.range_end_at,
+    }
+
+
 def _show_run(row: Row[Any], attempts: Sequence[Row[Any]], events: list[dict[str, Any]]) -> dict[str, Any]:
     retries = row.job_retries if row.retries is None else row.retries
     return {
@@ -192,6 +204,7 @@ def _show_run(row: Row[Any], attempts: Sequence[Row[Any]], events: list[dict[str
         "target_node": row.target_node,
         "group": row.group_id,
         "environment": _spell_environment(row),
+        "period": _show_period(row),
         "slot": row.slot_at,
         "slot_count": row.slot_count,
         "slot_last": row.slot_last_at,

@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
-from rota.errors import AlreadyExists, NotFound, RotaError
+from rota.errors import AlreadyExists, Invalid, NotFound, RotaError
 from rota.model.placement import RunsOn
 from rota.model.policy import Firing, Unfinished, decide_resumed
 from rota.model.reasons import Reason
@@ -98,7 +98,7 @@ READ_SCHEDULE = (
     .join(job, job.c.id == schedule.c.job_id)
     .where(schedule.c.name == bindparam("name"))
 )
-READ_JOB_IDS = select(job.c.id, job.c.name).where(job.c.name.in_(bindparam("names", expanding=True)))
+READ_JOB_IDS = select(job.c.id, job.c.name, job.c.timeline).where(job.c.name.in_(bindparam("names", expanding=True)))
 FIND_NAMES = select(schedule.c.name).where(schedule.c.name.in_(bindparam("names", expanding=True)))
 
 
@@ -117,7 +117,7 @@ def add_schedule(
         now = now_of(connection)
         known = load_calendars(connection, spec.calendars)
         spec.rule(now, known)  # refuses calendars that are not there, before anything is stored
-        values = columns_of(_job_ids(connection, spec), spec, now) | {"next_slot_at": spec.first_slot(now, known)}
+        values = columns_of(_job_ids(connection, [spec]), spec, now) | {"next_slot_at": spec.first_slot(now, known)}
         if declared_by is not None:
             values |= {"declared": encode_definition(spec.definition()), "declared_by": declared_by}
         connection.execute(INSERT_SCHEDULE, values)
@@ -174,8 +174,7 @@ def _add_many(specs: list[ScheduleSpec], actor: str, if_exists: IfExists, connec
         return 0
     now = now_of(connection)
     known = load_calendars(connection, {name for spec in wanted for name in spec.calendars})
-    found = connection.execute(READ_JOB_IDS, {"names": sorted({spec.job for spec in wanted})})
-    job_ids: dict[str, int] = {row.name: row.id for row in found}
+    job_ids = _job_ids(connection, wanted)
     rows: list[dict[str, Any]] = []
     for spec in wanted:
         spec.rule(now, known)
@@ -431,7 +430,7 @@ def _replace(connection: Connection, row: Row[Any], old: ScheduleSpec | None, ne
         return
     known = load_calendars(connection, new.calendars)
     new.rule(row.now, known)  # refuses calendars that are not there, before anything is stored
-    values = columns_of(_job_ids(connection, new), new, row.now) | {"problem": None}
+    values = columns_of(_job_ids(connection, [new]), new, row.now) | {"problem": None}
     passed = None
     if old is None or row.problem is not None or not _same_timing(old, new) or old.anchor_at != new.anchor_at:
         passed = _passed_over(row, _timing_of(connection, row) if old is not None else None, actor)
@@ -492,5 +491,9 @@ def _say_paused(row: Row[Any]) -> str:
     return f"the schedule was paused{since}"
 
 
-def _job_ids(connection: Connection, spec: ScheduleSpec) -> dict[str, int]:
-    return {row.name: row.id for row in connection.execute(READ_JOB_IDS, {"names": [spec.job]})}
+def _job_ids(connection: Connection, specs: Iterable[ScheduleSpec]) -> dict[str, int]:
+    found = connection.execute(READ_JOB_IDS, {"names": sorted({spec.job for spec in specs})}).all()
+    for row in found:
+        if row.timeline is not None:
+            raise Invalid("job", row.name, "it has periods, for which its runs are made: it takes no schedule")
+    return {row.name: row.id for row in found}

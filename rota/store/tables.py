@@ -31,6 +31,7 @@ from rota.model.concurrency import CONCURRENCY_RANGES, RUNNING_MAX
 from rota.model.durations import DURATION_SECONDS_MAX
 from rota.model.job import LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, PRIORITY_MAX
 from rota.model.limits import RANGES as LIMIT_RANGES
+from rota.model.period_step import UNFINISHED_PERIODS, PeriodState
 from rota.model.slot_rule import CatchUpOrder, OnClosed
 from rota.model.states import AttemptState, Delivery, JobState, NodeState, RunState
 from rota.model.timing import Fold, Gap
@@ -207,6 +208,8 @@ job = Table(
     Column("keep", LongText),  # JSON object: seconds that runs are kept, by how they ended; null is for ever
     Column("after", LongText),  # JSON list of names: its upstreams, which rota_dependency has too; NULL: none
     Column("upstream_failure", Word),  # wait, skip: when one of them does not succeed; NULL: wait
+    Column("timeline", LongText),  # JSON object: how it is cut into periods, and the rules for these; NULL: it is not
+    Column("periods_until", Instant),  # where its ledger of periods ends, and the next one begins; NULL: it has none
     Column("revision", Integer, nullable=False),
     Column("declared", LongText),  # the definition as code last declared it; differs from the row once it was edited
     Column("declared_by", Name),  # the module that did
@@ -228,15 +231,24 @@ job = Table(
     **_MYSQL,
 )
 
-# Which job runs after which: what stands in the column ``after`` of jobs, to be asked from both sides.
+# Which job builds on which: what jobs run after and roll up, to be asked from both sides.
 dependency = Table(
     "rota_dependency",
     metadata,
     Column("job_id", Id, primary_key=True, autoincrement=False),
     Column("upstream_id", Id, primary_key=True, autoincrement=False),
+    Column("is_child", YesNo),  # it is rolled up: named by ``rolls_up`` instead; NULL: it is not
     **{name: value for name, value in _MYSQL.items() if name != "sqlite_autoincrement"},
 )
 Index("rota_dependency_upstream", dependency.c.upstream_id, dependency.c.job_id)
+
+# Serves the look: whose ledger is to be continued.
+Index(
+    "rota_job_periods",
+    job.c.periods_until,
+    postgresql_where=job.c.periods_until.isnot(None),
+    sqlite_where=job.c.periods_until.isnot(None),
+)
 
 # When schedules rest. Holidays are kept as dates, so that every node knows the same ones.
 calendar = Table(
@@ -277,6 +289,7 @@ schedule = Table(
     Column("catch_up_order", Word, nullable=False, server_default=CatchUpOrder.OLDEST.value),
     Column("overlap", Word, nullable=False),
     Column("in_order", YesNo),  # each slot runs when the one before it has succeeded; NULL: not
+    Column("order_from_at", Instant),  # slots before are not waited for by those in order; NULL: all are
     Column("args", LongText, nullable=False),
     Column("next_slot_at", Instant),  # the cursor: the first slot nobody has decided; NULL: there is none
     Column("last_slot_at", Instant),
@@ -448,6 +461,13 @@ run = Table(
         Id,
         Computed("case when state = 'ready' and concurrency_key is not null then job_id end", persisted=True),
     ),
+    Column("period_id", Id),  # in rota_period; NULL: it is for none
+    Column("period", Name),  # its name
+    Column("period_start_at", Instant),
+    Column("period_end_at", Instant),
+    Column("range_start_at", Instant),  # of the period, the part that this run is for
+    Column("range_end_at", Instant),
+    Column("open_period_id", Id),  # period_id until that has taken note of how the run ended
     # While it waits for upstreams, else NULL: when to look at them again, and job_id. Programs of schema 5 do not know
     # these, and leave alone what has no due_at.
     Column("upstreams_due_at", Instant),
@@ -549,10 +569,76 @@ Index(
     sqlite_where=run.c.backfill_id.isnot(None),
 )
 
+# Serves the look and FIND_DUE_PERIODS: whose ends are to be taken note of.
+Index(
+    "rota_run_open_period",
+    run.c.open_period_id,
+    run.c.finished_at,
+    postgresql_where=run.c.open_period_id.isnot(None),
+    sqlite_where=run.c.open_period_id.isnot(None),
+)
+
 # For whatever locks a node's own runs on MySQL and MariaDB, which lock each row that they look at: by another index,
 # such as that of all running ones, a node would wait for what any other has locked, and all of them for one that froze.
 BY_CLAIM_ALONE = "force index (rota_run_claim_id_key)"
 BY_ID_ALONE = "force index (primary)"
+
+_UNFINISHED = ", ".join(f"'{state.value}'" for state in UNFINISHED_PERIODS)
+
+# The periods of jobs that have some, from their first up to now.
+period = Table(
+    "rota_period",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("job_id", Id, nullable=False),
+    Column("name", Name, nullable=False),
+    Column("start_at", Instant, nullable=False),
+    Column("end_at", Instant, nullable=False),  # not in it
+    Column("state", Word, nullable=False),
+    Column("reason", Word, nullable=False),
+    Column("reason_text", LongText, nullable=False),
+    Column("due_at", Instant),  # when to look at it; NULL: when something is told
+    Column("round", Integer, nullable=False),  # how many runs were made for it
+    Column("run_id", Id),  # the last of them
+    Column("is_void", YesNo, nullable=False),  # that one was made before the period was taken back: it counts no more
+    Column("covered_until", Instant),  # by runs that succeeded while it was open; NULL: by none
+    Column("asked_by", Name),  # who took it back, or skipped it, last
+    Column("updated_at", Instant, nullable=False),
+    Column("finished_at", Instant),
+    # start_at while it is not finished, else NULL.
+    Column(
+        "unfinished_at",
+        Instant,
+        Computed(f"case when state in ({_UNFINISHED}) then start_at end", persisted=True),
+    ),
+    UniqueConstraint("job_id", "start_at", name="rota_period_start"),
+    _one_of("state", PeriodState),
+    *_within(0, COUNT_MAX, "round"),
+    **_MYSQL,
+)
+# Serves the look and FIND_DUE_PERIODS.
+Index(
+    "rota_period_due",
+    period.c.due_at,
+    postgresql_where=period.c.due_at.isnot(None),
+    sqlite_where=period.c.due_at.isnot(None),
+)
+# Serves the oldest of a job, and what is not finished within another.
+Index(
+    "rota_period_unfinished",
+    period.c.job_id,
+    period.c.unfinished_at,
+    postgresql_where=period.c.unfinished_at.isnot(None),
+    sqlite_where=period.c.unfinished_at.isnot(None),
+)
+
+# What one node at a time does: whoever has locked the row of that name.
+lock = Table(
+    "rota_lock",
+    metadata,
+    Column("name", Word, primary_key=True),
+    **{name: value for name, value in _MYSQL.items() if name != "sqlite_autoincrement"},
+)
 
 # The places that limits have: taken by a claim, given back when it ends. A limit of N has the numbers 1 to N.
 permit = Table(

@@ -25,6 +25,7 @@ from rota.store.dependants import is_slot
 from rota.store.dependencies import read_upstreams
 from rota.store.fanout import ANY, is_in_the_way
 from rota.store.moves import Move, apply_moves, write_fresh
+from rota.store.period_standing import read_stand_of_slot
 from rota.store.sharing import place_waiting
 from rota.store.shown import say_moment
 from rota.store.tables import dependency, job, run, schedule
@@ -72,9 +73,15 @@ FIND_AWAITING = (
 FIND_OLDEST = select(*FACTS).where(run.c.upstreams_due_at.is_not(None)).order_by(run.c.id).limit(OLDEST_MAX)
 _upstream = job.alias("upstream")
 READ_PAIRS = (
-    select(dependency.c.job_id, dependency.c.upstream_id, _upstream.c.name)
+    select(
+        dependency.c.job_id,
+        dependency.c.upstream_id,
+        _upstream.c.name,
+        _upstream.c.timeline,
+        _upstream.c.periods_until,
+    )
     .outerjoin(_upstream, _upstream.c.id == dependency.c.upstream_id)
-    .where(dependency.c.job_id.in_(bindparam("job_ids", expanding=True)))
+    .where(dependency.c.job_id.in_(bindparam("job_ids", expanding=True)), dependency.c.is_child.is_(None))
     .order_by(_upstream.c.name, dependency.c.upstream_id)
 )
 COUNT_SCHEDULES = (
@@ -84,9 +91,9 @@ COUNT_SCHEDULES = (
     .group_by(dependency.c.job_id)
 )
 READ_FAILURE_RULES = select(job.c.id, job.c.upstream_failure).where(job.c.id.in_(bindparam("job_ids", expanding=True)))
-READ_OWN = select(schedule.c.id, schedule.c.overlap, schedule.c.catch_up, schedule.c.in_order).where(
-    schedule.c.id.in_(bindparam("schedule_ids", expanding=True))
-)
+READ_OWN = select(
+    schedule.c.id, schedule.c.overlap, schedule.c.catch_up, schedule.c.in_order, schedule.c.order_from_at
+).where(schedule.c.id.in_(bindparam("schedule_ids", expanding=True)))
 # Two nodes that look at runs of one schedule do so one after the other: each sees what the other has made ready.
 LOCK_OWN = (
     select(schedule.c.id)
@@ -293,10 +300,13 @@ def judge_runs(connection: Connection, rows: Sequence[AnyRow]) -> dict[int, Judg
     }
 
 
-def read_standings(connection: Connection, rows: Sequence[AnyRow]) -> dict[int, list[Standing]]:
+def read_standings(
+    connection: Connection, rows: Sequence[AnyRow], *, with_periods: bool = True
+) -> dict[int, list[Standing]]:
     """Return how each upstream of these runs stands for it: one of a job without a schedule, or of each schedule.
 
-    Where slots run in order, the slot before a run's own is one of them.
+    Where slots run in order, the slot before a run's own is one of them. Those that have periods are left out unless
+    ``with_periods``: of them, the last period that had ended by the time of the run counts.
     """
     found_standings = _read_before(connection, rows)
     job_ids = sorted({row.job_id for row in rows})
@@ -311,10 +321,13 @@ def read_standings(connection: Connection, rows: Sequence[AnyRow]) -> dict[int, 
         schedules.setdefault(found.job_id, []).append(found)
     latest = _read_latest(connection, rows, pairs, schedules)
     last = _read_last(connection, [one for one in upstream_ids if one not in schedules])
+    of_periods: list[tuple[AnyRow, AnyRow]] = []
     for row in rows:
         standings = found_standings[row.id]
         for pair in pairs.get(row.job_id, ()):
-            if pair.name is None:
+            if pair.timeline is not None:
+                of_periods.append((row, pair))
+            elif pair.name is None:
                 text = "which does not exist any more: edit the job with `rota job edit --after`"
                 standings.append(Standing(f"job {pair.upstream_id}", Stand.AHEAD, text))
             elif pair.upstream_id not in schedules:
@@ -327,12 +340,19 @@ def read_standings(connection: Connection, rows: Sequence[AnyRow]) -> dict[int, 
                 standings += [
                     _stand_of_schedule(pair.name, row, found, runs[found.id]) for found in has_begun or of_schedules
                 ]
+    if with_periods:
+        stands: dict[tuple[int, datetime], Standing] = {}
+        for row, pair in of_periods:
+            asked = (pair.upstream_id, moment_of(row))
+            if asked not in stands:
+                stands[asked] = read_stand_of_slot(connection, pair, moment_of(row))
+            found_standings[row.id].append(stands[asked])
     return found_standings
 
 
 def _read_before(connection: Connection, rows: Sequence[AnyRow]) -> dict[int, list[Standing]]:
     found: dict[int, list[Standing]] = {row.id: [] for row in rows}
-    in_order = {one.id for one in _read_own(connection, rows).values() if one.in_order}
+    in_order = {one.id: one.order_from_at for one in _read_own(connection, rows).values() if one.in_order}
     waiting = [row for row in rows if row.schedule_id in in_order and row.slot_at is not None]
     if not waiting:
         return found
@@ -340,7 +360,8 @@ def _read_before(connection: Connection, rows: Sequence[AnyRow]) -> dict[int, li
     given = encode_rows({"schedule_id": one, "moment": moment} for one, moment in asked)
     before = _read_by(connection, READ_BEFORE, given)
     for row in waiting:
-        runs = before.get((row.schedule_id, row.slot_at), [])
+        since = in_order[row.schedule_id]
+        runs = [one for one in before.get((row.schedule_id, row.slot_at), []) if since is None or one.slot_at >= since]
         if row.target_node != ANY:  # what another node did, or did not, is no matter
             runs = [one for one in runs if one.target_node in (ANY, row.target_node)]
         if runs:

@@ -19,7 +19,9 @@ JOB_FLAGS = (
     "--no-op-exit-code --cancel-exit-code --breaker-failures --breaker-pause --lease --priority --stdin --cwd "
     "--run-as --run-as-group --memory-max --cpu-max --open-files-max --processes-max --nice --ionice "
     "--umask --variable --secret --startup --executor --on --max-parallel --prefer --exclude --retry-node "
-    "--max-running --mutex --after --upstream-failure --concurrency-key --max-per-key --rate --keep"
+    "--max-running --mutex --after --upstream-failure --concurrency-key --max-per-key --rate --keep "
+    "--period --period-tz --period-start --period-mode --settle --refresh --rolls-up --blocking --periods-at-once "
+    "--give-up-failures --give-up-age"
 )
 FLAGS = {
     "up": "--demo --seconds --name --pool --label --slots -I -m --lease --poll --drain-timeout --on-term --state-dir "
@@ -35,6 +37,7 @@ FLAGS = {
     "job pause": "",
     "job resume": "",
     "job delete": "",
+    "job reset": "",
     "job run": "--args --at --in --start-within --key --unique-for --priority --retries --retry-delay "
                "--concurrency-key --force --wait --follow",
     "schedule add": "--cron --every --at --interval --weekly --tz --gap --fold --anchor --start --end "
@@ -77,6 +80,11 @@ FLAGS = {
     "node resume": "",
     "node forget": "",
     "pool list": "",
+    "period list": "--state --from --to --limit",
+    "period wait": "--timeout",
+    "period tree": "",
+    "period reprocess": "--to --dry-run",
+    "period skip": "--to --dry-run",
     "pool pause": "",
     "pool resume": "",
     "pool create": "--member --nodes --label --if-exists",
@@ -87,6 +95,7 @@ FLAGS = {
     "pool delete": "",
     "why run": "",
     "why job": "",
+    "why period": "",
     "why schedule": "",
     "import crontab": "--plan --system --user --tz --prefix --if-exists",
     "db upgrade": "",

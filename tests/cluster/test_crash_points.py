@@ -32,6 +32,8 @@ from rota.store.backfills import read_backfill, start_backfill
 from rota.store.creation import enqueue_runs, request_ids
 from rota.store.database import now_of
 from rota.store.jobs import edit_job
+from rota.store.period_view import list_periods
+from rota.store.periods import look_at_periods
 from rota.store.tables import job, run, schedule
 from rota.store.wakeup import announce
 from tests.cluster.cluster import PATH, ROOT, Cluster, Worker, parent_of
@@ -332,6 +334,60 @@ def test_a_run_is_let_go_once_although_who_did_it_has_died(scene: Scene, expecte
     scene.survivor("b")
 
     scene.check(run_id, expected=expected)
+
+
+@points(dict.fromkeys(["periods.written", "periods.committed"], SUCCEEDED))
+def test_each_period_has_one_run_when_a_worker_has_died_looking_at_it(scene: Scene, expected: str) -> None:
+    cluster = scene.cluster
+    scene.add_job()
+    add_day_job(cluster)
+    scene.go()
+
+    scene.wait_for_crash_of(scene.doomed(lease_seconds=LEASE_SECONDS))
+    scene.survivor("b")
+
+    rows = scene.wait(lambda: list_finished(cluster, 2), "two days are finished")
+    assert [row["state"] for row in rows] == ["processed", "processed"]
+    assert [row["runs"] for row in rows] == [1, 1]
+    scene.check(*(row["run"] for row in rows), expected=expected)
+
+
+@points({"reprocess.written": SUCCEEDED, "skip_periods.written": SUCCEEDED})
+def test_a_caller_that_died_taking_periods_back_or_skipping_them_asks_again(scene: Scene, expected: str) -> None:
+    cluster = scene.cluster
+    assert expected == SUCCEEDED
+    scene.add_job()
+    add_day_job(cluster)
+    while look_at_periods(cluster.database).moved:
+        pass
+    (first, *_) = list_periods(cluster.database, "job")
+    verb = "reprocess" if scene.point == "reprocess.written" else "skip"
+    program = f"import sys; from rota import Rota; Rota(sys.argv[1]).periods.{verb}('job', {first['period']!r})"
+
+    def ask(**variables: str) -> int:
+        words = [sys.executable, "-c", program, cluster.url]
+        return subprocess.run(words, env={"PATH": PATH, "PYTHONPATH": str(ROOT), **variables}, check=False).returncode
+
+    assert ask(**scene.variables) == -signal.SIGKILL
+    scene.wait_for_crash()
+    assert list_periods(cluster.database, "job")[0] == first
+    assert cluster.states([first["run"]]) == {"ready"}
+    assert ask() == 0
+    assert list_periods(cluster.database, "job")[0]["state"] == ("open" if verb == "reprocess" else "skipped")
+    assert cluster.states([first["run"]]) == {"cancelled"}
+
+
+def add_day_job(cluster: Cluster) -> None:
+    """Let the job have days, of which two have closed."""
+    start = cluster.database.read(now_of) - timedelta(days=2)
+    edit_job(
+        cluster.database, "job", lambda spec: spec.edited(period="day", period_start=start), actor="test"
+    )  # fmt: skip
+
+
+def list_finished(cluster: Cluster, count: int) -> list[Any]:
+    rows = [row for row in list_periods(cluster.database, "job") if row["finished_at"] is not None]
+    return rows if len(rows) >= count else []
 
 
 @points({"mark.before": SUCCEEDED, "mark.written": SUCCEEDED, "mark.committed": LOST}, (MOST,))

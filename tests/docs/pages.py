@@ -21,7 +21,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
-OTHER_PAGES = tuple(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"))
+OTHER_PAGES = (
+    *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "examples").rglob("README.md")),
+)
 RUN_LANGUAGES = ("console", "python", "toml")
 
 COMMAND_SECONDS_MAX = 60  # a hang guard

@@ -694,3 +694,29 @@ def test_periods_agree_on_all_changes_of_all_zones(part: int) -> None:
     for change in changes_of_all_zones()[part::20]:
         wall.cache_clear()
         assert_agrees_with_the_wall_clock(change.zone, change.at)
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "first", "last", "count"),
+    [
+        ("hour", "2026-10-25", "2026-10-25T00", "2026-10-25T23", 25),
+        ("6 hours", "2026-10-25", "2026-10-25T00..2026-10-25T05", "2026-10-25T18..2026-10-25T23", 4),
+        ("3 months", "2026", "2026-01..2026-03", "2026-10..2026-12", 4),
+        ("3 months", "2026-05", "2026-04..2026-06", "2026-04..2026-06", 1),
+        ("day", "2026-02", "2026-02-01", "2026-02-28", 28),
+        ("day", "2026-02-01", "2026-02-01", "2026-02-01", 1),
+    ],
+)
+def test_the_name_of_a_longer_period_stands_for_all_within_it(
+    rule: str, name: str, first: str, last: str, count: int
+) -> None:
+    made = PeriodRule.checked(rule, "Europe/Amsterdam")
+
+    low, high = made.parse_span(name)
+
+    assert (low.name, high.name, made.count_between(low.start, high.end)) == (first, last, count)
+
+
+def test_the_name_of_a_shorter_period_stands_for_none() -> None:
+    with pytest.raises(Invalid, match="each period is one day, named like 2026-11-20"):
+        PeriodRule.checked("day").parse_span("2026-11-20T07")

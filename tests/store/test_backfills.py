@@ -6,11 +6,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from rota.errors import Conflict, Invalid, NotFound
 from rota.model.backfill import Wish
 from rota.model.calendars import Calendar
+from rota.model.job import JobSpec
 from rota.model.states import RunState
 from rota.store import backfill_ends
 from rota.store.backfill_steps import LOOK_SECONDS, _step, step_backfills
@@ -26,6 +27,7 @@ from rota.store.backfills import (
 from rota.store.calendars import add_calendar
 from rota.store.firing import fire_schedules
 from rota.store.interventions import cancel_run, mark_succeeded, rerun_run
+from rota.store.jobs import add_job
 from rota.store.schedules import delete_schedule, edit_schedule, pause_schedule, resume_schedule
 from rota.store.tables import backfill
 from tests.clock import BEGINNING
@@ -719,3 +721,26 @@ def test_what_waits_for_upstreams_is_not_given_up_for_another_run_of_its_schedul
     ledger.end(reports[0])
     finish_all(ledger)
     assert {row.state for row in ledger.runs()} == {"succeeded"}
+
+
+@pytest.mark.breaks_invariants
+def test_one_whose_row_was_written_by_hand_stops_no_other(ledger: Ledger) -> None:
+    add_daily(ledger)
+    add_daily(ledger, "other")
+    broken, other = start(ledger), start(ledger, "other")
+    ledger.execute(update(backfill).where(backfill.c.id == broken).values(slot_order="sideways"))
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="sideways"):
+            step_backfills(ledger.database)
+
+    assert [run.job for run in ledger.runs()] == ["other"]
+    assert read_backfill(ledger.database, other)["active"] == 1
+
+
+def test_a_job_with_periods_has_no_slots_and_is_told_how_to_do_them_again(ledger: Ledger) -> None:
+    spec = JobSpec.checked("hits", kind="shell", target="true", period="hour")
+    add_job(ledger.database, spec, actor="ann")
+
+    with pytest.raises(Conflict, match="rota period reprocess hits"):
+        start(ledger, "hits")

@@ -111,7 +111,7 @@ def test_a_job_that_others_run_after_is_not_deleted(ledger: Ledger) -> None:
     add(ledger, "load")
     add(ledger, "report", "load")
 
-    with pytest.raises(Conflict, match=r"others run after job 'load' \(report\)"):
+    with pytest.raises(Conflict, match=r"others build on job 'load' \(report\)"):
         delete_job(ledger.database, "load", actor="ann")
     delete_job(ledger.database, "report", actor="ann")
     delete_job(ledger.database, "load", actor="ann")
