@@ -40,7 +40,7 @@ test: lint
 
 test-databases: .venv/.developing
 	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest --every-database tests/cluster tests/engine tests/client \
-		$(PYTEST_OPTIONS)
+		tests/store/test_backfills.py tests/store/test_period_refusals.py $(PYTEST_OPTIONS)
 
 test-crash: .venv/.developing
 	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest --every-database -m "not zones" \

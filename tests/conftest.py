@@ -142,11 +142,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _runs_on_every_database(metafunc: pytest.Metafunc) -> bool:
-    """Those of the store do, and those that are marked so; of all others each takes one database, which its name says.
+    """Those of the store do, unless they are to take turns, and those that are marked so; of all others each takes one
+    database, which its name says.
 
     All of them run on all databases by ``make test-databases``.
     """
-    is_of_store = metafunc.definition.path.is_relative_to(STORE)
+    takes_turns = metafunc.definition.get_closest_marker("takes_turns") is not None
+    is_of_store = metafunc.definition.path.is_relative_to(STORE) and not takes_turns
     is_marked = metafunc.definition.get_closest_marker("every_database") is not None
     return is_of_store or is_marked or metafunc.config.getoption(EVERY_DATABASE)
 

@@ -34,6 +34,8 @@ from tests.clock import BEGINNING
 from tests.store.ledger import Ledger
 from tests.store.test_upstreams import set_after, settle, slots
 
+pytestmark = pytest.mark.takes_turns
+
 DAILY = {"expression": "0 12 * * *"}
 
 

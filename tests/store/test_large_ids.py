@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from rota.model.backfill import Wish
 from rota.model.job import JobSpec
 from rota.model.keeping import KEEP_DEFAULT
 from rota.model.run import Claim, NewRun, Piece, Report, Written
 from rota.model.schedule import ScheduleSpec
 from rota.store import jobs, schedules
 from rota.store.advancing import advance_runs
+from rota.store.backfills import start_backfill
 from rota.store.breakers import let_runs_through
 from rota.store.endings import rescue_runs
 from rota.store.firing import fire_schedules
@@ -26,6 +28,7 @@ from rota.store.history import why_run
 from rota.store.interventions import cancel_run, freeze_run, mark_succeeded, rerun_run, skip_run, thaw_run
 from rota.store.leases import renew_claims
 from rota.store.outlook import look
+from rota.store.periods import look_at_periods
 from rota.store.permits import tidy_permits
 from rota.store.reports import keep_reports
 from rota.store.retention import remove_events, remove_runs
@@ -83,6 +86,12 @@ def test_every_table_that_counts_its_rows_counts_on_from_there(ledger: Ledger, f
     schedules.add_schedule(ledger.database, ScheduleSpec.checked("each", job="job", cron="* * * * *"), actor=ANN)
     ledger.enqueue(args='{"tenant": "x"}')
     ledger.started(ledger.claim_one())
+    hours = JobSpec.checked("hours", kind="shell", target="true", period="hour")
+    jobs.add_job(ledger.database, hours, actor=ANN)
+    look_at_periods(ledger.database)
+    ledger.clock.advance(hours=1)
+    fire_schedules(ledger.database, fired_by="a")
+    start_backfill(ledger.database, "each", BEGINNING, BEGINNING + timedelta(minutes=5), Wish.checked(), actor=ANN)
 
     found = {
         table: ledger.value(f"select min(id) from {table}") for table in NUMBERED if table not in

@@ -178,6 +178,7 @@ def test_a_claim_carries_all_that_is_needed_to_start(ledger: Ledger) -> None:
         "env": "shop",
         "environment": dataclasses.asdict(shop),
         "deadline_left_seconds": None,
+        "part": None,
         "secrets": ("DB_PASSWORD", "TOKEN"),
     }
 

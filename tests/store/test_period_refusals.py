@@ -18,6 +18,8 @@ from rota.store.schedules import add_schedule
 from tests.store.ledger import Ledger
 from tests.store.timelines import Timelines
 
+pytestmark = pytest.mark.takes_turns
+
 JOBS = "select count(*) from rota_job"
 PERIODS = "select count(*) from rota_period"
 
