@@ -40,7 +40,8 @@ test: lint
 
 test-databases: .venv/.developing
 	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest --every-database tests/cluster tests/engine tests/client \
-		tests/store/test_backfills.py tests/store/test_period_refusals.py $(PYTEST_OPTIONS)
+		tests/store/test_backfills.py tests/store/test_period_refusals.py \
+		tests/store/test_periods.py $(PYTEST_OPTIONS)
 
 test-crash: .venv/.developing
 	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest --every-database -m "not zones" \

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.long
 def test_every_figure_is_measured(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     options = ("--database", "sqlite", "--runs", "700", "--idle-seconds", "1", "--json", str(file))

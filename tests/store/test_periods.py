@@ -16,6 +16,8 @@ from rota.store.upstreams import look_at_upstreams
 from tests.store.ledger import Ledger
 from tests.store.timelines import Timelines
 
+pytestmark = pytest.mark.takes_turns
+
 HOURS = [f"2026-11-02T{hour:02}" for hour in range(24)]
 
 
