@@ -3,6 +3,7 @@
 Invariant: a period is finished when the ledger says, in the transaction that finishes it, that its run has ended well
 and all that it builds on is finished; and it has one run at a time, whose request id is the period's and its round, so
 that none is made twice. Any number of nodes may look: the one that has the turn does (``period_ledger``).
+Over-long, since what is read of a period, decided and written is one look.
 """
 
 from __future__ import annotations
