@@ -18,12 +18,15 @@ ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 20.0  # for events that come in milliseconds, on a machine that is busy
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = LIMIT_SECONDS) -> Any:
-    """Look again and again until something is so, and give what was seen."""
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = LIMIT_SECONDS, pause: float = 0.002) -> Any:
+    """Look again and again until something is so, and give what was seen.
+
+    With a `pause`: MariaDB tells the same of its transactions for as long as it is asked more often than each 0.1 s.
+    """
     give_up_at = time.monotonic() + seconds
     while not (seen := condition()):
         assert time.monotonic() < give_up_at, f"not within {seconds} s: {what}"
-        time.sleep(0.002)
+        time.sleep(pause)
     return seen
 
 

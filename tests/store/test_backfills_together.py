@@ -98,7 +98,7 @@ def test_a_slot_that_gets_its_row_from_somebody_else_at_this_moment_is_left_to_t
         insert_slots(connection, [row])
         inserting.set()
         statement = text(IS_WAITED_FOR[ledger.database.dialect.name])
-        wait_until(lambda: watcher.read(lambda c: c.execute(statement).scalar()), "the step waits")
+        wait_until(lambda: watcher.read(lambda c: c.execute(statement).scalar()), "the step waits", pause=0.2)
 
     somebody: list[threading.Thread] = []
 
