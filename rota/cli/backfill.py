@@ -7,7 +7,9 @@ from typing import Any
 import click
 
 from rota.cli.door import Door, Words, given, through_door
+from rota.cli.period import tell_touched
 from rota.cli.screen import Columns, View, clean, short_time
+from rota.client.backfills import TakenBack
 from rota.model.slot_rule import CatchUpOrder
 
 COLUMNS: Columns = {
@@ -92,6 +94,8 @@ def start(
     Of all schedules of a job, or of one by its key; a name that is both means the schedule. A slot that has a run gets
     its next attempt, one that has none gets one. Local times are in the zone of the schedules. What succeeded, runs or
     waits is left alone.
+
+    Of a job with periods, those that begin in this time are taken back, with all that is built on them.
     """
     if start_at is None or end_at is None:
         raise click.UsageError(
@@ -102,11 +106,16 @@ def start(
         view = door.rota.backfills.preview(name, start_at, end_at, **options)
         if door.screen.as_json:
             door.screen.show_one(view)
-        else:
+        elif "schedules" in view:
             door.screen.show_list(view["schedules"], PLANNED_COLUMNS, nothing="")
+        else:
+            tell_touched(door, view, "done again", dry_run=True)
         return
     handle = door.rota.backfills.start(name, start_at, end_at, yes=yes, **options)
     view = handle.show()
+    if isinstance(handle, TakenBack):
+        tell_touched(door, view, "done again", dry_run=False)
+        return
     slots = f"{view['slots']:,} slots of {', '.join(part['schedule'] for part in view['schedules'])}"
     door.screen.tell(f"backfill {handle.id}: {slots}; `rota backfill show {handle.id}`", view)
 

@@ -94,12 +94,13 @@ def _say_branch(branch: View) -> str:
 @click.argument("job")
 @click.argument("period_name", metavar="PERIOD")
 @click.option("--to", metavar="PERIOD", help="All from PERIOD to this one, or to the end of this day, month, year.")
+@click.option("--failed-only", is_flag=True, help="Only what failed, was given up, or skipped for something else.")
 @click.option("--dry-run", is_flag=True, help="Only list what it would touch.")
 @through_door
-def reprocess(door: Door, *, job: str, period_name: str, to: str | None, dry_run: bool) -> None:
+def reprocess(door: Door, *, job: str, period_name: str, to: str | None, failed_only: bool, dry_run: bool) -> None:
     """Do a period again, and all that is built on it, in order."""
-    touched = door.rota.periods.reprocess(job, period_name, to, dry_run=dry_run)
-    _tell(door, touched, "done again", dry_run=dry_run)
+    touched = door.rota.periods.reprocess(job, period_name, to, failed_only=failed_only, dry_run=dry_run)
+    tell_touched(door, touched, "done again", dry_run=dry_run)
 
 
 @period.command()
@@ -111,14 +112,15 @@ def reprocess(door: Door, *, job: str, period_name: str, to: str | None, dry_run
 def skip(door: Door, *, job: str, period_name: str, to: str | None, dry_run: bool) -> None:
     """Do without a period, what lies within it, and what runs after these within their time."""
     touched = door.rota.periods.skip(job, period_name, to, dry_run=dry_run)
-    _tell(door, touched, "skipped", dry_run=dry_run)
+    tell_touched(door, touched, "skipped", dry_run=dry_run)
 
 
-def _tell(door: Door, touched: View, became: str, *, dry_run: bool) -> None:
+def tell_touched(door: Door, touched: View, became: str, *, dry_run: bool) -> None:
+    """Say which periods of which jobs something was done to, or would be."""
     if door.screen.as_json:
         door.screen.show_one(touched)
         return
     count = touched["count"]
-    if not dry_run:
+    if count and not dry_run:
         click.echo(f"1 period is {became}:" if count == 1 else f"{count} periods are {became}:")
     door.screen.show_list(touched["jobs"], TOUCHED_COLUMNS, nothing="nothing: all of it is as it would be")

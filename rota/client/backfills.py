@@ -5,6 +5,7 @@ Checks are ``rota.model.backfill``'s; rows are ``rota.store.backfills``'s.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ from rota.errors import Invalid
 from rota.model.backfill import Wish
 from rota.model.instants import check_zone, parse_instant
 from rota.model.names import check_name
-from rota.store import backfills
-from rota.store.backfills import LIST_MAX
+from rota.store import backfills, period_actions
+from rota.store.backfills import LIST_MAX, Subject
 
 if TYPE_CHECKING:
     from rota.client.rota import Rota
@@ -63,6 +64,17 @@ class BackfillHandle:
         return backfills.cancel_backfill(self._rota.database, self.id, actor=self._rota.actor)
 
 
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    """Periods that are done again, as ``rota.periods.reprocess`` returns them: their ledger sees to them from here."""
+
+    touched: dict[str, Any]
+
+    def show(self) -> dict[str, Any]:
+        """Return how many they are, and which, by job."""
+        return self.touched
+
+
 class Backfills:
     """All backfills: ``rota.backfills``."""
 
@@ -84,12 +96,15 @@ class Backfills:
         again: bool = False,
         failed_only: bool = False,
         yes: bool = False,
-    ) -> BackfillHandle:
+    ) -> BackfillHandle | TakenBack:
         """Run the slots at or after ``start`` and before ``end`` of a job's schedules, or of the schedule ``name``.
 
         Those that have not succeeded; with ``again`` these too, with ``failed_only`` only what failed, was lost or
         missed, or skipped for an upstream; with ``downstream`` and what is built on them. Local times are in the zone
         of the schedules, or the default one where they have several. More than 1,000,000 slots want ``yes``.
+
+        Of a job with periods, those that begin in that time are taken back, with all that is built on them, in one
+        transaction; they are done oldest first, as many at once as the job says.
 
         Raises:
             NotFound: there is neither such a schedule nor such a job.
@@ -99,8 +114,10 @@ class Backfills:
         wish = Wish.checked(
             order=order, max_active=max_active, downstream=downstream, again=again, failed_only=failed_only
         )
-        first, last = self._range(name, start, end)
+        subject, first, last = self._read(name, start, end)
         database, actor = self._rota.database, self._rota.actor
+        if subject.has_periods:
+            return TakenBack(period_actions.backfill_periods(database, name, first, last, wish, actor=actor))
         view = backfills.start_backfill(database, name, first, last, wish, actor=actor, confirmed=yes)
         return BackfillHandle(self._rota, view["id"])
 
@@ -116,7 +133,7 @@ class Backfills:
         again: bool = False,
         failed_only: bool = False,
     ) -> dict[str, Any]:
-        """Return what ``start`` with these would do, and do nothing: the slots, and how many are for what.
+        """Return what ``start`` with these would do, and do nothing: the slots, and how many are for what, or periods.
 
         Raises:
             As ``start``, but for the number of slots.
@@ -124,7 +141,11 @@ class Backfills:
         wish = Wish.checked(
             order=order, max_active=max_active, downstream=downstream, again=again, failed_only=failed_only
         )
-        return backfills.preview_backfill(self._rota.database, name, *self._range(name, start, end), wish)
+        subject, first, last = self._read(name, start, end)
+        database, actor = self._rota.database, self._rota.actor
+        if subject.has_periods:
+            return period_actions.backfill_periods(database, name, first, last, wish, actor=actor, dry_run=True)
+        return backfills.preview_backfill(database, name, first, last, wish)
 
     def list(self, limit: int = 50) -> list[dict[str, Any]]:
         """Return the newest backfills, the newest first."""
@@ -132,10 +153,10 @@ class Backfills:
             raise Invalid("limit", limit, f"1 to {LIST_MAX}")
         return backfills.list_backfills(self._rota.database, limit=limit)
 
-    def _range(self, name: str, start: str | datetime, end: str | datetime) -> tuple[datetime, datetime]:
-        zone = backfills.zone_of(self._rota.database, check_name("name", name)) or self._rota.default_zone
-        where = check_zone("tz", zone)
-        return parse_instant("from", start, where), parse_instant("to", end, where)
+    def _read(self, name: str, start: str | datetime, end: str | datetime) -> tuple[Subject, datetime, datetime]:
+        subject = backfills.read_subject(self._rota.database, check_name("name", name))
+        where = check_zone("tz", subject.zone or self._rota.default_zone)
+        return subject, parse_instant("from", start, where), parse_instant("to", end, where)
 
 
 def _check_id(value: object) -> int:

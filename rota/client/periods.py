@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rota.errors import PeriodTimeout
+from rota.model.backfill import Wish
 from rota.model.durations import parse_duration
 from rota.model.job import check_whole
 from rota.model.names import check_name
@@ -88,12 +89,14 @@ class Periods:
         """
         return period_view.read_tree(self._rota.database, check_name("job", job))
 
-    def reprocess(self, job: str, period: str, to: str | None = None, *, dry_run: bool = False) -> dict[str, Any]:
+    def reprocess(
+        self, job: str, period: str, to: str | None = None, *, failed_only: bool = False, dry_run: bool = False
+    ) -> dict[str, Any]:
         """Take periods back, from one to another, with all that is built on them; return which these are, by job.
 
         The name of a longer period, such as a day of hours, stands for all of it. They are worked on anew, in order.
-        Runs that are at work for them are withdrawn or stopped first. In one transaction. With ``dry_run`` nothing is
-        changed.
+        Runs that are at work for them are withdrawn or stopped first. In one transaction. With ``failed_only`` only
+        those that failed, were given up, or skipped for something else that was, with ``dry_run`` nothing is changed.
 
         Raises:
             NotFound: there is no such job.
@@ -101,8 +104,9 @@ class Periods:
                 round.
             Conflict: the period has not begun.
         """
+        wish = Wish(again=not failed_only, failed_only=failed_only)
         return period_actions.reprocess_periods(
-            self._rota.database, check_name("job", job), period, to, actor=self._rota.actor, dry_run=dry_run
+            self._rota.database, check_name("job", job), period, to, wish=wish, actor=self._rota.actor, dry_run=dry_run
         )
 
     def skip(self, job: str, period: str, to: str | None = None, *, dry_run: bool = False) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from rota.errors import Conflict, Invalid, NotFound
 from rota.model.backfill import Fate, SlotRange, Wish
 from rota.model.instants import format_instant
 from rota.model.slot_rule import CatchUpOrder, SlotRule
+from rota.model.timeline import Timeline
 from rota.store.backfill_slots import (
     READ_SCHEDULES_FOR_SLOTS,
     Course,
@@ -27,6 +28,7 @@ from rota.store.backfill_slots import (
 )
 from rota.store.calendars import load_calendars
 from rota.store.firing import names_of_calendars, rule_of
+from rota.store.period_ledger import timeline_of
 from rota.store.shown import say_moment
 from rota.store.tables import dependency, job, schedule
 from rota.store.types import AnyRow
@@ -98,6 +100,14 @@ def find_schedules(connection: Connection, name: str) -> Sequence[AnyRow]:
     if not found:
         raise Conflict(f"job {name} has no schedule, and so no slots: add one with `rota schedule add KEY {name}`")
     return found
+
+
+def find_timeline(connection: Connection, name: str) -> Timeline | None:
+    """Return the periods of the job that a name means; None: it means schedules, or nothing."""
+    if connection.execute(FIND_SCHEDULE, {"name": name}).first() is not None:
+        return None
+    known = connection.execute(FIND_JOB, {"name": name}).one_or_none()
+    return None if known is None else timeline_of(known)
 
 
 def plan_backfill(connection: Connection, name: str, start: datetime, end: datetime, wish: Wish) -> list[Planned]:

@@ -7,6 +7,7 @@ runs for it is made by ``backfill_steps``. Called where a person asks for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +18,7 @@ from rota.errors import Conflict, NotFound
 from rota.model.backfill import UNASKED_SLOTS_MAX, BackfillState, Wish
 from rota.model.instants import format_instant
 from rota.store.backfill_ends import Counts, count_states, end_cancelled, tell_backfill, withdraw_runs
-from rota.store.backfill_plans import find_schedules, plan_backfill, show_planned
+from rota.store.backfill_plans import find_schedules, find_timeline, plan_backfill, show_planned
 from rota.store.backfill_steps import READ_PARTS
 from rota.store.database import Database, now_of
 from rota.store.moves import write_fresh
@@ -50,16 +51,27 @@ CHANGE_BACKFILL = (
 HOLD_BACKFILL = CHANGE_BACKFILL.values(due_at=null())
 
 
-def zone_of(database: Database, name: str) -> str | None:
-    """Return the zone of the schedules that ``name`` means, or None where they have several.
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a name means to which something of the past is to be done: schedules, or a job that has periods."""
+
+    zone: str | None  # None: they have several
+    has_periods: bool = False
+
+
+def read_subject(database: Database, name: str) -> Subject:
+    """Return what ``name`` means: the schedule of that name, or else the job.
 
     Raises:
         NotFound: there is neither such a schedule nor such a job.
+        Conflict: the job has neither schedules nor periods.
     """
 
-    def read(connection: Connection) -> str | None:
+    def read(connection: Connection) -> Subject:
+        if (timeline := find_timeline(connection, name)) is not None:
+            return Subject(timeline.rule.zone.key, has_periods=True)
         zones = {row.zone for row in find_schedules(connection, name)}
-        return next(iter(zones)) if len(zones) == 1 else None
+        return Subject(next(iter(zones)) if len(zones) == 1 else None)
 
     return database.read(read)
 

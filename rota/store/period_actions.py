@@ -7,27 +7,36 @@ one that is not. What works on it then is withdrawn or told to stop, and nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, null, select, update
 
 from rota import crash
 from rota.errors import AlreadyFinished, Conflict, Invalid, NotFound
+from rota.model.backfill import Wish
 from rota.model.period import Period
 from rota.model.period_step import UNFINISHED_PERIODS, PeriodReason, PeriodState
+from rota.model.slot_rule import CatchUpOrder
 from rota.model.timeline import Timeline
 from rota.store.database import Database
 from rota.store.events import tell_periods
 from rota.store.interventions import cancel_within
 from rota.store.moves import write_fresh
 from rota.store.period_graph import JobSpan, find_beneath, find_built, wake_builders
-from rota.store.period_ledger import take_turn, timeline_of, wake_oldest
+from rota.store.period_ledger import find_overlapping, take_turn, timeline_of, wake_oldest
+from rota.store.shown import say_moment
 from rota.store.tables import job, period, run
 from rota.store.types import AnyRow, db_now, encode_rows, given_rows
 from rota.store.wakeup import announce
 
 NAMED_MAX = 20
+_MICROSECOND = timedelta(microseconds=1)
+ALL_OF_THEM = Wish(again=True)
+# As of slots: what failed, and what was done without for something else that was.
+_FAILED = frozenset(
+    {PeriodReason.FAILED, PeriodReason.GIVEN_UP, PeriodReason.CHILDREN_SKIPPED, PeriodReason.UPSTREAM_SKIPPED}
+)
 _UNFINISHED = [state.value for state in UNFINISHED_PERIODS]
 
 READ_JOB = select(job.c.id, job.c.name, job.c.timeline, job.c.periods_until).where(job.c.name == bindparam("name"))
@@ -73,7 +82,14 @@ FIND_RUNS = (
 
 
 def reprocess_periods(
-    database: Database, name: str, first: object, last: object = None, *, actor: str, dry_run: bool = False
+    database: Database,
+    name: str,
+    first: object,
+    last: object = None,
+    *,
+    wish: Wish = ALL_OF_THEM,
+    actor: str,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Take periods of a job back, from one to another, and all that is built on them; say which they are.
 
@@ -84,11 +100,35 @@ def reprocess_periods(
         Invalid: it has no periods, or none of that name, or the range is the wrong way round.
         Conflict: that period has not begun.
     """
+    return _reprocess(database, lambda c: _read_span(c, name, first, last), wish, actor=actor, dry_run=dry_run)
 
+
+def backfill_periods(
+    database: Database, name: str, start: datetime, end: datetime, wish: Wish, *, actor: str, dry_run: bool = False
+) -> dict[str, Any]:
+    """Take back the periods of a job that begin at or after ``start`` and before ``end``, as ``reprocess_periods``.
+
+    Raises:
+        NotFound: there is no such job.
+        Invalid: it has no periods, none begins then, or one lies before the first; something is wished for that they
+            do not have.
+        Conflict: one of them has not begun.
+    """
+    if wish.order is not CatchUpOrder.OLDEST:
+        raise Invalid("order", wish.order.value, f"job {name} has periods, which are done oldest first: leave it out")
+    if wish.max_active != 1:
+        rule = f"job {name} has periods: `rota job edit {name} --periods-at-once N` says how many of them at once"
+        raise Invalid("max_active", wish.max_active, rule)
+    return _reprocess(database, lambda c: _read_range(c, name, start, end), wish, actor=actor, dry_run=dry_run)
+
+
+def _reprocess(
+    database: Database, read_span: Callable[[Connection], JobSpan], wish: Wish, *, actor: str, dry_run: bool
+) -> dict[str, Any]:
     def reprocess(connection: Connection) -> dict[str, Any]:
         take_turn(connection)
-        span = _read_span(connection, name, first, last)
-        spans = find_built(connection, [span])
+        span = read_span(connection)
+        spans = find_built(connection, _wished(connection, span, wish))
         chosen = _choose(spans, lambda row: row.state != PeriodState.OPEN.value)
         if not dry_run:
             text = f"{actor} asked for it again"
@@ -124,6 +164,22 @@ def skip_periods(
         return _say(connection, span, chosen)
 
     return write_fresh(database, skip)
+
+
+def _wished(connection: Connection, span: JobSpan, wish: Wish) -> list[JobSpan]:
+    """Return the stretches of a span in which all periods are wished for."""
+    if wish.again:
+        return [span]
+    found: list[JobSpan] = []
+    goes_on = False
+    for row in find_overlapping(connection, span.job_id, span.low, span.high):
+        is_wished = row.reason in _FAILED or (row.state == PeriodState.SKIPPED.value and not wish.failed_only)
+        if is_wished and goes_on:
+            found[-1] = JobSpan(span.job_id, found[-1].low, row.end_at)
+        elif is_wished:
+            found.append(JobSpan(span.job_id, row.start_at, row.end_at))
+        goes_on = is_wished
+    return found
 
 
 def reopen_above(connection: Connection, job_id: int, low: datetime, high: datetime) -> None:
@@ -231,10 +287,28 @@ def _read_span(connection: Connection, name: str, first: object, last: object) -
         high = timeline.rule.parse_span(last, field="to")[1]
     if high.start < low.start:
         raise Invalid("to", last, f"it lies before {low.name}: write the earlier one first")
+    return _check_span(connection, row, timeline, low, high)
+
+
+def _check_span(connection: Connection, row: AnyRow, timeline: Timeline, low: Period, high: Period) -> JobSpan:
     check_not_before(connection, row, timeline, low)
     if row.periods_until is None or high.start >= row.periods_until:
-        raise Conflict(f"period {high.name} of job {name} has not begun")
+        raise Conflict(f"period {high.name} of job {row.name} has not begun")
     return JobSpan(row.id, low.start, high.end)
+
+
+def _read_range(connection: Connection, name: str, start: datetime, end: datetime) -> JobSpan:
+    row, timeline = read_ledger(connection, name)
+    if end <= start:
+        raise Invalid("to", say_moment(end), f"it comes after from, {say_moment(start)}: swap them, or correct one")
+    first = timeline.rule.containing(start)
+    if first.start < start:
+        first = timeline.rule.next(first)
+    last = timeline.rule.containing(end - _MICROSECOND)
+    if first.start >= end:
+        rule = f"no period of job {name} begins from {say_moment(start)} up to it: {last.name} goes on then"
+        raise Invalid("to", say_moment(end), rule)
+    return _check_span(connection, row, timeline, first, last)
 
 
 def check_not_before(connection: Connection, row: AnyRow, timeline: Timeline, wanted: Period) -> None:

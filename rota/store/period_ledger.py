@@ -325,7 +325,13 @@ _first_overlapping = (
 # The periods of a job with a moment in [low, high): the last that begins at or before low, and all that begin up to
 # high. Served by rota_period_start.
 FIND_OVERLAPPING = select(
-    period.c.id, period.c.name, period.c.start_at, period.c.end_at, period.c.state, period.c.unfinished_at
+    period.c.id,
+    period.c.name,
+    period.c.start_at,
+    period.c.end_at,
+    period.c.state,
+    period.c.reason,
+    period.c.unfinished_at,
 ).where(
     _of_job,
     period.c.start_at >= func.coalesce(_first_overlapping, _low),

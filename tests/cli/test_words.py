@@ -83,7 +83,7 @@ FLAGS = {
     "period list": "--state --from --to --limit",
     "period wait": "--timeout",
     "period tree": "",
-    "period reprocess": "--to --dry-run",
+    "period reprocess": "--to --failed-only --dry-run",
     "period skip": "--to --dry-run",
     "pool pause": "",
     "pool resume": "",

@@ -1,4 +1,4 @@
-"""``rota.periods``: waiting for one."""
+"""``rota.periods``, and ``rota.backfills`` of jobs that have some."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from rota import Conflict, Invalid, PeriodTimeout, Rota
 from rota.client.periods import Periods
 from rota.store.periods import look_at_periods
 from tests.store.ledger import Ledger
+from tests.store.timelines import Timelines
 
 
 @pytest.fixture
@@ -74,3 +75,90 @@ def test_the_name_of_a_day_stands_for_its_hours(rota: Rota, hits: str, ledger: L
         rota.periods.skip(hits, "2026-11-02T10", "2026-11-02")
     with pytest.raises(Invalid, match="the periods of job hits begin with 2026-11-02T10"):
         rota.periods.skip(hits, "2026-11-02")
+
+
+@pytest.fixture
+def timelines(ledger: Ledger) -> Timelines:
+    """Hours of three days, of which one failed and was given up, and the days that roll them up."""
+    timelines = Timelines(ledger)
+    timelines.add("hits", period_start="2026-10-30", give_up_failures=1)
+    timelines.add("daily", "day", period_start="2026-10-30", rolls_up=["hits"])
+    bad = {"2026-10-30T05", "2026-10-31T07", "2026-10-31T08"}
+    timelines.work(lambda claim: "failed" if claim.part is not None and claim.part.key in bad else "succeeded")
+    return timelines
+
+
+def test_a_backfill_of_periods_does_them_again_with_what_is_built_on_them_and_no_others(
+    rota: Rota, timelines: Timelines
+) -> None:
+    timelines.done.clear()
+
+    preview = rota.backfills.preview("hits", "2026-10-30T22:00", "2026-10-31T02:00", downstream=True)
+    assert timelines.states("daily")["2026-10-30"] == "processed"
+    started = rota.backfills.start("hits", "2026-10-30T22:00", "2026-10-31T02:00", downstream=True)
+    timelines.work()
+
+    hours = ["2026-10-30T22", "2026-10-30T23", "2026-10-31T00", "2026-10-31T01"]
+    assert started.show() == preview == {
+        "count": 6,
+        "jobs": [
+            {"job": "hits", "count": 4, "periods": hours},
+            {"job": "daily", "count": 2, "periods": ["2026-10-30", "2026-10-31"]},
+        ],
+    }  # fmt: skip
+    assert timelines.done[:6] == [
+        *(("hits", one) for one in hours[:2]),
+        ("daily", "2026-10-30"),
+        *(("hits", one) for one in hours[2:]),
+        ("daily", "2026-10-31"),
+    ]
+
+
+@pytest.mark.parametrize("wish", [{}, {"failed_only": True}, {"failed_only": True, "downstream": True}])
+def test_a_backfill_of_periods_may_be_of_the_failed_ones_only(
+    rota: Rota, timelines: Timelines, wish: dict[str, bool]
+) -> None:
+    timelines.done.clear()
+
+    started = rota.backfills.start("hits", "2026-10-30", "2026-11-02", **wish)
+
+    assert [(one["job"], one["periods"]) for one in started.show()["jobs"]] == [
+        ("hits", ["2026-10-30T05", "2026-10-31T07", "2026-10-31T08"]),
+        ("daily", ["2026-10-30", "2026-10-31"]),
+    ]
+    timelines.work()
+    assert len(timelines.done) == 5
+    assert rota.periods.reprocess("hits", "2026-10-30", "2026-11-01", failed_only=True)["count"] == 0
+
+
+def test_what_a_person_did_without_is_backfilled_unless_only_the_failed_are(rota: Rota, timelines: Timelines) -> None:
+    timelines.edit("hits", period_start="2026-10-29T22")
+    timelines.look()
+    timelines.skip("hits", "2026-10-29T22")
+    timelines.work()
+
+    assert rota.backfills.preview("hits", "2026-10-29T22:00", "2026-10-30", failed_only=True)["count"] == 0
+    assert rota.backfills.preview("hits", "2026-10-29T22:00", "2026-10-30")["jobs"][0]["periods"] == ["2026-10-29T22"]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "options", "says"),
+    [
+        ("2026-10-30T00:10", "2026-10-30T00:50", {}, "no period of job hits begins .*2026-10-30T00 goes on then"),
+        ("2026-10-31", "2026-10-30", {}, "swap them"),
+        ("2026-10-29", "2026-10-31", {}, "the periods of job hits begin with 2026-10-30T00"),
+        ("2026-10-31", "2027-01-01", {}, "period 2026-12-31T23 of job hits has not begun"),
+        ("2026-10-30", "2026-10-31", {"order": "newest"}, "order 'newest' is .* are done oldest first: leave it out"),
+        ("2026-10-30", "2026-10-31", {"max_active": 3}, "max_active 3 is .*`rota job edit hits --periods-at-once N`"),
+    ],
+)
+def test_a_backfill_that_the_periods_do_not_have_is_refused(
+    rota: Rota, timelines: Timelines, start: str, end: str, options: dict[str, object], says: str
+) -> None:
+    before = timelines.states("hits"), timelines.states("daily")
+
+    for ask in (rota.backfills.start, rota.backfills.preview):
+        with pytest.raises((Invalid, Conflict), match=says):
+            ask("hits", start, end, again=True, **options)
+
+    assert (timelines.states("hits"), timelines.states("daily")) == before
