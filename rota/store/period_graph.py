@@ -128,9 +128,14 @@ def find_builders(connection: Connection, job_id: int) -> list[int]:
 def wake_builders(connection: Connection, finished: Collection[JobSpan]) -> None:
     """Have all looked at that may go on now that these periods are finished, or not any more."""
     wake_oldest(connection, [span.job_id for span in finished])
+    wake(connection, let_go(connection, finished))
+
+
+def let_go(connection: Connection, finished: Collection[JobSpan]) -> set[int]:
+    """Return the unfinished periods that build on these, and may go on; slots that do are looked at by themselves."""
     pairs = _read(connection, FIND_BUILDERS, finished)
     above = [(pair, span) for span in finished for pair in pairs if pair.upstream_id == span.job_id]
     asked = {(pair.job_id, span.low, span.high) for pair, span in above if pair.timeline is not None}
-    found = [row for one in sorted(asked) for row in find_overlapping(connection, *one)]
-    wake(connection, sorted({row.id for row in found}))
     wake_slots_after(connection, {(pair.job_id, span.high) for pair, span in above if pair.timeline is None})
+    found = [row for one in sorted(asked) for row in find_overlapping(connection, *one)]
+    return {row.id for row in found if row.unfinished_at is not None}

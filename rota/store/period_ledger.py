@@ -7,7 +7,7 @@ holds until its commit. Ends of runs write none: they are found, and taken note 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -150,14 +150,18 @@ def extend_ledgers(connection: Connection, as_of: datetime | None = None) -> Ext
 
 def wake_oldest(connection: Connection, job_ids: Iterable[int]) -> int:
     """Have the oldest unfinished periods of these jobs looked at: as many of each as may be worked on at once."""
-    woken: list[int] = []
-    for row in connection.execute(READ_JOBS, {"job_ids": sorted(set(job_ids))}).all():
-        woken += connection.execute(FIND_OLDEST, {"of_job": row.id, "limit": at_once_of(row)}).scalars()
+    rows = connection.execute(READ_JOBS, {"job_ids": sorted(set(job_ids))}).all()
+    woken = [one for row in rows for one in find_oldest(connection, row.id, at_once_of(row))]
     wake(connection, woken)
     return len(woken)
 
 
-def wake(connection: Connection, period_ids: Sequence[int]) -> None:
+def find_oldest(connection: Connection, job_id: int, limit: int) -> Sequence[int]:
+    """Return the oldest unfinished periods of a job: so many as are worked on at once."""
+    return connection.execute(FIND_OLDEST, {"of_job": job_id, "limit": limit}).scalars().all()
+
+
+def wake(connection: Connection, period_ids: Collection[int]) -> None:
     """Have these looked at."""
     if period_ids:
         connection.execute(WAKE, {"woken": encode_rows({"id": one} for one in sorted(period_ids))})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, Select, bindparam, select
 
@@ -21,9 +22,13 @@ _of_job = bindparam("of_job", type_=period.c.job_id.type)
 _low, _high = bindparam("low", type_=Instant()), bindparam("high", type_=Instant())
 
 
-def _within(column: Column[datetime], *where: ColumnElement[bool]) -> Select[datetime]:
+def _within(column: Column[datetime], *where: ColumnElement[bool]) -> Select[Any]:
     in_span = (period.c.job_id == _of_job, column >= _low, column < _high)
     return select(column).where(*in_span, *where).limit(1)
+
+
+def _unfinished(shown: Column[Any]) -> Select[Any]:
+    return _within(period.c.unfinished_at).with_only_columns(shown).order_by(period.c.unfinished_at)
 
 
 _is_skipped = period.c.state == PeriodState.SKIPPED.value
@@ -31,13 +36,10 @@ _is_skipped = period.c.state == PeriodState.SKIPPED.value
 # time: MariaDB finds the place in an index only by values that it is given. Served by rota_period_unfinished and
 # rota_period_start.
 READ_WITHIN = select(
-    _within(period.c.unfinished_at).order_by(period.c.unfinished_at).scalar_subquery().label("first_at"),
+    _unfinished(period.c.unfinished_at).scalar_subquery().label("first_at"),
+    _unfinished(period.c.name).scalar_subquery().label("first"),
     _within(period.c.start_at, _is_skipped).scalar_subquery().label("skipped_at"),
     _within(period.c.start_at, ~_is_skipped).scalar_subquery().label("other_at"),
-)
-# Served by rota_period_start.
-READ_NAMED = select(period.c.name).where(
-    period.c.job_id == _of_job, period.c.start_at == bindparam("start", type_=Instant())
 )
 _upstream = job.alias("upstream")
 # What these jobs build on: their upstreams, and what they roll up.
@@ -87,16 +89,13 @@ def read_within(connection: Connection, span: Span) -> Within:
     """Return how the periods of a job within a span stand. Those that have not begun are not finished."""
     of_job = {"of_job": span.of_job.upstream_id}
     row = connection.execute(READ_WITHIN, of_job | {"low": span.start, "high": span.end}).one()
-    first = None
-    if row.first_at is not None:
-        first = connection.execute(READ_NAMED, of_job | {"start": row.first_at}).one_or_none()
-    return Within(_say_open(span, first), row.skipped_at is not None, row.other_at is not None, row.first_at)
+    return Within(_say_open(span, row.first), row.skipped_at is not None, row.other_at is not None, row.first_at)
 
 
-def _say_open(span: Span, first: AnyRow | None) -> str | None:
+def _say_open(span: Span, first: str | None) -> str | None:
     if first is not None:
         # Not how that stands: it changes without this sentence, and `rota why period` follows the chain.
-        return f"{span.of_job.name} {first.name}"
+        return f"{span.of_job.name} {first}"
     until = span.of_job.periods_until
     if until is not None and until < span.end:
         return f"{span.of_job.name}, whose period from {until:%Y-%m-%d %H:%M} UTC on has not begun"

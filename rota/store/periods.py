@@ -9,7 +9,7 @@ Over-long, since what is read of a period, decided and written is one look.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,6 +23,7 @@ from rota.model.dependencies import Stand, Standing, UpstreamFailure
 from rota.model.ending import FOR_EVER
 from rota.model.period import Period
 from rota.model.period_step import (
+    FAILED_LOOK,
     Around,
     Finish,
     LastRun,
@@ -43,8 +44,17 @@ from rota.store.database import Database
 from rota.store.events import tell_periods
 from rota.store.moves import write_fresh
 from rota.store.period_actions import reopen_above
-from rota.store.period_graph import JobSpan, find_builders, wake_builders
-from rota.store.period_ledger import FIND_OLDEST, Extended, extend_ledgers, fits, take_turn, timeline_of, wake_oldest
+from rota.store.period_graph import JobSpan, find_builders, let_go
+from rota.store.period_ledger import (
+    Extended,
+    extend_ledgers,
+    find_oldest,
+    fits,
+    take_turn,
+    timeline_of,
+    wake,
+    wake_oldest,
+)
 from rota.store.period_standing import READ_PAIRS, Span, Within, read_within
 from rota.store.tables import job, period, run
 from rota.store.types import AS_OF, AnyRow, db_now, encode_rows, given_rows
@@ -153,9 +163,17 @@ class Looked:
 @dataclass(slots=True)
 class _Plan:
     moved: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    finished: list[AnyRow] = field(default_factory=list[AnyRow])
+    finished: list[tuple[AnyRow, Timeline]] = field(default_factory=list[tuple[AnyRow, Timeline]])
     work: list[tuple[AnyRow, Work, Timeline]] = field(default_factory=list[tuple[AnyRow, Work, Timeline]])
     told: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+@dataclass(frozen=True, slots=True)
+class _Following:
+    """What is looked at next: periods by their ids, and for each job whose turn it is, where that is known already."""
+
+    ids: Sequence[int]
+    turns: Mapping[int, frozenset[int]]
 
 
 def look_at_periods(database: Database, *, limit: int = LOOK_BATCH_MAX, as_of: datetime | None = None) -> Looked:
@@ -174,11 +192,7 @@ def look_at_periods(database: Database, *, limit: int = LOOK_BATCH_MAX, as_of: d
         if added is not None:
             _begin(connection, added)
         looked = Looked(added=added is not None, is_full=added is not None and added.is_full)
-        for _ in range(PASSES_MAX):
-            one = _pass(connection, limit, as_of)
-            looked = looked.followed_by(one)
-            if not one.finished:  # nothing was let go by it
-                break
+        looked = looked.followed_by(_look_at_due(connection, limit, as_of))
         if looked.ready or looked.finished:
             crash.at("periods.written")
         return looked
@@ -189,19 +203,28 @@ def look_at_periods(database: Database, *, limit: int = LOOK_BATCH_MAX, as_of: d
     return looked
 
 
-def _pass(connection: Connection, limit: int, as_of: datetime | None) -> Looked:
+def _look_at_due(connection: Connection, limit: int, as_of: datetime | None) -> Looked:
+    """Look at what is due or has ended, and right after it at what is let go by that."""
     ended = connection.execute(FIND_ENDED, {"limit": limit}).all()
     due = connection.execute(FIND_DUE, {"limit": limit, "as_of": as_of}).scalars().all()
-    ids = sorted({row.open_period_id for row in ended} | set(due))
-    if not ids:
-        return Looked()
-    plan = _decide(connection, ids, as_of)
-    _write(connection, plan)
+    looked = Looked(is_full=len(ended) >= limit or len(due) >= limit)
+    following = _Following(sorted({row.open_period_id for row in ended} | set(due)), {})
+    for _ in range(PASSES_MAX):
+        now, later = following.ids[:limit], following.ids[limit:]
+        wake(connection, later)
+        if not now:
+            break
+        plan = _decide(connection, now, following.turns, as_of)
+        following = _write(connection, plan)
+        looked = looked.followed_by(
+            Looked(False, len(plan.work), len(plan.finished), len(plan.moved), is_full=bool(later))
+        )
+    else:
+        wake(connection, following.ids)
     if ended:
         taken = encode_rows({"run_id": row.id, "state": row.state} for row in ended)
         connection.execute(CLOSE_ENDED, {"taken": taken})
-    is_full = len(ended) >= limit or len(due) >= limit
-    return Looked(False, len(plan.work), len(plan.finished), len(plan.moved), is_full)
+    return looked
 
 
 def rewake_periods(database: Database) -> int:
@@ -221,7 +244,9 @@ def _begin(connection: Connection, added: Extended) -> None:
     reopen_above(connection, added.job_id, added.start, added.end)
 
 
-def _decide(connection: Connection, ids: Sequence[int], as_of: datetime | None) -> _Plan:
+def _decide(
+    connection: Connection, ids: Sequence[int], turns: Mapping[int, frozenset[int]], as_of: datetime | None
+) -> _Plan:
     rows = connection.execute(READ_PERIODS, {"ids": list(ids), "as_of": as_of}).all()
     plan = _Plan()
     known: list[tuple[AnyRow, Timeline]] = []
@@ -233,19 +258,23 @@ def _decide(connection: Connection, ids: Sequence[int], as_of: datetime | None) 
             _wait(
                 plan, row, Wait(PeriodState(row.state), PeriodReason.FAILED, f"its job cannot be understood: {error}")
             )
-    turns = _read_turns(connection, known)
+    turns = _read_turns(connection, known, turns)
     # Those whose turn has not come wait for that, whatever lies around them.
     around = _read_around(connection, [(row, timeline) for row, timeline in known if row.id in turns[row.job_id]])
     for row, timeline in known:
         if row.unfinished_at is None:
-            _take_late_truth(connection, plan, row)
+            _take_late_truth(connection, plan, row, timeline)
+            continue
+        if _has_lost_its_failure(row):
+            failed = Wait(PeriodState(row.state), PeriodReason.FAILED, row.reason_text, row.now + FAILED_LOOK)
+            _wait(plan, row, failed)
             continue
         stands, again_at = around.get(row.id, (Around(), None))
         decision = decide_period(_facts(row, is_first=row.id in turns[row.job_id], around=stands), timeline)
         if isinstance(decision, Work):
             plan.work.append((row, decision, timeline))
         elif isinstance(decision, Finish):
-            _finish(plan, row, decision)
+            _finish(plan, row, timeline, decision)
         else:
             _wait(plan, row, decision, again_at if decision.reason is PeriodReason.UPSTREAM else None)
     return plan
@@ -287,12 +316,16 @@ def _facts(row: AnyRow, *, is_first: bool, around: Around) -> PeriodFacts:
     )
 
 
-def _read_turns(connection: Connection, known: Sequence[tuple[AnyRow, Timeline]]) -> dict[int, frozenset[int]]:
+def _read_turns(
+    connection: Connection,
+    known: Iterable[tuple[AnyRow, Timeline]],
+    turns: Mapping[int, frozenset[int]],
+) -> dict[int, frozenset[int]]:
     """Return for each job the periods that may be worked on now: the oldest that are not finished."""
-    limits = {row.job_id: timeline.at_once for row, timeline in known}
-    return {
-        job_id: frozenset(connection.execute(FIND_OLDEST, {"of_job": job_id, "limit": limit}).scalars())
-        for job_id, limit in sorted(limits.items())
+    found = dict(turns)
+    limits = {row.job_id: timeline.at_once for row, timeline in known if row.job_id not in found}
+    return found | {
+        job_id: frozenset(find_oldest(connection, job_id, limit)) for job_id, limit in sorted(limits.items())
     }
 
 
@@ -319,6 +352,11 @@ def _read_around(
     ]
     slots = read_standings(connection, [as_run(row) for row in without], with_periods=False) if without else {}
     return {row.id: _around(row, timeline, within.get(row.id, ()), slots.get(row.id, ())) for row, timeline in known}
+
+
+def _has_lost_its_failure(row: AnyRow) -> bool:
+    """Whether it waits for a person since its run failed, and that was kept long enough and removed: it goes on so."""
+    return row.run_id is not None and row.run_state is None and row.reason == PeriodReason.FAILED and not row.is_void
 
 
 class _AsRun:
@@ -372,10 +410,10 @@ def _wait(plan: _Plan, row: AnyRow, decision: Wait, again_at: datetime | None = 
     plan.moved.append(_move(row, decision.state, decision.reason, decision.text, due_at=until, covered=covered))
 
 
-def _finish(plan: _Plan, row: AnyRow, decision: Finish) -> None:
+def _finish(plan: _Plan, row: AnyRow, timeline: Timeline, decision: Finish) -> None:
     move = _move(row, decision.state, decision.reason, decision.text, covered=row.covered_until) | {"finished": True}
     plan.moved.append(move)
-    plan.finished.append(row)
+    plan.finished.append((row, timeline))
     plan.told.append(
         {"job": row.job, "from_state": row.state, "to_state": decision.state.value, "text": _say(row, decision.text)}
     )
@@ -406,11 +444,12 @@ def _move(
     }
 
 
-def _take_late_truth(connection: Connection, plan: _Plan, row: AnyRow) -> None:
+def _take_late_truth(connection: Connection, plan: _Plan, row: AnyRow, timeline: Timeline) -> None:
     """Let a period that was finished without its run be what that run has made of it since."""
     is_undone = row.state == PeriodState.SKIPPED.value and not row.is_void
     if is_undone and row.run_state == RunState.SUCCEEDED.value and row.range_end_at == row.end_at:
-        _finish(plan, row, Finish(PeriodState.PROCESSED, PeriodReason.DONE, f"run {row.run_id} has succeeded since"))
+        text = f"run {row.run_id} has succeeded since"
+        _finish(plan, row, timeline, Finish(PeriodState.PROCESSED, PeriodReason.DONE, text))
         reopen_above(connection, row.job_id, row.start_at, row.end_at)
     else:
         plan.moved.append(
@@ -419,7 +458,7 @@ def _take_late_truth(connection: Connection, plan: _Plan, row: AnyRow) -> None:
         )
 
 
-def _write(connection: Connection, plan: _Plan) -> None:
+def _write(connection: Connection, plan: _Plan) -> _Following:
     if plan.work:
         run_ids = enqueue_runs(
             connection,
@@ -432,11 +471,14 @@ def _write(connection: Connection, plan: _Plan) -> None:
             plan.moved.append(move | {"run_id": run_id, "made": 1})
     if plan.moved:
         connection.execute(MOVE_PERIODS, {"moved": encode_rows(plan.moved)})
-    if plan.finished:
-        tell_periods(connection, plan.told)
-        wake_builders(connection, [JobSpan(row.job_id, row.start_at, row.end_at) for row in plan.finished])
     if plan.work or plan.finished:
         announce(connection)
+    if not plan.finished:
+        return _Following((), {})
+    tell_periods(connection, plan.told)
+    built = let_go(connection, [JobSpan(row.job_id, row.start_at, row.end_at) for row, _ in plan.finished])
+    turns = _read_turns(connection, plan.finished, {})
+    return _Following(sorted(built.union(*turns.values())), turns)
 
 
 def _new_run(row: AnyRow, work: Work, timeline: Timeline) -> NewRun:
