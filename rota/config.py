@@ -40,12 +40,13 @@ from rota.errors import ConfigError, Invalid
 from rota.model.durations import format_duration, parse_duration
 from rota.model.environment import Environment
 from rota.model.instants import check_zone
-from rota.model.job import LEASE_SECONDS, LEASE_SECONDS_MIN, OWN_CONNECTION, check_word
+from rota.model.job import LEASE_SECONDS, LEASE_SECONDS_MIN, OWN_CONNECTION
 from rota.model.keeping import KEEP_DEFAULT, check_keep_setting, format_keep
 from rota.model.names import check_name
 from rota.model.placement import NO_LABELS, check_labels
 from rota.model.secret import SECRETS_MAX, SecretSource
 from rota.model.states import OnTerm
+from rota.model.values import check_word
 
 CONFIG_VARIABLE = "ROTA_CONFIG"
 DATABASE_FILE_VARIABLE = "ROTA_DB_FILE"

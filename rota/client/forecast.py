@@ -9,9 +9,9 @@ from zoneinfo import ZoneInfo
 
 from rota.model.forecast import DAYS_MAX, Forecast, Hour, find_collisions, look_ahead, notes_of
 from rota.model.instants import check_zone, format_instant, parse_instant
-from rota.model.job import check_whole
 from rota.model.names import check_name
 from rota.model.slot_rule import SlotRule
+from rota.model.values import check_whole
 from rota.store.forecast import Prospect, read_prospect, read_rule
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from rota.errors import PeriodTimeout
 from rota.model.backfill import Wish
 from rota.model.durations import parse_duration
-from rota.model.job import check_whole
 from rota.model.names import check_name
+from rota.model.values import check_whole
 from rota.store import period_actions, period_view
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from rota.errors import Invalid
-from rota.model.job import check_word
 from rota.model.reasons import Reason
 from rota.model.slot_rule import CatchUpOrder
 from rota.model.states import UNFINISHED, RunState
 from rota.model.timing import Timing
+from rota.model.values import check_word
 
 ACTIVE_MAX = 1000  # unfinished runs of a backfill at once, of one schedule
 UNASKED_SLOTS_MAX = 1_000_000  # more than these want a person's second word

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import cast
 
-from rota.errors import Invalid
-from rota.model.names import check_name
+from rota.model.values import check_jobs
 
 UPSTREAMS_MAX = 100
 WAITS = "it waits"  # what is said of a run that may not go begins so
@@ -60,15 +58,7 @@ def check_after(value: object) -> tuple[str, ...]:
     Raises:
         Invalid: it is no list of names, or there are too many.
     """
-    if value is None or value == "none":
-        return ()
-    given = [value] if isinstance(value, str) else value
-    if not isinstance(given, list | tuple):
-        raise Invalid("after", value, "it is a list of names of jobs")
-    names = sorted({check_name("after", name) for name in cast("list[object]", given)})
-    if len(names) > UPSTREAMS_MAX:
-        raise Invalid("after", f"{len(names)} names", f"a job has at most {UPSTREAMS_MAX} upstreams")
-    return tuple(names)
+    return check_jobs("after", value, UPSTREAMS_MAX, "runs after")
 
 
 def find_cycle(upstreams: Mapping[str, Collection[str]], start: str) -> list[str] | None:

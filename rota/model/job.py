@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from rota.errors import Invalid
 from rota.model.bad_ends import check_words
@@ -30,6 +30,7 @@ from rota.model.secret import check_secrets
 from rota.model.states import Delivery
 from rota.model.timeline import PARAMETERS as TIMELINE_PARAMETERS
 from rota.model.timeline import Timeline, check_timeline
+from rota.model.values import check_whole, check_word
 
 POOL_DEFAULT = "default"
 RETRIES_MAX = 1_000_000
@@ -50,7 +51,6 @@ VARIABLES_MAX = 1000
 _CALL = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _USER = re.compile(r"[^\s:/\x00-\x1f]{1,64}")
-_Word = TypeVar("_Word", bound=StrEnum)
 
 
 class JobKind(StrEnum):
@@ -405,14 +405,6 @@ def apply_changes(
     return found
 
 
-def check_word(name: str, value: object, words: type[_Word]) -> _Word:
-    """Return the member of ``words`` that ``value`` names."""
-    try:
-        return words(value)
-    except ValueError:
-        raise Invalid(name, value, f"it is one of {', '.join(words)}") from None
-
-
 def check_executor(executor: Executor, kind: str, delivery: object, others: Mapping[str, object]) -> None:
     """Refuse what an executor process, which many runs share, cannot do for one of them.
 
@@ -432,15 +424,6 @@ def check_executor(executor: Executor, kind: str, delivery: object, others: Mapp
         if value is not None:
             rule = f"a job with executor {executor} shares its process with others, so it cannot have this of its own"
             raise Invalid(name.removesuffix("_bytes").removesuffix("_seconds"), value, f"{rule}: take one away")
-
-
-def check_whole(name: str, value: object, minimum: int, maximum: int) -> int:
-    """Return ``value`` if it is a whole number within the bounds; text of digits counts."""
-    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,12}", value.strip()):
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
-        raise Invalid(name, value, f"it is a whole number from {minimum} to {maximum}")
-    return value
 
 
 def check_priority(value: object) -> int:

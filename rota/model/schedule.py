@@ -20,12 +20,13 @@ from rota.model.calendars import Calendar
 from rota.model.documents import EMPTY_ARGUMENTS, check_arguments_text, decode_document, encode_arguments
 from rota.model.durations import format_duration, parse_duration
 from rota.model.instants import check_zone, format_instant, parse_instant
-from rota.model.job import apply_changes, check_start_within, check_whole, check_word
+from rota.model.job import apply_changes, check_start_within
 from rota.model.names import check_name
 from rota.model.slot_rule import CATCH_UP_LIMIT, CATCH_UP_LIMIT_MAX, CatchUp, CatchUpOrder, OnClosed, Overlap, SlotRule
 from rota.model.timing import Fold, Gap, parse_any
 from rota.model.timing import Timing as Timing
 from rota.model.timing import TimingKind as TimingKind
+from rota.model.values import check_whole, check_word
 
 ZONE_DEFAULT = "UTC"
 _MOMENTS = ("anchor_at", "start_at", "end_at", "first_run_at")

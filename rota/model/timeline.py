@@ -11,21 +11,19 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from rota.errors import Invalid
 from rota.model.durations import parse_duration
 from rota.model.instants import format_instant, parse_instant
-from rota.model.names import check_name
 from rota.model.period import Period, PeriodRule, PeriodUnit
+from rota.model.values import check_jobs, check_whole, check_word
 
 REFRESH_SECONDS = 300.0
 REFRESH_SECONDS_MIN = 1.0
 AT_ONCE_MAX = 1000
 GIVE_UP_FAILURES_MAX = 1_000_000
 CHILDREN_MAX = 100
-
-_Word = TypeVar("_Word", bound=StrEnum)
 
 
 class PeriodMode(StrEnum):
@@ -84,7 +82,7 @@ class Timeline:
             rule = PeriodRule.checked(period, "UTC" if period_tz is None else period_tz)
         except Invalid as error:
             raise Invalid("period_tz" if error.field == "tz" else error.field, error.value, error.rule) from None
-        mode = PeriodMode.DISCRETE if period_mode is None else _check_word("period_mode", period_mode, PeriodMode)
+        mode = PeriodMode.DISCRETE if period_mode is None else check_word("period_mode", period_mode, PeriodMode)
         if refresh is not None and mode is PeriodMode.DISCRETE:
             raise Invalid("refresh", refresh, "a discrete period is worked on once: give another period_mode too")
         return cls(
@@ -95,12 +93,12 @@ class Timeline:
             refresh_seconds=REFRESH_SECONDS
             if refresh is None
             else parse_duration("refresh", refresh, minimum=REFRESH_SECONDS_MIN),
-            rolls_up=_check_names("rolls_up", rolls_up),
-            blocking=Blocking.CHILDREN if blocking is None else _check_word("blocking", blocking, Blocking),
-            at_once=1 if periods_at_once is None else _check_count("periods_at_once", periods_at_once, AT_ONCE_MAX),
+            rolls_up=check_jobs("rolls_up", rolls_up, CHILDREN_MAX, "rolls up"),
+            blocking=Blocking.CHILDREN if blocking is None else check_word("blocking", blocking, Blocking),
+            at_once=1 if periods_at_once is None else check_whole("periods_at_once", periods_at_once, 1, AT_ONCE_MAX),
             give_up_failures=None
             if give_up_failures is None
-            else _check_count("give_up_failures", give_up_failures, GIVE_UP_FAILURES_MAX),
+            else check_whole("give_up_failures", give_up_failures, 1, GIVE_UP_FAILURES_MAX),
             give_up_age_seconds=None if give_up_age is None else parse_duration("give_up_age", give_up_age),
         )
 
@@ -182,29 +180,3 @@ def _find_start(rule: PeriodRule, value: object) -> Period:
         return rule.containing(parse_instant("period_start", value, rule.zone))
     except Invalid as error:
         raise Invalid("period_start", value, f"it is the name of a period, or a time; {error.rule}") from None
-
-
-def _check_word(name: str, value: object, words: type[_Word]) -> _Word:
-    try:
-        return words(value)
-    except ValueError:
-        raise Invalid(name, value, f"it is one of {', '.join(words)}") from None
-
-
-def _check_count(name: str, value: object, most: int) -> int:
-    text = str(value).strip() if isinstance(value, int | str) and not isinstance(value, bool) else ""
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= most):
-        raise Invalid(name, value, f"it is a whole number from 1 to {most}")
-    return int(text)
-
-
-def _check_names(name: str, value: object) -> tuple[str, ...]:
-    if value is None or value == "none":
-        return ()
-    given = [value] if isinstance(value, str) else value
-    if not isinstance(given, list | tuple):
-        raise Invalid(name, value, "it is a list of names of jobs")
-    names = sorted({check_name(name, one) for one in cast("list[object]", given)})
-    if len(names) > CHILDREN_MAX:
-        raise Invalid(name, f"{len(names)} names", f"a job rolls up at most {CHILDREN_MAX} others")
-    return tuple(names)

@@ -20,11 +20,11 @@ from rota.model.daylight import Fold as Fold
 from rota.model.daylight import Gap as Gap
 from rota.model.grids import Grid, UnionGrid
 from rota.model.instants import check_zone, format_instant, parse_instant
-from rota.model.job import check_word
 from rota.model.moved import Direction, MovedGrid
 from rota.model.parts import ANCHORED, ANY_RULE, KINDS, Part, describe_part, read_part
 from rota.model.parts import TimingKind as TimingKind
 from rota.model.parts import parse_any as parse_any
+from rota.model.values import check_word
 
 PARTS_MAX = 50
 

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, and_, bindparam, desc, func, select
 
 from rota.errors import Conflict
 from rota.model.dependencies import Stand
-from rota.model.job import check_word
 from rota.model.period_step import PeriodReason, PeriodState
+from rota.model.values import check_word
 from rota.store.database import Database
 from rota.store.events import read_events
 from rota.store.period_actions import check_not_before, read_ledger

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from rota.errors import Invalid
 from rota.model.calendars import Calendar
 from rota.model.grids import ElapsedGrid, LocalGrid
-from rota.model.job import check_word
 from rota.model.timing import Fold, Gap, Timing, parse_any
+from rota.model.values import check_word
 from tests.model.slow_cron import instant
 
 ANCHOR = instant("2026-03-28T12:00:00.250000")
