@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -27,6 +27,9 @@ from tests.returning import switch_returning_off
 from tests.servers import KINDS, STARTERS, Server, Unavailable, attach, find
 from tests.servers.mysql import PROGRAM_VARIABLE
 from tests.store.ledger import Ledger
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 
 class Servers:
@@ -193,11 +196,11 @@ def database_url(request: pytest.FixtureRequest, database_server: Server) -> Ite
         database_server.drop_database(url)
 
 
-def assert_no_violations(url: str) -> None:
+def assert_no_violations(url: str, engine: Engine | None = None) -> None:
     """Look at ``rota_violations`` over a connection of our own."""
     from sqlalchemy import NullPool, create_engine, text
 
-    with create_engine(url, poolclass=NullPool).connect() as connection:
+    with (engine or create_engine(url, poolclass=NullPool)).connect() as connection:
         found = [tuple(row) for row in connection.execute(text("select * from rota_violations"))]
     assert not found, f"rota_violations is not empty after the test (rule, run, schedule): {found}"
 

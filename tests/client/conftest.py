@@ -9,6 +9,9 @@ import pytest
 from rota import Rota
 from rota.store.database import Database
 from tests.clock import Clock
+from tests.store.reused import database_url
+
+__all__ = ["database_url"]
 
 
 @pytest.fixture

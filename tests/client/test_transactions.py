@@ -21,6 +21,8 @@ def engine(database_url: str) -> Iterator[Engine]:
     with made.begin() as tx:
         tx.execute(text("create table invoice (id integer primary key)"))
     yield made
+    with made.begin() as tx:
+        tx.execute(text("drop table invoice"))
     made.dispose()
 
 

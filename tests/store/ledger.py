@@ -25,6 +25,7 @@ from rota.store.leases import claim_runs, mark_started
 from rota.store.runs import read_transcript
 from rota.store.tables import attempt, event, job, run, schedule
 from tests.clock import Clock
+from tests.store.compiled import SharedStatements
 
 LEASE_SECONDS = 60.0
 
@@ -73,6 +74,7 @@ class Ledger:
     def connect(self, *, connections_max: int = 2) -> Database:
         """Return a connection of its own to the same database, as another node has it."""
         database = Database(self.url, connections_max=connections_max, sleep=_no_sleep)
+        database.engine.update_execution_options(compiled_cache=SharedStatements(database.engine.dialect))
         self.clock.govern(database)
         self._opened.append(database)
         return database
