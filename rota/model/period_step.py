@@ -36,10 +36,12 @@ class PeriodReason(StrEnum):
 
     AHEAD = "ahead"  # it has not closed, or not settled
     OLDER = "older"  # older ones come first
+    LIMIT = "limit"  # as many are worked on as may be at once
     CHILDREN = "children"  # some within it are not finished
     UPSTREAM = "upstream"  # what it runs after is not
     RUN = "run"  # its run goes on
     FAILED = "failed"  # its run failed for good: a person decides
+    INVALID = "invalid"  # the rules of its job cannot be read: a person mends them
     DONE = "done"
     NO_OP = "no_op"
     SKIP = "skip"  # a person decided

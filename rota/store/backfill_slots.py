@@ -56,6 +56,7 @@ READ_SLOTS = (
     .order_by(run.c.slot_at, run.c.target_node)
     .limit(ROWS_READ_MAX)
 )
+READ_SLOTS_NEWEST_FIRST = READ_SLOTS.order_by(None).order_by(run.c.slot_at.desc(), run.c.target_node)
 # What was decided about the one before them: it may stand for some of them too. Two probes of the same index.
 _earlier = run.alias("earlier")
 READ_COVERING = select(*_FACTS).where(
@@ -136,10 +137,12 @@ def judge_slots(connection: Connection, course: Course, limit: int) -> list[Judg
         return []
     low, high = min(slots), max(slots)
     which = {"schedule_id": course.row.id, "low": low, "high": high}
-    rows = connection.execute(READ_SLOTS, which).all()
+    is_oldest_first = order is CatchUpOrder.OLDEST
+    rows = connection.execute(READ_SLOTS if is_oldest_first else READ_SLOTS_NEWEST_FIRST, which).all()
     if len(rows) == ROWS_READ_MAX:  # of many nodes each: only those of which all was read
-        slots = [slot for slot in slots if slot < rows[-1].slot_at] if order is CatchUpOrder.OLDEST else slots[:1]
-        slots = slots or [low]
+        cut = rows[-1].slot_at
+        slots = [slot for slot in slots if (slot < cut if is_oldest_first else slot > cut)] or slots[:1]
+        low = min(slots)
     covering = connection.execute(READ_COVERING, {"schedule_id": course.row.id, "low": low}).all()
     by_slot: dict[datetime, list[AnyRow]] = {}
     for row in rows:

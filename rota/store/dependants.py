@@ -27,10 +27,9 @@ from sqlalchemy import (
 from rota.model.reasons import Reason
 from rota.model.states import RunState
 from rota.store.tables import BY_ID_ALONE, dependency, run
-from rota.store.types import Instant, db_now, encode_rows, given_rows
+from rota.store.types import FIRST, Instant, db_now, encode_rows, given_rows
 from rota.store.wakeup import announce
 
-_FIRST = literal(datetime(1, 1, 2, tzinfo=UTC), Instant())
 _LAST = literal(datetime(9999, 12, 30, tzinfo=UTC), Instant())
 
 _awaiting = run.alias("awaiting")
@@ -93,7 +92,7 @@ FIND_DEPENDANTS = (
         _awaiting,
         and_(
             _of_decided,
-            _awaiting.c.slot_at >= func.coalesce(_decided.c.low, _FIRST),
+            _awaiting.c.slot_at >= func.coalesce(_decided.c.low, FIRST),
             _awaiting.c.slot_at < func.coalesce(_decided.c.high, _LAST),
         ),
     )

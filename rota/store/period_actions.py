@@ -23,7 +23,7 @@ from rota.store.database import Database
 from rota.store.events import tell_periods
 from rota.store.interventions import cancel_within
 from rota.store.moves import write_fresh
-from rota.store.period_graph import JobSpan, find_beneath, find_built, wake_builders
+from rota.store.period_graph import JobSpan, find_beneath, find_built, find_relying, join_spans, wake_builders
 from rota.store.period_ledger import find_overlapping, take_turn, timeline_of, wake_oldest
 from rota.store.shown import say_moment
 from rota.store.tables import job, period, run
@@ -37,6 +37,7 @@ ALL_OF_THEM = Wish(again=True)
 _FAILED = frozenset(
     {PeriodReason.FAILED, PeriodReason.GIVEN_UP, PeriodReason.CHILDREN_SKIPPED, PeriodReason.UPSTREAM_SKIPPED}
 )
+_BEGUN = frozenset(PeriodState) - {PeriodState.OPEN}
 _UNFINISHED = [state.value for state in UNFINISHED_PERIODS]
 
 READ_JOB = select(job.c.id, job.c.name, job.c.timeline, job.c.periods_until).where(job.c.name == bindparam("name"))
@@ -170,26 +171,27 @@ def _wished(connection: Connection, span: JobSpan, wish: Wish) -> list[JobSpan]:
     """Return the stretches of a span in which all periods are wished for."""
     if wish.again:
         return [span]
-    found: list[JobSpan] = []
-    goes_on = False
-    for row in find_overlapping(connection, span.job_id, span.low, span.high):
-        is_wished = row.reason in _FAILED or (row.state == PeriodState.SKIPPED.value and not wish.failed_only)
-        if is_wished and goes_on:
-            found[-1] = JobSpan(span.job_id, found[-1].low, row.end_at)
-        elif is_wished:
-            found.append(JobSpan(span.job_id, row.start_at, row.end_at))
-        goes_on = is_wished
-    return found
+    rows = find_overlapping(connection, span.job_id, span.low, span.high)
+    return join_spans(
+        JobSpan(span.job_id, row.start_at, row.end_at)
+        for row in rows
+        if row.reason in _FAILED or (row.state == PeriodState.SKIPPED.value and not wish.failed_only)
+    )
 
 
 def reopen_above(connection: Connection, job_id: int, low: datetime, high: datetime) -> None:
-    """Take back what is finished and built on periods of a job that are not. In a transaction that has the turn."""
-    spans = {
-        span: rows
-        for span, rows in find_built(connection, [JobSpan(job_id, low, high)]).items()
-        if span.job_id != job_id
-    }
-    chosen = _choose(spans, lambda row: row.state not in _UNFINISHED)
+    """Take back what was begun relying on periods of a job that are not finished, or not as they were.
+
+    That is what is finished, and what is worked on after it has waited for these. In a transaction that has the turn.
+    """
+    built = find_built(connection, [JobSpan(job_id, low, high)])
+    relies = find_relying(connection, {span.job_id for span in built})
+    spans = {span: rows for span, rows in built.items() if span.job_id != job_id}
+    chosen: dict[int, list[AnyRow]] = {}
+    for of_job in {span.job_id for span in spans}:
+        of_this = {span: rows for span, rows in spans.items() if span.job_id == of_job}
+        begun = _BEGUN if of_job in relies else _BEGUN - {PeriodState.IN_PROGRESS}
+        chosen |= _choose(of_this, lambda row, begun=begun: row.state in begun)
     _act(connection, TAKE_BACK, chosen, "what it builds on is not finished any more", None)
 
 

@@ -6,13 +6,14 @@ rules fit; where they do not, it builds on none of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, select
 
+from rota.model.timeline import Blocking
 from rota.store.dependants import wake_slots_after
 from rota.store.period_ledger import find_overlapping, fits, timeline_of, wake, wake_oldest
 from rota.store.tables import dependency, job
@@ -99,9 +100,34 @@ def _spans_beneath(connection: Connection, spans: Collection[JobSpan]) -> list[J
             if pair.upstream_id == span.job_id and _is_built(pair):
                 # Only what builds on nothing else of it than what is skipped.
                 rows = find_overlapping(connection, pair.job_id, span.low, span.high)
-                whole = [row for row in rows if span.low <= row.start_at and row.end_at <= span.high]
-                found += [JobSpan(pair.job_id, row.start_at, row.end_at) for row in whole]
+                whole = (row for row in rows if span.low <= row.start_at and row.end_at <= span.high)
+                found += join_spans(JobSpan(pair.job_id, row.start_at, row.end_at) for row in whole)
     return found
+
+
+def find_relying(connection: Connection, job_ids: Collection[int]) -> set[int]:
+    """Return those of the jobs whose periods are not worked on before what they build on, among these, is finished.
+
+    The others may be worked on before; only what finishes them waits.
+    """
+    found: set[int] = set()
+    for pair in connection.execute(FIND_BUILDERS, {"job_ids": sorted(job_ids)}) if job_ids else ():
+        timeline = timeline_of(pair)
+        blocking = Blocking.CHILDREN if timeline is None else timeline.blocking
+        if blocking is Blocking.CHILDREN or (blocking is Blocking.DEPENDENCIES and not pair.is_child):
+            found.add(pair.job_id)
+    return found
+
+
+def join_spans(spans: Iterable[JobSpan]) -> list[JobSpan]:
+    """Join stretches that follow each other; they come in the order of their time, job by job."""
+    joined: list[JobSpan] = []
+    for span in spans:
+        if joined and (joined[-1].job_id, joined[-1].high) == (span.job_id, span.low):
+            joined[-1] = JobSpan(span.job_id, joined[-1].low, span.high)
+        else:
+            joined.append(span)
+    return joined
 
 
 def _read(connection: Connection, statement: Select[*tuple[Any, ...]], spans: Collection[JobSpan]) -> Sequence[AnyRow]:
@@ -110,9 +136,12 @@ def _read(connection: Connection, statement: Select[*tuple[Any, ...]], spans: Co
 
 
 def _is_built(pair: AnyRow) -> bool:
+    if pair.timeline is None or pair.upstream_timeline is None:
+        return False
     outer = timeline_of(pair)
     inner = timeline_of(_Upstream(pair))
-    return outer is not None and inner is not None and fits(inner, outer)
+    # One whose rules cannot be read now was built by those that could be.
+    return outer is None or inner is None or fits(inner, outer)
 
 
 class _Upstream:

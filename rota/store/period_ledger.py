@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, bindparam, delete, exists, func, insert, literal, select, update
 
@@ -22,15 +22,13 @@ from rota.model.period_step import PeriodReason, PeriodState
 from rota.model.timeline import Timeline, read_timeline
 from rota.store.database import now_of
 from rota.store.tables import dependency, job, lock, period, run, schedule
-from rota.store.types import AS_OF, AnyRow, Instant, db_now, encode_rows, given_rows
+from rota.store.types import AS_OF, FIRST, AnyRow, Instant, db_now, encode_rows, given_rows
 
 TURN = "periods"
 _MICROSECOND = timedelta(microseconds=1)
 EXTEND_MAX = 2000  # rows in one transaction
 LEDGERS_MAX = 1000  # that end now, of which some may have rules that cannot be read
 
-# Of all moments: MariaDB finds what is not NULL in an index only as what is greater than something.
-_FIRST = literal(datetime(1, 1, 2, tzinfo=UTC), Instant())
 
 _turn = select(lock.c.name).where(lock.c.name == TURN)
 WAIT_FOR_TURN = _turn.with_for_update()
@@ -71,8 +69,8 @@ ADD_PERIODS = insert(period).from_select(
 SET_UNTIL = update(job).where(job.c.id == bindparam("of_job")).values(periods_until=bindparam("until", type_=Instant()))
 # The oldest that are not finished. Served by rota_period_unfinished.
 FIND_OLDEST = (
-    select(period.c.id, period.c.start_at)
-    .where(period.c.job_id == bindparam("of_job"), period.c.unfinished_at > _FIRST)
+    select(period.c.id, period.c.reason)
+    .where(period.c.job_id == bindparam("of_job"), period.c.unfinished_at > FIRST)
     .order_by(period.c.unfinished_at)
     .limit(bindparam("limit"))
 )
@@ -151,14 +149,14 @@ def extend_ledgers(connection: Connection, as_of: datetime | None = None) -> Ext
 def wake_oldest(connection: Connection, job_ids: Iterable[int]) -> int:
     """Have the oldest unfinished periods of these jobs looked at: as many of each as may be worked on at once."""
     rows = connection.execute(READ_JOBS, {"job_ids": sorted(set(job_ids))}).all()
-    woken = [one for row in rows for one in find_oldest(connection, row.id, at_once_of(row))]
+    woken = [one.id for row in rows for one in find_oldest(connection, row.id, at_once_of(row))]
     wake(connection, woken)
     return len(woken)
 
 
-def find_oldest(connection: Connection, job_id: int, limit: int) -> Sequence[int]:
-    """Return the oldest unfinished periods of a job: so many as are worked on at once."""
-    return connection.execute(FIND_OLDEST, {"of_job": job_id, "limit": limit}).scalars().all()
+def find_oldest(connection: Connection, job_id: int, limit: int) -> Sequence[AnyRow]:
+    """Return the ids and reasons of the oldest unfinished periods of a job: so many as are worked on at once."""
+    return connection.execute(FIND_OLDEST, {"of_job": job_id, "limit": limit}).all()
 
 
 def wake(connection: Connection, period_ids: Collection[int]) -> None:
@@ -328,22 +326,26 @@ _first_overlapping = (
 )
 # The periods of a job with a moment in [low, high): the last that begins at or before low, and all that begin up to
 # high. Served by rota_period_start.
-FIND_OVERLAPPING = select(
-    period.c.id,
-    period.c.name,
-    period.c.start_at,
-    period.c.end_at,
-    period.c.state,
-    period.c.reason,
-    period.c.unfinished_at,
-).where(
-    _of_job,
-    period.c.start_at >= func.coalesce(_first_overlapping, _low),
-    period.c.start_at < _high,
-    period.c.end_at > _low,
+FIND_OVERLAPPING = (
+    select(
+        period.c.id,
+        period.c.name,
+        period.c.start_at,
+        period.c.end_at,
+        period.c.state,
+        period.c.reason,
+        period.c.unfinished_at,
+    )
+    .where(
+        _of_job,
+        period.c.start_at >= func.coalesce(_first_overlapping, _low),
+        period.c.start_at < _high,
+        period.c.end_at > _low,
+    )
+    .order_by(period.c.start_at)
 )
 
 
 def find_overlapping(connection: Connection, job_id: int, low: datetime, high: datetime) -> list[AnyRow]:
-    """Return the periods of a job with a moment in [``low``, ``high``)."""
+    """Return the periods of a job with a moment in [``low``, ``high``), oldest first."""
     return list(connection.execute(FIND_OVERLAPPING, {"of_job": job_id, "low": low, "high": high}).all())

@@ -14,7 +14,8 @@ from sqlalchemy import Column, ColumnElement, Connection, Select, bindparam, sel
 from rota.errors import Invalid
 from rota.model.dependencies import Stand, Standing
 from rota.model.period_step import DONE_PERIODS, PeriodState
-from rota.store.period_ledger import timeline_of
+from rota.model.timeline import Timeline
+from rota.store.period_ledger import fits, timeline_of
 from rota.store.tables import dependency, job, period
 from rota.store.types import AnyRow, Instant
 
@@ -52,7 +53,7 @@ READ_PAIRS = (
         _upstream.c.timeline,
         _upstream.c.periods_until,
     )
-    .join(_upstream, _upstream.c.id == dependency.c.upstream_id)
+    .outerjoin(_upstream, _upstream.c.id == dependency.c.upstream_id)  # one that is gone is waited for
     .where(dependency.c.job_id.in_(bindparam("job_ids", expanding=True)))
     .order_by(_upstream.c.name)
 )
@@ -85,11 +86,30 @@ class Within:
     first_at: datetime | None = None  # where the oldest that is not finished begins; None: there is none, or not yet
 
 
+def builds_on(pair: AnyRow, timeline: Timeline) -> bool:
+    """Whether periods of a job build on those of another one, or wait since nobody can tell.
+
+    A job builds on all that it rolls up, and on what it runs after where its periods fit.
+    """
+    if pair.timeline is None:
+        return bool(pair.is_child)
+    of_pair = timeline_of(pair)
+    return of_pair is None or fits(of_pair, timeline)
+
+
 def read_within(connection: Connection, span: Span) -> Within:
     """Return how the periods of a job within a span stand. Those that have not begun are not finished."""
+    if timeline_of(span.of_job) is None:
+        return Within(_say_unknown(span.of_job), has_skipped=False, has_others=True)
     of_job = {"of_job": span.of_job.upstream_id}
     row = connection.execute(READ_WITHIN, of_job | {"low": span.start, "high": span.end}).one()
     return Within(_say_open(span, row.first), row.skipped_at is not None, row.other_at is not None, row.first_at)
+
+
+def _say_unknown(of_job: AnyRow) -> str:
+    if of_job.name is None:
+        return f"job {of_job.upstream_id}, which does not exist any more"
+    return f"{of_job.name}, " + ("which has no periods" if of_job.timeline is None else "whose rules cannot be read")
 
 
 def _say_open(span: Span, first: str | None) -> str | None:

@@ -17,8 +17,8 @@ from rota.model.values import check_word
 from rota.store.database import Database
 from rota.store.events import read_events
 from rota.store.period_actions import check_not_before, read_ledger
-from rota.store.period_ledger import fits, timeline_of
-from rota.store.period_standing import READ_PAIRS, Span, read_within
+from rota.store.period_ledger import timeline_of
+from rota.store.period_standing import READ_PAIRS, Span, builds_on, read_within
 from rota.store.periods import as_run
 from rota.store.shown import say_moment
 from rota.store.tables import job, period, run
@@ -160,26 +160,32 @@ def read_tree(database: Database, name: str) -> dict[str, Any]:
 
     def read(connection: Connection) -> dict[str, Any]:
         row, _ = read_ledger(connection, name)
-        return _read_branch(connection, row, set()) | {"because": explain_ledger(connection, row.id)}
+        return _read_branch(connection, row, {}) | {"because": explain_ledger(connection, row.id)}
 
     return database.read(read)
 
 
-def _read_branch(connection: Connection, row: AnyRow, above: set[int]) -> dict[str, Any]:
+def _read_branch(connection: Connection, row: AnyRow, read: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Return a job with all that it rolls up. ``read`` has those that were read, and grows: several may roll up one."""
     pairs = connection.execute(READ_PAIRS, {"job_ids": [row.id]}).all()
     counts = {one.state: one.periods for one in connection.execute(COUNT_STATES, {"job_ids": [row.id]})}
     oldest = connection.execute(READ_OLDEST, {"of_job": row.id}).one_or_none()
     timeline = timeline_of(row)
-    children = [pair.upstream_id for pair in pairs if pair.is_child and pair.upstream_id not in above]
-    found = {one.id: one for one in connection.execute(READ_JOBS, {"job_ids": children})} if children else {}
-    return {
+    children = [pair.upstream_id for pair in pairs if pair.is_child]
+    new = [one for one in children if one not in read]
+    found = {one.id: one for one in connection.execute(READ_JOBS, {"job_ids": new})} if new else {}
+    branch: dict[str, Any] = {
         "job": row.name,
         "period": None if timeline is None else timeline.rule.text,
         "counts": {state.value: counts[state.value] for state in PeriodState if state.value in counts},
         "oldest_unfinished": None if oldest is None else show_period(oldest),
-        "after": [pair.name for pair in pairs if not pair.is_child],
-        "children": [_read_branch(connection, found[one], {*above, row.id}) for one in children if one in found],
+        "after": [pair.name for pair in pairs if not pair.is_child and pair.name is not None],
     }
+    read[row.id] = branch | {"children": []}  # whoever made a circle by hand comes to its end
+    for one in found.values():
+        read[one.id] = _read_branch(connection, one, read)
+    read[row.id] = branch | {"children": [read[one] for one in children if one in read]}
+    return read[row.id]
 
 
 def why_period(database: Database, name: str, wanted: str) -> dict[str, Any]:
@@ -253,7 +259,7 @@ def _find_open(connection: Connection, row: AnyRow) -> tuple[list[AnyRow], list[
     if timeline is None:
         return [], []
     pairs = connection.execute(READ_PAIRS, {"job_ids": [row.job_id]}).all()
-    inner = [pair for pair in pairs if (of_pair := timeline_of(pair)) is not None and fits(of_pair, timeline)]
+    inner = [pair for pair in pairs if builds_on(pair, timeline)]
     found: list[AnyRow] = []
     said: list[str] = []
     for pair in inner:

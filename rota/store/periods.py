@@ -9,7 +9,7 @@ Over-long, since what is read of a period, decided and written is one look.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,7 +23,6 @@ from rota.model.dependencies import Stand, Standing, UpstreamFailure
 from rota.model.ending import FOR_EVER
 from rota.model.period import Period
 from rota.model.period_step import (
-    FAILED_LOOK,
     Around,
     Finish,
     LastRun,
@@ -37,7 +36,7 @@ from rota.model.period_step import (
 from rota.model.placement import RunsOn
 from rota.model.reasons import Reason
 from rota.model.run import NewRun, PeriodPart
-from rota.model.states import RunState
+from rota.model.states import UNFINISHED, RunState
 from rota.model.timeline import Blocking, Timeline, read_timeline
 from rota.store.creation import enqueue_runs
 from rota.store.database import Database
@@ -49,13 +48,11 @@ from rota.store.period_ledger import (
     Extended,
     extend_ledgers,
     find_oldest,
-    fits,
     take_turn,
-    timeline_of,
     wake,
     wake_oldest,
 )
-from rota.store.period_standing import READ_PAIRS, Span, Within, read_within
+from rota.store.period_standing import READ_PAIRS, Span, Within, builds_on, read_within
 from rota.store.tables import job, period, run
 from rota.store.types import AS_OF, AnyRow, db_now, encode_rows, given_rows
 from rota.store.upstreams import read_standings
@@ -131,6 +128,19 @@ MOVE_PERIODS = (
     )
 )
 _taken = given_rows("taken", run_id="id", state="word")
+# What is finished and has nothing to be told is not looked at again. Served by the primary key.
+_rested = given_rows("rested", id="id")
+REST = update(period).where(period.c.id == _rested.c.id, period.c.due_at.is_not(None)).values(due_at=null())
+# Served by rota_run_open_period: what is under way, of all jobs.
+COUNT_AT_WORK = (
+    select(run.c.job_id, func.count().label("runs"))
+    .where(
+        run.c.open_period_id > 0,
+        run.c.finished_at.is_(None),
+        run.c.job_id.in_(bindparam("job_ids", expanding=True)),
+    )
+    .group_by(run.c.job_id)
+)
 # Unless it was moved on meanwhile, by a person: it is looked at once more then. Served by the primary key.
 CLOSE_ENDED = (
     update(run).where(run.c.id == _taken.c.run_id, run.c.state == _taken.c.state).values(open_period_id=null())
@@ -160,12 +170,20 @@ class Looked:
         )
 
 
+_Turns = Mapping[int, Mapping[int, str]]  # of each job the periods that may be worked on, and what they wait for
+
+
 @dataclass(slots=True)
 class _Plan:
     moved: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    finished: list[tuple[AnyRow, Timeline]] = field(default_factory=list[tuple[AnyRow, Timeline]])
+    finished: list[tuple[AnyRow, Timeline | None]] = field(default_factory=list[tuple[AnyRow, Timeline | None]])
     work: list[tuple[AnyRow, Work, Timeline]] = field(default_factory=list[tuple[AnyRow, Work, Timeline]])
     told: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    known: list[tuple[AnyRow, Timeline]] = field(default_factory=list[tuple[AnyRow, Timeline]])
+    changed: list[JobSpan] = field(default_factory=list[JobSpan])  # under what was finished without them
+    again: set[int] = field(default_factory=set[int])
+    rested: list[int] = field(default_factory=list[int])
+    turns: _Turns = field(default_factory=dict[int, dict[int, str]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +191,7 @@ class _Following:
     """What is looked at next: periods by their ids, and for each job whose turn it is, where that is known already."""
 
     ids: Sequence[int]
-    turns: Mapping[int, frozenset[int]]
+    turns: _Turns
 
 
 def look_at_periods(database: Database, *, limit: int = LOOK_BATCH_MAX, as_of: datetime | None = None) -> Looked:
@@ -208,14 +226,16 @@ def _look_at_due(connection: Connection, limit: int, as_of: datetime | None) -> 
     ended = connection.execute(FIND_ENDED, {"limit": limit}).all()
     due = connection.execute(FIND_DUE, {"limit": limit, "as_of": as_of}).scalars().all()
     looked = Looked(is_full=len(ended) >= limit or len(due) >= limit)
-    following = _Following(sorted({row.open_period_id for row in ended} | set(due)), {})
+    of_ended = {row.open_period_id for row in ended}
+    following = _Following([*sorted(of_ended), *sorted(set(due) - of_ended)], {})  # those first: they are closed here
     for _ in range(PASSES_MAX):
         now, later = following.ids[:limit], following.ids[limit:]
         wake(connection, later)
         if not now:
             break
         plan = _decide(connection, now, following.turns, as_of)
-        following = _write(connection, plan)
+        following = _write(connection, plan, of_ended)
+        of_ended = set[int]()
         looked = looked.followed_by(
             Looked(False, len(plan.work), len(plan.finished), len(plan.moved), is_full=bool(later))
         )
@@ -244,40 +264,54 @@ def _begin(connection: Connection, added: Extended) -> None:
     reopen_above(connection, added.job_id, added.start, added.end)
 
 
-def _decide(
-    connection: Connection, ids: Sequence[int], turns: Mapping[int, frozenset[int]], as_of: datetime | None
-) -> _Plan:
+def _decide(connection: Connection, ids: Sequence[int], turns: _Turns, as_of: datetime | None) -> _Plan:
     rows = connection.execute(READ_PERIODS, {"ids": list(ids), "as_of": as_of}).all()
     plan = _Plan()
-    known: list[tuple[AnyRow, Timeline]] = []
     for row in rows:
+        if row.unfinished_at is None:
+            _take_late_truth(plan, row)
+            continue
         try:
-            known.append((row, _read_rules(row)))
+            plan.known.append((row, _read_rules(row)))
         except Invalid as error:
             # Written by hand: it waits for a person, and the others go on.
-            _wait(
-                plan, row, Wait(PeriodState(row.state), PeriodReason.FAILED, f"its job cannot be understood: {error}")
-            )
-    turns = _read_turns(connection, known, turns)
-    # Those whose turn has not come wait for that, whatever lies around them.
-    around = _read_around(connection, [(row, timeline) for row, timeline in known if row.id in turns[row.job_id]])
-    for row, timeline in known:
-        if row.unfinished_at is None:
-            _take_late_truth(connection, plan, row, timeline)
-            continue
-        if _has_lost_its_failure(row):
-            failed = Wait(PeriodState(row.state), PeriodReason.FAILED, row.reason_text, row.now + FAILED_LOOK)
-            _wait(plan, row, failed)
-            continue
+            text = f"its job cannot be understood: {error}"
+            _wait(plan, row, Wait(PeriodState(row.state), PeriodReason.INVALID, text))
+    plan.turns = _read_turns(connection, plan.known, turns)
+    # Those whose turn has not come wait for that, whatever lies around them, and those with a run for that.
+    idle = [(row, of) for row, of in plan.known if row.id in plan.turns[row.job_id] and row.run_state not in UNFINISHED]
+    around = _read_around(connection, idle)
+    for row, timeline in plan.known:
         stands, again_at = around.get(row.id, (Around(), None))
-        decision = decide_period(_facts(row, is_first=row.id in turns[row.job_id], around=stands), timeline)
+        decision = decide_period(_facts(row, is_first=row.id in plan.turns[row.job_id], around=stands), timeline)
         if isinstance(decision, Work):
             plan.work.append((row, decision, timeline))
         elif isinstance(decision, Finish):
             _finish(plan, row, timeline, decision)
         else:
             _wait(plan, row, decision, again_at if decision.reason is PeriodReason.UPSTREAM else None)
+    if plan.work:
+        _keep_to_limits(connection, plan)
     return plan
+
+
+def _keep_to_limits(connection: Connection, plan: _Plan) -> None:
+    """Let those wait that would be more at once than their job says.
+
+    Younger ones may be worked on already, when an older one is taken back.
+    """
+    job_ids = sorted({row.job_id for row, _, _ in plan.work})
+    at_work = {row.job_id: row.runs for row in connection.execute(COUNT_AT_WORK, {"job_ids": job_ids})}
+    within: list[tuple[AnyRow, Work, Timeline]] = []
+    for row, work, timeline in plan.work:
+        count = at_work.get(row.job_id, 0)
+        if count < timeline.at_once:
+            at_work[row.job_id] = count + 1
+            within.append((row, work, timeline))
+            continue
+        text = f"{count} periods of its job are worked on, and no more than {timeline.at_once} are at once"
+        _wait(plan, row, Wait(PeriodState(row.state), PeriodReason.LIMIT, text, covered_until=work.covered_until))
+    plan.work = within
 
 
 def _read_rules(row: AnyRow) -> Timeline:
@@ -316,17 +350,11 @@ def _facts(row: AnyRow, *, is_first: bool, around: Around) -> PeriodFacts:
     )
 
 
-def _read_turns(
-    connection: Connection,
-    known: Iterable[tuple[AnyRow, Timeline]],
-    turns: Mapping[int, frozenset[int]],
-) -> dict[int, frozenset[int]]:
+def _read_turns(connection: Connection, known: Iterable[tuple[AnyRow, Timeline | None]], turns: _Turns) -> _Turns:
     """Return for each job the periods that may be worked on now: the oldest that are not finished."""
-    found = dict(turns)
-    limits = {row.job_id: timeline.at_once for row, timeline in known if row.job_id not in found}
-    return found | {
-        job_id: frozenset(find_oldest(connection, job_id, limit)) for job_id, limit in sorted(limits.items())
-    }
+    limits = {row.job_id: of.at_once for row, of in known if of is not None and row.job_id not in turns}
+    found = {job_id: find_oldest(connection, job_id, limit) for job_id, limit in sorted(limits.items())}
+    return {**turns, **{job_id: {row.id: row.reason for row in rows} for job_id, rows in found.items()}}
 
 
 def _read_around(
@@ -341,8 +369,7 @@ def _read_around(
     within: dict[int, list[tuple[AnyRow, Within]]] = {}
     for row, timeline in known:
         for pair in pairs.get(row.job_id, ()):
-            of_pair = timeline_of(pair)
-            if of_pair is not None and fits(of_pair, timeline):
+            if builds_on(pair, timeline):
                 one = read_within(connection, Span(pair, row.start_at, row.end_at))
                 within.setdefault(row.id, []).append((pair, one))
     without = [
@@ -352,11 +379,6 @@ def _read_around(
     ]
     slots = read_standings(connection, [as_run(row) for row in without], with_periods=False) if without else {}
     return {row.id: _around(row, timeline, within.get(row.id, ()), slots.get(row.id, ())) for row, timeline in known}
-
-
-def _has_lost_its_failure(row: AnyRow) -> bool:
-    """Whether it waits for a person since its run failed, and that was kept long enough and removed: it goes on so."""
-    return row.run_id is not None and row.run_state is None and row.reason == PeriodReason.FAILED and not row.is_void
 
 
 class _AsRun:
@@ -410,7 +432,7 @@ def _wait(plan: _Plan, row: AnyRow, decision: Wait, again_at: datetime | None = 
     plan.moved.append(_move(row, decision.state, decision.reason, decision.text, due_at=until, covered=covered))
 
 
-def _finish(plan: _Plan, row: AnyRow, timeline: Timeline, decision: Finish) -> None:
+def _finish(plan: _Plan, row: AnyRow, timeline: Timeline | None, decision: Finish) -> None:
     move = _move(row, decision.state, decision.reason, decision.text, covered=row.covered_until) | {"finished": True}
     plan.moved.append(move)
     plan.finished.append((row, timeline))
@@ -444,21 +466,27 @@ def _move(
     }
 
 
-def _take_late_truth(connection: Connection, plan: _Plan, row: AnyRow, timeline: Timeline) -> None:
+def _take_late_truth(plan: _Plan, row: AnyRow) -> None:
     """Let a period that was finished without its run be what that run has made of it since."""
-    is_undone = row.state == PeriodState.SKIPPED.value and not row.is_void
-    if is_undone and row.run_state == RunState.SUCCEEDED.value and row.range_end_at == row.end_at:
-        text = f"run {row.run_id} has succeeded since"
-        _finish(plan, row, timeline, Finish(PeriodState.PROCESSED, PeriodReason.DONE, text))
-        reopen_above(connection, row.job_id, row.start_at, row.end_at)
+    has_worked = row.run_state == RunState.SUCCEEDED.value
+    is_no_op = row.run_state == RunState.SKIPPED.value and row.run_reason == Reason.NO_OP.value
+    if row.state != PeriodState.SKIPPED.value or row.is_void or not (has_worked or is_no_op):
+        plan.rested.append(row.id)
+        return
+    text = f"run {row.run_id} has succeeded since"
+    plan.changed.append(JobSpan(row.job_id, row.start_at, row.end_at))
+    if row.range_end_at is not None and row.range_end_at < row.end_at:  # a part of it: the rest is worked on
+        plan.moved.append(_move(row, PeriodState.IN_PROGRESS, PeriodReason.OLDER, text, covered=row.covered_until))
+        plan.again.add(row.id)
+    elif has_worked or row.covered_until is not None:
+        _finish(plan, row, None, Finish(PeriodState.PROCESSED, PeriodReason.DONE, text))
     else:
-        plan.moved.append(
-            _move(row, PeriodState(row.state), PeriodReason(row.reason), row.reason_text, covered=row.covered_until)
-            | {"finished": True}
-        )
+        text = f"run {row.run_id} has found nothing to do since"
+        _finish(plan, row, None, Finish(PeriodState.NOOP, PeriodReason.NO_OP, text))
 
 
-def _write(connection: Connection, plan: _Plan) -> _Following:
+def _write(connection: Connection, plan: _Plan, of_ended: Collection[int]) -> _Following:
+    """Write what was decided; ``of_ended`` are the periods of which it was found that a run has ended."""
     if plan.work:
         run_ids = enqueue_runs(
             connection,
@@ -471,14 +499,25 @@ def _write(connection: Connection, plan: _Plan) -> _Following:
             plan.moved.append(move | {"run_id": run_id, "made": 1})
     if plan.moved:
         connection.execute(MOVE_PERIODS, {"moved": encode_rows(plan.moved)})
+    if plan.rested:
+        connection.execute(REST, {"rested": encode_rows({"id": one} for one in plan.rested)})
+    for span in plan.changed:
+        reopen_above(connection, span.job_id, span.low, span.high)
     if plan.work or plan.finished:
         announce(connection)
-    if not plan.finished:
-        return _Following((), {})
-    tell_periods(connection, plan.told)
+    if plan.finished:
+        tell_periods(connection, plan.told)
     built = let_go(connection, [JobSpan(row.job_id, row.start_at, row.end_at) for row, _ in plan.finished])
-    turns = _read_turns(connection, plan.finished, {})
-    return _Following(sorted(built.union(*turns.values())), turns)
+    freed = [(row, timeline) for row, timeline in plan.known if row.id in of_ended]
+    turns = _read_turns(connection, [*plan.finished, *freed], {})
+    # Those that had their turn already are told when what they wait for comes.
+    new = {
+        one
+        for job_id, of_job in turns.items()
+        for one, reason in of_job.items()
+        if one not in plan.turns.get(job_id, {}) or reason == PeriodReason.LIMIT
+    }
+    return _Following(sorted(plan.again | built | new), turns)
 
 
 def _new_run(row: AnyRow, work: Work, timeline: Timeline) -> NewRun:

@@ -24,8 +24,8 @@ from rota.model.keeping import Keeping, read_keep
 from rota.store.database import Database
 from rota.store.dependants import NEXT_SLOT, is_latest_for
 from rota.store.keys import HOLDS_KEY_BEYOND
-from rota.store.tables import dependency, event, job, run, schedule
-from rota.store.types import AnyRow, Number, db_now, db_now_plus
+from rota.store.tables import dependency, event, job, period, run, schedule
+from rota.store.types import FIRST, AnyRow, Number, db_now, db_now_plus
 
 READ_MAX = 1000
 REMOVED_MAX = 100
@@ -93,6 +93,33 @@ _is_built_on = or_(
     .correlate(run),
 )
 
+# A period goes by the latest slot at its end, of those that it runs after and that have none. They are worked on oldest
+# first: what comes after the slot of the oldest is asked for later. Served by rota_period_unfinished.
+_oldest_end = (
+    select(period.c.end_at)
+    .where(period.c.job_id == dependency.c.job_id, period.c.unfinished_at > FIRST)
+    .order_by(period.c.unfinished_at)
+    .limit(1)
+    .correlate(dependency)
+    .scalar_subquery()
+)
+_is_built_on_by_period = (
+    exists()
+    .where(
+        dependency.c.upstream_id == run.c.job_id,
+        run.c.slot_at.is_not(None),
+        or_(NEXT_SLOT.is_(None), _oldest_end < NEXT_SLOT),
+        _oldest_end.is_not(None),
+    )
+    .correlate(run)
+)
+# What is unfinished may wait with its run, for a person or for others. Served by the primary key.
+_is_of_period = (
+    exists()
+    .where(period.c.id == run.c.period_id, period.c.run_id == run.c.id, period.c.unfinished_at.is_not(None))
+    .correlate(run)
+)
+
 # Of these runs, lock those that may go. Served by the primary key; each question by rota_run_slot, or the primary keys
 # of jobs and schedules.
 LOCK_REMOVABLE = (
@@ -105,6 +132,8 @@ LOCK_REMOVABLE = (
         or_(_known_schedule.is_(None), _newest_slot > run.c.slot_at),
         or_(_cursor.is_(None), func.coalesce(run.c.slot_last_at, run.c.slot_at) < _cursor),
         ~_is_built_on,
+        ~_is_built_on_by_period,
+        ~_is_of_period,
     )
     .order_by(run.c.id)
     .with_for_update(skip_locked=True)

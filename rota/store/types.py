@@ -83,6 +83,10 @@ class Instant(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+# Before all moments: MariaDB finds what is not NULL in an index only as what is greater than something.
+FIRST = literal(datetime(1, 1, 2, tzinfo=UTC), Instant())
+
+
 # Exact comparison on every database: MySQL's default collations take "a" and "A" for the same name.
 Name = String(200).with_variant(mysql.VARCHAR(200, charset="utf8mb4", collation="utf8mb4_bin"), *MYSQL)
 Word = String(40).with_variant(mysql.VARCHAR(40, charset="ascii", collation="ascii_bin"), *MYSQL)

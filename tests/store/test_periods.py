@@ -340,25 +340,6 @@ def test_what_a_person_says_or_does_about_a_failed_run_is_taken_note_of(timeline
         rerun_run(ledger.database, failed, actor="ann")
 
 
-def test_a_period_that_failed_waits_for_a_person_also_when_its_run_has_been_removed(
-    timelines: Timelines, ledger: Ledger
-) -> None:
-    timelines.add("hits", period_start="2026-11-02T10", retries=1, retry_delay="0s", periods_at_once=2)
-    timelines.work(lambda claim: "failed" if claim.part is not None and claim.part.key == HOURS[10] else "succeeded")
-    before = timelines.row("hits", HOURS[10])
-    ledger.execute(f"delete from rota_attempt where run_id = {before.run_id}")
-    ledger.execute(f"delete from rota_run where id = {before.run_id}")
-
-    ledger.clock.advance(hours=1)
-    timelines.work()
-    after = timelines.row("hits", HOURS[10])
-    assert (after.state, after.reason, after.reason_text) == ("in_progress", "failed", before.reason_text)
-    timelines.reprocess("hits", HOURS[10])
-    timelines.work()
-
-    assert timelines.states("hits")[HOURS[10]] == "processed"
-
-
 def test_a_period_that_was_given_up_and_has_succeeded_since_is_processed_and_its_day_is_done_again(
     timelines: Timelines, ledger: Ledger
 ) -> None:
