@@ -124,3 +124,5 @@ def tell_touched(door: Door, touched: View, became: str, *, dry_run: bool) -> No
     if count and not dry_run:
         click.echo(f"1 period is {became}:" if count == 1 else f"{count} periods are {became}:")
     door.screen.show_list(touched["jobs"], TOUCHED_COLUMNS, nothing="nothing: all of it is as it would be")
+    for note in touched.get("notes", ()):
+        click.echo(clean(f"note: {note}"), err=True)

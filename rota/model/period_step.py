@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from rota.model.durations import format_duration
 from rota.model.period import Period
 from rota.model.states import UNFINISHED, RunState
 from rota.model.timeline import Blocking, PeriodMode, Timeline
@@ -40,6 +41,7 @@ class PeriodReason(StrEnum):
     CHILDREN = "children"  # some within it are not finished
     UPSTREAM = "upstream"  # what it runs after is not
     RUN = "run"  # its run goes on
+    PAUSED = "paused"  # its job is
     FAILED = "failed"  # its run failed for good: a person decides
     INVALID = "invalid"  # the rules of its job cannot be read: a person mends them
     DONE = "done"
@@ -142,7 +144,8 @@ def _take_end(facts: PeriodFacts, timeline: Timeline, last: LastRun) -> Wait | F
     said = f"run {last.run_id} has {_SAID.get(last.state, str(last.state))}: {last.text}"
     match last.state:
         case RunState.SUCCEEDED | RunState.SKIPPED:
-            if facts.state is not PeriodState.FINAL_RUN and timeline.mode is not PeriodMode.DISCRETE:
+            is_last = facts.state is PeriodState.FINAL_RUN or timeline.mode is PeriodMode.DISCRETE
+            if not is_last or last.covers_until < facts.period.end:  # a part of it, by the mode it had then
                 return None
             if (blocked := _blocked_by(facts.around)) is not None:
                 return Wait(facts.state, blocked[0], f"its run is done, and it waits for {blocked[1]}")
@@ -169,7 +172,7 @@ def _decide_next(facts: PeriodFacts, timeline: Timeline, covered: datetime | Non
         )
     age = timeline.give_up_age_seconds
     if age is not None and now > period.end + timedelta(seconds=age):
-        text = f"given up: its end is {(now - period.end).total_seconds():.0f} s ago, more than {age:.0f} s"
+        text = f"given up: its end is {_span((now - period.end).total_seconds())} ago, more than {_span(age)}"
         return Finish(PeriodState.SKIPPED, PeriodReason.GIVEN_UP, text)
     if not facts.is_first:
         return Wait(facts.state, PeriodReason.OLDER, "older periods of its job come first", covered_until=covered)
@@ -212,6 +215,10 @@ def _blocked_by(around: Around) -> tuple[PeriodReason, str] | None:
     if around.open_upstreams is not None:
         return PeriodReason.UPSTREAM, around.open_upstreams
     return None
+
+
+def _span(seconds: float) -> str:
+    return format_duration(round(seconds))
 
 
 _SAID = {

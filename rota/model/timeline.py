@@ -5,6 +5,7 @@ A job has one, or none. Every door gives its parameters one by one; the store ke
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -179,4 +180,6 @@ def _find_start(rule: PeriodRule, value: object) -> Period:
     try:
         return rule.containing(parse_instant("period_start", value, rule.zone))
     except Invalid as error:
+        with contextlib.suppress(Invalid):  # an hour that is written with its offset
+            return rule.parse(value, field="period_start")
         raise Invalid("period_start", value, f"it is the name of a period, or a time; {error.rule}") from None

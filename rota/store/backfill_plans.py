@@ -29,7 +29,7 @@ from rota.store.backfill_slots import (
 from rota.store.calendars import load_calendars
 from rota.store.firing import names_of_calendars, rule_of
 from rota.store.period_ledger import timeline_of
-from rota.store.shown import say_moment
+from rota.store.shown import check_range, say_moment
 from rota.store.tables import dependency, job, schedule
 from rota.store.types import AnyRow
 
@@ -111,8 +111,7 @@ def find_timeline(connection: Connection, name: str) -> Timeline | None:
 
 
 def plan_backfill(connection: Connection, name: str, start: datetime, end: datetime, wish: Wish) -> list[Planned]:
-    if end <= start:
-        raise Invalid("to", say_moment(end), f"it comes after from, {say_moment(start)}: swap them, or correct one")
+    check_range(start, end)
     rows = _read_schedules(connection, [row.id for row in find_schedules(connection, name)], wish)
     known = load_calendars(connection, names_of_calendars(rows))
     parts = [_plan_root(row, rule_of(row, known), start, end) for row in rows]

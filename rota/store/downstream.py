@@ -25,7 +25,7 @@ from rota.store.types import AnyRow
 DOWNSTREAM_MAX = 10_000
 NAMED_MAX = 5
 
-READ_SLOT = select(run.c.slot_at).where(run.c.id == bindparam("id"))
+READ_SLOT = select(run.c.slot_at, run.c.job, run.c.period_id, run.c.period).where(run.c.id == bindparam("id"))
 _built = run.alias("built")
 # The runs of slots that have, or had, one of these for an upstream; a row that stands for many slots is none of them.
 # Served by the primary key, rota_dependency_upstream, rota_schedule_job, and rota_run_slot.
@@ -92,6 +92,9 @@ def find_downstream(connection: Connection, run_id: int) -> list[AnyRow]:
     if asked is None:
         raise NotFound("run", run_id)
     if asked.slot_at is None:
+        if asked.period_id is not None:
+            again = f"`rota period reprocess {asked.job} {asked.period}`"
+            raise Conflict(f"run {run_id} is of a period: {again} does that again with all that is built on it")
         raise Conflict(f"run {run_id} is of no slot of a schedule: which runs build on it is not known")
     found: dict[int, AnyRow] = {}
     nexts = [run_id]

@@ -397,7 +397,7 @@ def _explain_unclaimed(connection: Connection, row: Row[Any], servers: list[Serv
     is_ready = row.state == RunState.READY.value
     because: list[str] = []
     binds = row.start_by is not None and row.started_at is None
-    if binds and row.start_by < row.now:
+    if binds and row.start_by < row.now and row.awaiting_job_id is None:
         closed = f"its start window closed at {say_moment(row.start_by)}, {say_span(row.now - row.start_by)} ago"
         held = explain_hold(connection, row)
         because.append(f"{closed}: it will be missed" if held is None else f"{closed}; {held}")

@@ -32,7 +32,7 @@ from rota.store.dialects import Trouble
 from rota.store.durations import read_durations, show_durations
 from rota.store.events import tell_change
 from rota.store.moves import Stale, write_fresh
-from rota.store.period_ledger import forget_ledger, settle_ledger
+from rota.store.period_ledger import forget_ledger, resume_ledger, settle_ledger
 from rota.store.permits import shorten_rate
 from rota.store.shown import show_document, shown
 from rota.store.tables import job, run, schedule
@@ -271,6 +271,8 @@ def _set_state(database: Database, name: str, state: JobState, became: str, acto
         if row.state != state.value or closes:
             _change(connection, row, {"state": state.value} | (dict(CLOSED) if closes else {}))
             tell_change(connection, "job", became, f"job {name} was {became}", actor=actor, job=name)
+            if state is JobState.ACTIVE:
+                resume_ledger(connection, row.id)
             announce(connection)
         return show_job(_read(connection, name))
 

@@ -25,7 +25,8 @@ from rota.store.interventions import cancel_within
 from rota.store.moves import write_fresh
 from rota.store.period_graph import JobSpan, find_beneath, find_built, find_relying, join_spans, wake_builders
 from rota.store.period_ledger import find_overlapping, take_turn, timeline_of, wake_oldest
-from rota.store.shown import say_moment
+from rota.store.period_standing import READ_PAIRS, Span, read_within
+from rota.store.shown import check_range, say_moment
 from rota.store.tables import job, period, run
 from rota.store.types import AnyRow, db_now, encode_rows, given_rows
 from rota.store.wakeup import announce
@@ -135,7 +136,7 @@ def _reprocess(
             text = f"{actor} asked for it again"
             _act(connection, TAKE_BACK, chosen, text, actor)
             crash.at("reprocess.written")
-        return _say(connection, span, chosen)
+        return _say(connection, span, chosen) | {"notes": _find_empty(connection, span, chosen)}
 
     return write_fresh(database, reprocess)
 
@@ -250,6 +251,20 @@ def _names_of(connection: Connection, chosen: Collection[int]) -> dict[int, str]
     return {row.id: row.name for row in connection.execute(READ_NAMES, {"job_ids": sorted(chosen)})} if chosen else {}
 
 
+def _find_empty(connection: Connection, span: JobSpan, chosen: Mapping[int, Sequence[AnyRow]]) -> list[str]:
+    """Say which of a job's own periods would be skipped again at once, since all within them was."""
+    pairs = [pair for pair in connection.execute(READ_PAIRS, {"job_ids": [span.job_id]}) if pair.is_child]
+    empty: dict[str, list[str]] = {}
+    for row in chosen.get(span.job_id, ())[:NAMED_MAX] if pairs else ():
+        within = [read_within(connection, Span(pair, row.start_at, row.end_at)) for pair in pairs]
+        if any(one.has_skipped for one in within) and not any(one.open or one.has_others for one in within):
+            empty.setdefault(", ".join(pair.name for pair in pairs), []).append(row.name)
+    return [
+        f"all within {', '.join(names)} was skipped, and it is skipped again unless {children} is done again"
+        for children, names in empty.items()
+    ]
+
+
 def _say(connection: Connection, span: JobSpan, chosen: Mapping[int, Sequence[AnyRow]]) -> dict[str, Any]:
     names = _names_of(connection, chosen)
     own_first = sorted(chosen, key=lambda job_id: (job_id != span.job_id, names.get(job_id, "")))
@@ -285,14 +300,20 @@ def read_ledger(connection: Connection, name: str) -> tuple[AnyRow, Timeline]:
 def _read_span(connection: Connection, name: str, first: object, last: object) -> JobSpan:
     row, timeline = read_ledger(connection, name)
     low, high = timeline.rule.parse_span(first)
+    is_longer = low != high  # a day of hours, of which the first may have begun within
     if last is not None:
         high = timeline.rule.parse_span(last, field="to")[1]
     if high.start < low.start:
         raise Invalid("to", last, f"it lies before {low.name}: write the earlier one first")
-    return _check_span(connection, row, timeline, low, high)
+    return _check_span(connection, row, timeline, low, high, clip=is_longer)
 
 
-def _check_span(connection: Connection, row: AnyRow, timeline: Timeline, low: Period, high: Period) -> JobSpan:
+def _check_span(
+    connection: Connection, row: AnyRow, timeline: Timeline, low: Period, high: Period, *, clip: bool
+) -> JobSpan:
+    begun = _begun_at(connection, row)
+    if clip and begun is not None and low.start < begun <= high.start:
+        low = timeline.rule.containing(begun)
     check_not_before(connection, row, timeline, low)
     if row.periods_until is None or high.start >= row.periods_until:
         raise Conflict(f"period {high.name} of job {row.name} has not begun")
@@ -301,8 +322,7 @@ def _check_span(connection: Connection, row: AnyRow, timeline: Timeline, low: Pe
 
 def _read_range(connection: Connection, name: str, start: datetime, end: datetime) -> JobSpan:
     row, timeline = read_ledger(connection, name)
-    if end <= start:
-        raise Invalid("to", say_moment(end), f"it comes after from, {say_moment(start)}: swap them, or correct one")
+    check_range(start, end)
     first = timeline.rule.containing(start)
     if first.start < start:
         first = timeline.rule.next(first)
@@ -310,7 +330,7 @@ def _read_range(connection: Connection, name: str, start: datetime, end: datetim
     if first.start >= end:
         rule = f"no period of job {name} begins from {say_moment(start)} up to it: {last.name} goes on then"
         raise Invalid("to", say_moment(end), rule)
-    return _check_span(connection, row, timeline, first, last)
+    return _check_span(connection, row, timeline, first, last, clip=True)
 
 
 def check_not_before(connection: Connection, row: AnyRow, timeline: Timeline, wanted: Period) -> None:
@@ -319,11 +339,15 @@ def check_not_before(connection: Connection, row: AnyRow, timeline: Timeline, wa
     Raises:
         Invalid: it does.
     """
-    begun = connection.execute(READ_FIRST, {"of_job": row.id}).scalar()
-    begun = row.periods_until if begun is None else begun  # no node has looked at them yet
+    begun = _begun_at(connection, row)
     if begun is not None and wanted.start < begun:
         first_name = timeline.rule.containing(begun).name
         raise Invalid("period", wanted.name, f"the periods of job {row.name} begin with {first_name}")
+
+
+def _begun_at(connection: Connection, row: AnyRow) -> datetime | None:
+    first = connection.execute(READ_FIRST, {"of_job": row.id}).scalar()
+    return row.periods_until if first is None else first  # no node has looked at them yet
 
 
 READ_FIRST = (

@@ -209,6 +209,13 @@ def settle_ledger(connection: Connection, job_id: int, name: str, old: JobSpec |
     wake_oldest(connection, [job_id])
 
 
+def resume_ledger(connection: Connection, job_id: int) -> None:
+    """Have the periods of a job looked at that waited since it was paused; it may have none."""
+    if connection.execute(READ_JOBS, {"job_ids": [job_id]}).one().timeline is not None:
+        take_turn(connection)
+        wake_oldest(connection, [job_id])
+
+
 def forget_ledger(connection: Connection, job_id: int) -> None:
     """Forget all periods of a job that is deleted."""
     take_turn(connection)
@@ -238,7 +245,10 @@ def _begin(connection: Connection, job_id: int, name: str, timeline: Timeline, *
 
 def _check_untouched(connection: Connection, job_id: int, name: str) -> None:
     if count := connection.execute(HAS_BEGUN, {"of_job": job_id}).scalar_one():
-        raise Conflict(f"{count} periods of job {name} were worked on: `rota job reset {name}` forgets them")
+        many = f"1 period of job {name} was" if count == 1 else f"{count} periods of job {name} were"
+        raise Conflict(
+            f"{many} worked on: with `rota job pause {name}` no more are, then `rota job reset {name}` forgets them"
+        )
 
 
 def _is_cut_so(connection: Connection, job_id: int, timeline: Timeline) -> bool:

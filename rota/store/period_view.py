@@ -10,9 +10,10 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, desc, func, select
 
-from rota.errors import Conflict
+from rota.errors import Conflict, Invalid
 from rota.model.dependencies import Stand
 from rota.model.period_step import PeriodReason, PeriodState
+from rota.model.states import JobState
 from rota.model.values import check_word
 from rota.store.database import Database
 from rota.store.events import read_events
@@ -35,6 +36,7 @@ _SHOWN = (
     period,
     job.c.name.label("job"),
     job.c.timeline,
+    job.c.state.label("job_state"),
     run.c.state.label("run_state"),
     run.c.reason_text.label("run_text"),
 )
@@ -93,6 +95,13 @@ def list_periods(
     def read(connection: Connection) -> list[dict[str, Any]]:
         row, timeline = read_ledger(connection, name)
         wanted = [_of_job]
+        if first is not None and last is not None:
+            begins, ends = (
+                timeline.rule.parse_span(first, field="from")[0],
+                timeline.rule.parse_span(last, field="to")[1],
+            )
+            if ends.start < begins.start:
+                raise Invalid("to", last, f"it lies before {begins.name}: write the earlier one first")
         if first is not None:
             wanted.append(period.c.start_at >= timeline.rule.parse_span(first, field="from")[0].start)
         if last is not None:
@@ -233,6 +242,8 @@ def find_causes(connection: Connection, row: AnyRow) -> list[str]:
             continue
         seen.add(one.id)
         more = f"; `rota why run {one.run_id}` tells more" if _say_run(one) is not None else ""
+        if one.job_state == JobState.PAUSED.value and one.reason != PeriodReason.PAUSED.value:
+            more += "; its job is paused"
         said.append(f"{one.job} {one.name} is {one.state}: {_say_run(one) or one.reason_text}{more}")
         if one.unfinished_at is None or one.reason == PeriodReason.RUN.value:
             continue

@@ -36,7 +36,7 @@ from rota.model.period_step import (
 from rota.model.placement import RunsOn
 from rota.model.reasons import Reason
 from rota.model.run import NewRun, PeriodPart
-from rota.model.states import UNFINISHED, RunState
+from rota.model.states import UNFINISHED, JobState, RunState
 from rota.model.timeline import Blocking, Timeline, read_timeline
 from rota.store.creation import enqueue_runs
 from rota.store.database import Database
@@ -81,6 +81,7 @@ READ_PERIODS = (
     select(
         period,
         job.c.name.label("job"),
+        job.c.state.label("job_state"),
         job.c.timeline,
         job.c.retries,
         job.c.upstream_failure,
@@ -278,13 +279,21 @@ def _decide(connection: Connection, ids: Sequence[int], turns: _Turns, as_of: da
             text = f"its job cannot be understood: {error}"
             _wait(plan, row, Wait(PeriodState(row.state), PeriodReason.INVALID, text))
     plan.turns = _read_turns(connection, plan.known, turns)
-    # Those whose turn has not come wait for that, whatever lies around them, and those with a run for that.
-    idle = [(row, of) for row, of in plan.known if row.id in plan.turns[row.job_id] and row.run_state not in UNFINISHED]
+    # Those whose turn has not come wait for that, whatever lies around them, and those with a run for that; unless a
+    # run of theirs has ended, which may finish them.
+    idle = [
+        (row, of)
+        for row, of in plan.known
+        if row.run_state not in UNFINISHED and (row.run_state is not None or row.id in plan.turns[row.job_id])
+    ]
     around = _read_around(connection, idle)
     for row, timeline in plan.known:
         stands, again_at = around.get(row.id, (Around(), None))
         decision = decide_period(_facts(row, is_first=row.id in plan.turns[row.job_id], around=stands), timeline)
-        if isinstance(decision, Work):
+        if isinstance(decision, Work) and row.job_state == JobState.PAUSED.value:
+            text, covered = "its job is paused", decision.covered_until
+            _wait(plan, row, Wait(PeriodState(row.state), PeriodReason.PAUSED, text, covered_until=covered))
+        elif isinstance(decision, Work):
             plan.work.append((row, decision, timeline))
         elif isinstance(decision, Finish):
             _finish(plan, row, timeline, decision)

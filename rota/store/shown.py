@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Dialect, type_coerce
 from sqlalchemy.types import TypeDecorator
 
+from rota.errors import Invalid
 from rota.model.durations import format_duration
 from rota.model.instants import format_instant
 from rota.store.types import Instant
@@ -59,6 +60,18 @@ def show_document(text: str | None) -> Any:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+def check_range(start: datetime, end: datetime) -> None:
+    """Check that there is something from one moment up to, and without, the other.
+
+    Raises:
+        Invalid: there is nothing.
+    """
+    if end < start:
+        raise Invalid("to", say_moment(end), f"it comes before from, {say_moment(start)}: swap them, or correct one")
+    if end == start:
+        raise Invalid("to", say_moment(end), "it is the same as from, and nothing lies between: give a later one")
 
 
 def say_moment(moment: datetime | None) -> str:

@@ -80,7 +80,7 @@ FIND_SLOTS = (
     .limit(SLOTS_MAX + 1)
 )
 FIND_OPEN = (
-    select(run.c.id, run.c.state, run.c.node)
+    select(run.c.id, run.c.state, run.c.node, run.c.awaiting_job_id)
     .where(run.c.open_schedule_id == bindparam("schedule_id"))
     .order_by(run.c.id)
     .limit(1)
@@ -165,7 +165,9 @@ def _explain_cursor(connection: Connection, row: Row[Any]) -> list[str]:
     opened = connection.execute(FIND_OPEN, {"schedule_id": row.id}).one_or_none()
     if opened is not None:
         where = f"{opened.state} on {opened.node}" if opened.node is not None else opened.state
-        because.append(f"run {opened.id} is {where}; overlap is {row.overlap}{_MEANS.get(row.overlap, '')}")
+        # Slots that wait for others, or for each other, are all kept.
+        means = "" if opened.awaiting_job_id is not None or row.in_order else _MEANS.get(row.overlap, "")
+        because.append(f"run {opened.id} is {where}; overlap is {row.overlap}{means}")
     return because + explain_pool(connection, row.pool, row.job_env, row.job_secrets)
 
 

@@ -73,8 +73,10 @@ def test_the_name_of_a_day_stands_for_its_hours(rota: Rota, hits: str, ledger: L
     assert rota.periods.skip("shifts", "2026-11-01")["count"] == 4
     with pytest.raises(Conflict, match="period 2026-11-02T23 of job hits has not begun"):
         rota.periods.skip(hits, "2026-11-02T10", "2026-11-02")
-    with pytest.raises(Invalid, match="the periods of job hits begin with 2026-11-02T10"):
+    with pytest.raises(Conflict, match="period 2026-11-02T23 of job hits has not begun"):
         rota.periods.skip(hits, "2026-11-02")
+    with pytest.raises(Invalid, match="the periods of job hits begin with 2026-11-02T10"):
+        rota.periods.skip(hits, "2026-11-01")
 
 
 @pytest.fixture
@@ -105,6 +107,7 @@ def test_a_backfill_of_periods_does_them_again_with_what_is_built_on_them_and_no
             {"job": "hits", "count": 4, "periods": hours},
             {"job": "daily", "count": 2, "periods": ["2026-10-30", "2026-10-31"]},
         ],
+        "notes": [],
     }  # fmt: skip
     assert timelines.done[:6] == [
         *(("hits", one) for one in hours[:2]),
@@ -146,7 +149,8 @@ def test_what_a_person_did_without_is_backfilled_unless_only_the_failed_are(rota
     [
         ("2026-10-30T00:10", "2026-10-30T00:50", {}, "no period of job hits begins .*2026-10-30T00 goes on then"),
         ("2026-10-31", "2026-10-30", {}, "swap them"),
-        ("2026-10-29", "2026-10-31", {}, "the periods of job hits begin with 2026-10-30T00"),
+        ("2026-10-28", "2026-10-30", {}, "the periods of job hits begin with 2026-10-30T00"),
+        ("2026-10-31", "2026-10-31", {}, "nothing lies between"),
         ("2026-10-31", "2027-01-01", {}, "period 2026-12-31T23 of job hits has not begun"),
         ("2026-10-30", "2026-10-31", {"order": "newest"}, "order 'newest' is .* are done oldest first: leave it out"),
         ("2026-10-30", "2026-10-31", {"max_active": 3}, "max_active 3 is .*`rota job edit hits --periods-at-once N`"),
@@ -162,3 +166,75 @@ def test_a_backfill_that_the_periods_do_not_have_is_refused(
             ask("hits", start, end, again=True, **options)
 
     assert (timelines.states("hits"), timelines.states("daily")) == before
+
+
+def test_of_a_day_in_which_the_periods_begin_the_part_that_there_is_is_meant(rota: Rota, timelines: Timelines) -> None:
+    timelines.edit("hits", period_start="2026-10-29T22")
+    timelines.work()
+
+    for ask in (rota.periods.reprocess("hits", "2026-10-29", dry_run=True),
+                rota.backfills.preview("hits", "2026-10-29", "2026-10-30", again=True)):  # fmt: skip
+        assert ask["jobs"][0]["periods"] == ["2026-10-29T22", "2026-10-29T23"]
+    with pytest.raises(Invalid, match="the periods of job hits begin with 2026-10-29T22"):
+        rota.periods.reprocess("hits", "2026-10-29T21")
+
+
+def test_periods_are_listed_from_the_earlier_to_the_later_only(rota: Rota, hits: str) -> None:
+    with pytest.raises(Invalid, match="it lies before 2026-11-02T11: write the earlier one first"):
+        rota.periods.list(hits, first="2026-11-02T11", last="2026-11-02T10")
+
+
+def test_the_first_period_may_be_an_hour_that_the_clocks_show_twice(rota: Rota) -> None:
+    for written in ("2026-10-25T02+01:00", "2026-10-25T02:00+01:00"):
+        view = rota.jobs.add(
+            "hits", shell="true", period="hour", period_tz="Europe/Amsterdam", period_start=written, if_exists="update"
+        )
+        assert view["period_start"] == "2026-10-25T01:00:00.000000Z"
+    with pytest.raises(Invalid, match=r"write 2026-10-25T02\+02:00 or 2026-10-25T02\+01:00"):
+        rota.jobs.edit("hits", period_start="2026-10-25T02")
+
+
+def test_whoever_takes_back_what_would_be_skipped_again_is_told(rota: Rota, timelines: Timelines) -> None:
+    rota.periods.skip("daily", "2026-11-01")
+    rota.periods.reprocess("hits", "2026-11-01")
+    rota.periods.skip("hits", "2026-11-01")
+    timelines.work()
+
+    touched = rota.periods.reprocess("daily", "2026-11-01", dry_run=True)
+
+    assert touched["notes"] == ["all within 2026-11-01 was skipped, and it is skipped again unless hits is done again"]
+
+
+def test_a_paused_job_makes_no_runs_so_that_it_can_be_reset_and_cut_otherwise(
+    rota: Rota, hits: str, ledger: Ledger
+) -> None:
+    timelines = Timelines(ledger)
+    timelines.work()
+    with pytest.raises(Conflict, match="2 periods of job hits were worked on: with `rota job pause hits`"):
+        rota.jobs.edit(hits, period="2 hours")
+
+    rota.jobs.pause(hits)
+    rota.jobs.reset(hits)
+    timelines.work()
+    assert rota.periods.list(hits)[0]["reason"] == "paused"
+    assert rota.why.period(hits, "2026-11-02T10")["because"] == ["hits 2026-11-02T10 is open: its job is paused"]
+    rota.jobs.edit(hits, period="2 hours")
+    timelines.work()
+    assert set(timelines.states(hits).values()) == {"open"}
+    rota.jobs.resume(hits)
+    timelines.work()
+
+    assert timelines.states(hits) == {
+        "2026-11-02T10..2026-11-02T11": "processed",
+        "2026-11-02T12..2026-11-02T13": "open",
+    }
+
+
+def test_a_run_of_a_period_is_done_again_with_what_builds_on_it_by_its_period(
+    rota: Rota, hits: str, ledger: Ledger
+) -> None:
+    timelines = Timelines(ledger)
+    timelines.work()
+
+    with pytest.raises(Conflict, match="`rota period reprocess hits 2026-11-02T10` does"):
+        rota.runs[timelines.runs(hits)[0].id].rerun(downstream=True)

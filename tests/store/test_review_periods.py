@@ -210,6 +210,47 @@ def test_a_late_success_of_a_part_has_the_rest_worked_on(timelines: Timelines, l
     assert runs[-1][1] == row.end_at
 
 
+@pytest.mark.parametrize("mode", ["continuous", "recomputing"])
+def test_a_part_is_not_the_whole_when_the_mode_is_edited(timelines: Timelines, ledger: Ledger, mode: str) -> None:
+    timelines.add("live", period_mode=mode, refresh="20m")
+    ledger.clock.advance(minutes=10)
+    timelines.work()
+
+    timelines.edit("live", period_mode="discrete", refresh=None)
+    timelines.work()
+    assert timelines.states("live")[HOURS[12]] == "in_progress"
+    ledger.clock.advance(hours=1)
+    timelines.work()
+
+    assert timelines.states("live")[HOURS[12]] == "processed"
+    last = timelines.runs("live")[-1]
+    assert (last.range_start_at, last.range_end_at) == (last.period_start_at, last.period_end_at)
+
+
+@pytest.mark.parametrize("blocking", ["normal", "children"])
+def test_what_builds_on_a_job_that_is_reset_waits_for_it_again(
+    timelines: Timelines, ledger: Ledger, blocking: str
+) -> None:
+    timelines.add("child", "day", period_start="2026-10-30", retries=0)
+    timelines.add("above", "day", period_start="2026-10-30", after=["child"], blocking=blocking)
+    failing = {"2026-10-31"}
+
+    def end(claim: Claim) -> str:
+        return (
+            "failed" if claim.job == "child" and claim.part is not None and claim.part.key in failing else "succeeded"
+        )
+
+    timelines.work(end, rounds=8)
+    reset_job(ledger.database, "child", actor="ann")
+    timelines.work(end, rounds=8)
+
+    assert timelines.states("above")["2026-10-31"] in {"open", "in_progress"}
+    failing.clear()
+    ledger.clock.advance(hours=3)
+    timelines.work(end)
+    assert set(timelines.states("above").values()) <= {"processed", "open"}
+
+
 # What is taken again
 
 
