@@ -39,9 +39,8 @@ test: lint
 	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest $(PYTEST_OPTIONS)
 
 test-databases: .venv/.developing
-	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest --every-database tests/cluster tests/engine tests/client \
-		tests/store/test_backfills.py tests/store/test_period_refusals.py \
-		tests/store/test_periods.py $(PYTEST_OPTIONS)
+	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest --every-database tests/cluster tests/engine tests/client $(PYTEST_OPTIONS)
+	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest --every-database -m "takes_turns and not long" tests/store $(PYTEST_OPTIONS)
 
 test-crash: .venv/.developing
 	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest --every-database -m "not zones" \

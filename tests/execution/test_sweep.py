@@ -21,8 +21,12 @@ def test_a_number_that_was_given_to_another_process_since_the_first_look_is_spar
             sweep, "_mark_of", lambda pid: next(looks, None) or look(pid) if pid == process.pid else None
         )
 
-        assert sweep.sweep_marked(mine) == 0
-        assert process.poll() is None
+        try:
+            assert sweep.sweep_marked(mine) == 0
+            assert next(looks, None) is None, "it was looked at"
+            assert process.poll() is None
 
-        assert sweep.sweep_marked(theirs) == 1
-        assert process.wait() == -9
+            assert sweep.sweep_marked(theirs) == 1
+            assert process.wait() == -9
+        finally:
+            process.kill()

@@ -28,8 +28,8 @@ from tests.store.test_upstreams import settle
 SLOTS = 40  # one a minute, before the beginning
 ROUNDS = 400
 UNFINISHED = {"waiting", "ready", "running"}
-EXAMPLES = {"sqlite": 25}
-EXAMPLES_ELSEWHERE = 3
+EXAMPLES = {"sqlite": 12}
+EXAMPLES_ELSEWHERE = 2
 
 
 class _Killed(Exception):

@@ -29,8 +29,8 @@ from tests.store.ledger import LEASE_SECONDS, Ledger
 JOBS_MAX = 30
 MINUTES = 6
 ROUNDS = 200
-EXAMPLES = {"sqlite": 6}
-EXAMPLES_ELSEWHERE = 2
+EXAMPLES = {"sqlite": 4}
+EXAMPLES_ELSEWHERE = 1
 
 
 def rerun_downstream(database: Database, run_id: int, *, actor: str) -> list[int]:

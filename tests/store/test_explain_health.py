@@ -16,7 +16,7 @@ from tests.store.test_explain import FINISHED, explain, long_ledger
 
 __all__ = ["long_ledger"]
 
-pytestmark = pytest.mark.breaks_invariants
+pytestmark = [pytest.mark.breaks_invariants, pytest.mark.takes_turns]
 
 EVENTS = 20_000
 STATEMENTS_MAX = 40

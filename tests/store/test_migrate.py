@@ -195,7 +195,7 @@ def _shown_create(connection: Any) -> dict[str, str]:
     return shown
 
 
-@pytest.mark.parametrize("every", [23, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("every", [47, pytest.param(1, marks=pytest.mark.long)])
 def test_an_upgrade_that_is_killed_between_two_statements_is_done_by_the_next_one(
     empty: Database, database_server: Server, every: int
 ) -> None:

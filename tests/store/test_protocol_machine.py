@@ -31,7 +31,7 @@ from tests.store.ledger import Ledger
 from tests.store.protocol import FOLLOWING, READING_STEPS, STEPS, STEPS_MEANWHILE, Play, Swap
 from tests.store.trouble import forget_row_locks
 
-EXAMPLES = {"sqlite": 30, "postgresql": 10, "mariadb": 10, "mysql": 10}
+EXAMPLES = {"sqlite": 15, "postgresql": 5, "mariadb": 5, "mysql": 5}
 STEPS_MAX = 15  # each of some four lines
 SEARCHES_MAX, EXAMPLES_OF_SEARCH = 60, 10  # short ones: in long ones half of the plays are much like earlier ones
 LONG_EXAMPLES, LONG_STEPS_MAX = 2_000, 30

@@ -178,6 +178,7 @@ BROKEN = [
 ]
 
 
+@pytest.mark.takes_turns
 @pytest.mark.parametrize(("column", "value"), BROKEN)
 def test_a_value_that_would_stop_others_is_refused(ledger: Ledger, column: str, value: str) -> None:
     ledger.add_job()

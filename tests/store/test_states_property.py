@@ -36,7 +36,7 @@ from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of
 
 S = RunState
 RETRIES, RETRY_SECONDS, LOST_MAX = 1, 10.0, 2
-EXAMPLES = {"sqlite": 80, "postgresql": 25, "mariadb": 25, "mysql": 25}
+EXAMPLES = {"sqlite": 40, "postgresql": 12, "mariadb": 12, "mysql": 12}
 STEPS = 40
 
 TOLD = {(None if move.source is None else move.source.value, move.target.value) for move in TRANSITIONS}
