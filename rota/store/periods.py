@@ -114,7 +114,8 @@ _moved = given_rows(
 # Served by the primary key.
 MOVE_PERIODS = (
     update(period)
-    .where(period.c.id == _moved.c.id)
+    # The ids besides: PostgreSQL takes any list of rows for a hundred, and would read a ledger that is new as a whole.
+    .where(period.c.id == _moved.c.id, period.c.id.in_(bindparam("ids", expanding=True)))
     .values(
         state=_moved.c.state,
         reason=_moved.c.reason,
@@ -213,6 +214,7 @@ def look_at_periods(database: Database, *, limit: int = LOOK_BATCH_MAX, as_of: d
         looked = Looked(added=added is not None, is_full=added is not None and added.is_full)
         looked = looked.followed_by(_look_at_due(connection, limit, as_of))
         if looked.ready or looked.finished:
+            announce(connection)
             crash.at("periods.written")
         return looked
 
@@ -507,13 +509,12 @@ def _write(connection: Connection, plan: _Plan, of_ended: Collection[int]) -> _F
             move = _move(row, work.state, PeriodReason.RUN, text, covered=work.covered_until)
             plan.moved.append(move | {"run_id": run_id, "made": 1})
     if plan.moved:
-        connection.execute(MOVE_PERIODS, {"moved": encode_rows(plan.moved)})
+        ids = [one["id"] for one in plan.moved]
+        connection.execute(MOVE_PERIODS, {"moved": encode_rows(plan.moved), "ids": ids})
     if plan.rested:
         connection.execute(REST, {"rested": encode_rows({"id": one} for one in plan.rested)})
     for span in plan.changed:
         reopen_above(connection, span.job_id, span.low, span.high)
-    if plan.work or plan.finished:
-        announce(connection)
     if plan.finished:
         tell_periods(connection, plan.told)
     built = let_go(connection, [JobSpan(row.job_id, row.start_at, row.end_at) for row, _ in plan.finished])
