@@ -336,26 +336,23 @@ _first_overlapping = (
 )
 # The periods of a job with a moment in [low, high): the last that begins at or before low, and all that begin up to
 # high. Served by rota_period_start.
-FIND_OVERLAPPING = (
-    select(
-        period.c.id,
-        period.c.name,
-        period.c.start_at,
-        period.c.end_at,
-        period.c.state,
-        period.c.reason,
-        period.c.unfinished_at,
-    )
-    .where(
-        _of_job,
-        period.c.start_at >= func.coalesce(_first_overlapping, _low),
-        period.c.start_at < _high,
-        period.c.end_at > _low,
-    )
-    .order_by(period.c.start_at)
+FIND_OVERLAPPING = select(
+    period.c.id,
+    period.c.name,
+    period.c.start_at,
+    period.c.end_at,
+    period.c.state,
+    period.c.reason,
+    period.c.unfinished_at,
+).where(
+    _of_job,
+    period.c.start_at >= func.coalesce(_first_overlapping, _low),
+    period.c.start_at < _high,
+    period.c.end_at > _low,
 )
 
 
 def find_overlapping(connection: Connection, job_id: int, low: datetime, high: datetime) -> list[AnyRow]:
     """Return the periods of a job with a moment in [``low``, ``high``), oldest first."""
-    return list(connection.execute(FIND_OVERLAPPING, {"of_job": job_id, "low": low, "high": high}).all())
+    rows = connection.execute(FIND_OVERLAPPING, {"of_job": job_id, "low": low, "high": high}).all()
+    return sorted(rows, key=lambda row: row.start_at)  # few, and not in the order of any index for certain

@@ -9,7 +9,7 @@ Over-long, since what is read of a period, decided and written is one look.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -67,6 +67,7 @@ REQUESTED_BY = "periods"
 AGAIN_SECONDS_MIN = 2.0
 AGAIN_SECONDS_MAX = 60.0
 AGAIN_SHARE = 0.1
+LIMIT_SECONDS = 5.0  # from one look to the next at what waits for others of its job, which may wait themselves then
 
 # Served by rota_run_open_period.
 FIND_ENDED = (
@@ -133,12 +134,14 @@ _taken = given_rows("taken", run_id="id", state="word")
 # What is finished and has nothing to be told is not looked at again. Served by the primary key.
 _rested = given_rows("rested", id="id")
 REST = update(period).where(period.c.id == _rested.c.id, period.c.due_at.is_not(None)).values(due_at=null())
-# Served by rota_run_open_period: what is under way, of all jobs.
+# Served by rota_run_open_period: what is under way, of all jobs. Not what waits for its next attempt: a period that
+# fails on and on must not keep an older one that was taken back from being done.
 COUNT_AT_WORK = (
     select(run.c.job_id, func.count().label("runs"))
     .where(
         run.c.open_period_id > 0,
         run.c.finished_at.is_(None),
+        run.c.state != RunState.WAITING.value,
         run.c.job_id.in_(bindparam("job_ids", expanding=True)),
     )
     .group_by(run.c.job_id)
@@ -237,8 +240,7 @@ def _look_at_due(connection: Connection, limit: int, as_of: datetime | None) -> 
         if not now:
             break
         plan = _decide(connection, now, following.turns, as_of)
-        following = _write(connection, plan, of_ended)
-        of_ended = set[int]()
+        following = _write(connection, plan)
         looked = looked.followed_by(
             Looked(False, len(plan.work), len(plan.finished), len(plan.moved), is_full=bool(later))
         )
@@ -321,7 +323,9 @@ def _keep_to_limits(connection: Connection, plan: _Plan) -> None:
             within.append((row, work, timeline))
             continue
         text = f"{count} periods of its job are worked on, and no more than {timeline.at_once} are at once"
-        _wait(plan, row, Wait(PeriodState(row.state), PeriodReason.LIMIT, text, covered_until=work.covered_until))
+        again_at = row.now + timedelta(seconds=LIMIT_SECONDS)
+        held = Wait(PeriodState(row.state), PeriodReason.LIMIT, text, again_at, work.covered_until)
+        _wait(plan, row, held)
     plan.work = within
 
 
@@ -496,8 +500,7 @@ def _take_late_truth(plan: _Plan, row: AnyRow) -> None:
         _finish(plan, row, None, Finish(PeriodState.NOOP, PeriodReason.NO_OP, text))
 
 
-def _write(connection: Connection, plan: _Plan, of_ended: Collection[int]) -> _Following:
-    """Write what was decided; ``of_ended`` are the periods of which it was found that a run has ended."""
+def _write(connection: Connection, plan: _Plan) -> _Following:
     if plan.work:
         run_ids = enqueue_runs(
             connection,
@@ -518,8 +521,7 @@ def _write(connection: Connection, plan: _Plan, of_ended: Collection[int]) -> _F
     if plan.finished:
         tell_periods(connection, plan.told)
     built = let_go(connection, [JobSpan(row.job_id, row.start_at, row.end_at) for row, _ in plan.finished])
-    freed = [(row, timeline) for row, timeline in plan.known if row.id in of_ended]
-    turns = _read_turns(connection, [*plan.finished, *freed], {})
+    turns = _read_turns(connection, plan.finished, {})
     # Those that had their turn already are told when what they wait for comes.
     new = {
         one

@@ -511,7 +511,7 @@ def test_a_job_means_all_its_schedules_and_a_name_that_is_both_the_schedule(ledg
 @pytest.mark.parametrize(
     ("change", "first", "end", "message"),
     [
-        ({}, 0, -1, r"to '2026-11-01.*' is refused: it comes after from, 2026-11-02T12:00:00Z: swap them"),
+        ({}, 0, -1, r"to '2026-11-01.*' is refused: it comes before from, 2026-11-02T12:00:00Z: swap them"),
         ({}, -5, 1.5, r"slots of schedule job from 2026-11-03T12:00:00Z on come by themselves: --to is at most"),
         ({}, -0.5, -0.4, r"job has no slot from .* up to it; the next one of job is 2026-11-02T12:00:00Z"),
         ({"state": "paused"}, -5, 0, "schedule job is paused: resume it with `rota schedule resume job`"),

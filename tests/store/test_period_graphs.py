@@ -40,10 +40,14 @@ FITS = {
     "month": {"month"},
 }
 READ = (
-    "select j.name as job, p.id, p.name, p.start_at, p.end_at, p.state, p.run_id, p.is_void, p.round, p.asked_by"
+    "select j.name as job, p.id, p.name, p.start_at, p.end_at, p.state, p.run_id, p.is_void, p.round, p.asked_by,"
+    " p.finished_at"
     " from rota_period p join rota_job j on j.id = p.job_id order by p.start_at, p.id"
 )
-READ_RUNS = "select id, job, period_id, state, range_start_at, range_end_at from rota_run order by id"
+READ_RUNS = (
+    "select r.id, r.job, r.period_id, r.state, r.reason, r.range_start_at, r.range_end_at,"
+    " (select max(a.started_at) from rota_attempt a where a.run_id = r.id) as tried_at from rota_run r order by r.id"
+)
 FINISHED = {"processed", "noop", "skipped"}
 
 
@@ -267,6 +271,7 @@ class World:
             if row.state in {"processed", "noop"}:
                 assert self.open_within(row, rows, self.builds_on(row.job)) == [], row
                 assert runs[row.run_id].state in {"succeeded", "skipped"}, row
+                self.check_was_made_of(row, rows, runs[row.run_id])
             if row.state == "in_progress" and self.modes[row.job] == "discrete" and self.blocking[row.job] != "normal":
                 needed = self.builds_on(row.job, children=self.blocking[row.job] == "children")
                 assert self.open_within(row, rows, needed) == [], row
@@ -281,6 +286,14 @@ class World:
                 assert one.period_id not in unfinished, f"two runs work on one period: {one}"
                 unfinished[one.period_id] = one.id
         assert self.ledger.violations() == []
+
+    def check_was_made_of(self, row: Any, rows: list[Any], run: Any) -> None:
+        """Check that a period was worked on after what it waits for was as it is now."""
+        if self.modes[row.job] != "discrete" or self.blocking[row.job] != "children" or run.reason == "marked":
+            return
+        for one in rows:
+            if one.job in self.builds_on(row.job) and row.start_at <= one.start_at and one.end_at <= row.end_at:
+                assert aware(one.finished_at) <= aware(run.tried_at), f"{row} was made before {one} was finished"
 
     def drain(self) -> None:
         """Let all go well from now on: nothing is left behind but what waits for a person or the time."""

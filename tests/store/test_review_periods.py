@@ -156,6 +156,24 @@ def test_no_more_are_worked_on_at_once_than_may_be_though_an_older_one_is_taken_
     assert timelines.done[-1] == ("hits", HOURS[10])
 
 
+def test_a_younger_one_that_fails_on_and_on_keeps_no_older_one_from_being_done_again(
+    timelines: Timelines, ledger: Ledger
+) -> None:
+    timelines.add("hits", period_start="2026-11-02T10", retries=1000, retry_delay="1h")
+
+    def end(claim: Claim) -> str:
+        return "failed" if claim.part is not None and claim.part.name == HOURS[11] else "succeeded"
+
+    timelines.work(end)
+    assert timelines.states("hits") == {HOURS[10]: "processed", HOURS[11]: "in_progress", HOURS[12]: "open"}
+
+    timelines.reprocess("hits", HOURS[10])
+    timelines.work(end)
+
+    assert timelines.states("hits")[HOURS[10]] == "processed"
+    assert timelines.done == [("hits", HOURS[10])] * 2
+
+
 # What comes late of a period that was given up
 
 
