@@ -12,6 +12,7 @@ from sqlalchemy import Connection, and_, bindparam, desc, func, select
 
 from rota.errors import Conflict, Invalid
 from rota.model.dependencies import Stand
+from rota.model.instants import format_instant
 from rota.model.period_step import PeriodReason, PeriodState
 from rota.model.states import JobState
 from rota.model.values import check_word
@@ -137,8 +138,8 @@ def show_period(row: AnyRow) -> dict[str, Any]:
     return {
         "period": row.name,
         "job": row.job,
-        "start": row.start_at,
-        "end": row.end_at,
+        "start": format_instant(row.start_at),
+        "end": format_instant(row.end_at),
         "state": row.state,
         "reason": row.reason,
         "reason_text": _say_run(row) or row.reason_text,
@@ -146,8 +147,8 @@ def show_period(row: AnyRow) -> dict[str, Any]:
         "run_state": row.run_state,
         "runs": row.round,
         "asked_by": row.asked_by,
-        "updated_at": row.updated_at,
-        "finished_at": row.finished_at,
+        "updated_at": format_instant(row.updated_at),
+        "finished_at": None if row.finished_at is None else format_instant(row.finished_at),
     }
 
 

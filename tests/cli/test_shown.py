@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+from rota.store.database import Database
+from rota.store.periods import look_at_periods
 from tests.cli.conftest import Call
 
 
@@ -63,3 +66,15 @@ def test_a_system_crontab_that_is_taken_for_a_user_s_is_noticed(rota: Call, tmp_
     assert "--system" not in rota("import", "crontab", str(file), "--plan", "--system").stderr
     file.write_text("17 * * * * true\n")
     assert "--system" not in rota("import", "crontab", str(file), "--plan").stderr
+
+
+def test_periods_are_shown_as_json(rota: Call, url: str):
+    rota("job", "add", "sales", "--shell", "true", "--period", "year", "--period-start", "2024")
+    look_at_periods(Database(url))
+
+    first, second, *_ = json.loads(rota("period", "list", "sales", "--json").stdout)
+    tree = json.loads(rota("period", "tree", "sales", "--json").stdout)
+
+    assert (first["period"], first["state"], first["start"]) == ("2024", "in_progress", "2024-01-01T00:00:00.000000Z")
+    assert (second["period"], second["state"], second["finished_at"]) == ("2025", "open", None)
+    assert tree["oldest_unfinished"] == first
