@@ -30,6 +30,7 @@ POINTS = {
     "periods.committed":     ("worker",   "after COMMIT: runs are made, or periods are finished"),
     "reprocess.written":     ("caller",   "in the transaction that takes periods back: all is written, before COMMIT"),
     "skip_periods.written":  ("caller",   "in the transaction that skips periods: all is written, before COMMIT"),
+    "commands.answered":     ("worker",   "in the transaction of commands asked for with SQL: one is answered"),
     "fire.decided":          ("worker",   "it is decided what becomes of the slots that are due; nothing is written"),
     "fire.moved":            ("worker",   "in the transaction of a firing: the cursors are moved"),
     "fire.inserted":         ("worker",   "in the same transaction: rows are inserted, their events are not"),

@@ -25,6 +25,8 @@ case, name the thing and say what to do next.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class RotaError(Exception):
     """Root of everything Rota raises on purpose."""
@@ -191,3 +193,8 @@ class DatabaseVersion(DatabaseError):
     """The schema in the database is not one this program can work with."""
 
     code = "database-version"
+
+
+def describe_error(error: RotaError) -> dict[str, Any]:
+    """Return code, message, and what else an error knows: field, value, rule, the name that was not found."""
+    return {"code": error.code, "message": " ".join(str(error).split()), **vars(error)}

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rota.cli.door import Door
-from rota.cli.node import read_settings
+from rota.cli.node import answer_in, read_settings
 from rota.cli.schedule import describe_when
 from rota.cli.screen import Columns, View, clean, make_table, short_time, write_value
 from rota.config import mask_password
@@ -141,7 +141,7 @@ def _working(door: Door, settings: NodeSettings, log_file: str) -> Generator[Non
 
     Logs(Path(log_file))
     ready, failure = threading.Event(), list[Exception]()
-    node = Node(settings, on_ready=lambda _: ready.set())
+    node = Node(settings, on_ready=lambda _: ready.set(), answer=answer_in("UTC"))
 
     def work() -> None:
         try:

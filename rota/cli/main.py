@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
-from rota import __version__
+from rota import __version__, errors
 from rota.cli.screen import clean
 from rota.errors import RotaError
 
@@ -102,7 +102,7 @@ def tell_error(error: RotaError | click.ClickException, words: Sequence[str]) ->
 def describe_error(error: RotaError | click.ClickException) -> dict[str, Any]:
     """Return code, message, and what else the error knows: field, value, rule, the name that was not found."""
     if isinstance(error, RotaError):
-        return {"code": error.code, "message": _one_line(str(error)), **vars(error)}
+        return errors.describe_error(error)
     facts: dict[str, Any] = {"code": "usage", "message": _one_line(error.format_message())}
     if isinstance(error, click.BadParameter) and error.param is not None:
         facts["field"] = error.param.name

@@ -13,6 +13,7 @@ from rota.model.states import OnTerm
 
 if TYPE_CHECKING:
     from rota.cli.logs import Logs
+    from rota.engine.scheduler import Answer
     from rota.engine.settings import NodeSettings
 
 
@@ -131,6 +132,13 @@ def start_logs(door: Door, *, is_quiet: bool = False, **flags: object) -> Logs:
     return Logs(log_file, level=logging.WARNING if is_quiet and log_file is None else logging.INFO)
 
 
+def answer_in(zone: str) -> Answer:
+    """Return what carries out commands that are asked for with SQL; local times in them are in this zone."""
+    from rota.verbs.answering import answer_commands
+
+    return lambda database, node: answer_commands(database, node=node, zone=zone)
+
+
 def run_node(door: Door, *, one_pass: bool = False, **flags: Any) -> int:
     """Be a node until told to stop, or for one pass."""
     from rota.engine.node import Node, RunUntil
@@ -148,7 +156,8 @@ def run_node(door: Door, *, one_pass: bool = False, **flags: Any) -> int:
         return read()
 
     run_until = RunUntil.IDLE if one_pass else RunUntil.STOPPED
-    node = Node(settings, run_until=run_until, reload=read_again, reopen_logs=logs.reopen)
+    answer = answer_in(door.config.zone)
+    node = Node(settings, run_until=run_until, reload=read_again, reopen_logs=logs.reopen, answer=answer)
     node.install_signal_handlers()
     return node.run()
 

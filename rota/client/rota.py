@@ -72,6 +72,13 @@ class Rota:
         self._database: Database | None = None
         self._opening = threading.Lock()
 
+    @classmethod
+    def over(cls, database: Database, *, actor: str, default_zone: str = "UTC") -> Rota:
+        """Return one that uses a database which somebody else has opened, and closes."""
+        made = cls(default_zone=default_zone, actor=actor)
+        made._database = database
+        return made
+
     def __repr__(self) -> str:
         return f"Rota({self._database.shown_url!r})" if self._database else "Rota()"
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from rota.engine.backoff import Backoff
 from rota.engine.books import ENDS_MAX, Books
-from rota.engine.scheduler import Scheduler
+from rota.engine.scheduler import Answer, Scheduler
 from rota.engine.settings import NodeSettings
 from rota.errors import DatabaseRefused, DatabaseUnavailable
 from rota.execution.linux import boottime
@@ -85,6 +85,7 @@ class Bookkeeper(threading.Thread):
         tell: Callable[[Message], None],
         *,
         clock: Callable[[], float] = boottime,
+        answer: Answer | None = None,
     ) -> None:
         super().__init__(name="rota-bookkeeper", daemon=True)
         self._database = database
@@ -100,6 +101,7 @@ class Bookkeeper(threading.Thread):
         )
         self._scheduler.secrets = settings.secrets.offered()
         self._scheduler.labels = settings.labels
+        self._scheduler.answer = answer
         self._clock = clock
         self._rules_at = 0.0  # by that clock: not before, the rules of pools are read again
         self._keep(settings)

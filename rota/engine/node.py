@@ -24,6 +24,7 @@ from rota import __version__, crash
 from rota.engine.backoff import Backoff
 from rota.engine.bookkeeper import Bookkeeper, tell_new_pool
 from rota.engine.renewer import Renewer
+from rota.engine.scheduler import Answer
 from rota.engine.settings import NodeSettings
 from rota.engine.stand_in import program
 from rota.engine.watch import Watch
@@ -67,8 +68,11 @@ class Node:
         reload: Callable[[], NodeSettings] | None = None,
         reopen_logs: Callable[[], None] | None = None,
         on_ready: Callable[[str], None] | None = None,
+        answer: Answer | None = None,
     ) -> None:
+        """Make one. ``answer`` carries out commands that are asked for with SQL; without it other nodes do."""
         self.settings = settings
+        self._answer = answer
         self._run_until = run_until
         self._reload = reload
         self._reopen_logs = reopen_logs
@@ -144,7 +148,7 @@ class Node:
             crew.close()
             raise
         watch = Watch(crew, self.settings, identity.name)
-        bookkeeper = Bookkeeper(database, identity, self.settings, watch.tell)
+        bookkeeper = Bookkeeper(database, identity, self.settings, watch.tell, answer=self._answer)
         renewer = Renewer(
             database,
             identity,

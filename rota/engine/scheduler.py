@@ -39,6 +39,7 @@ log = logging.getLogger("rota.scheduler")
 class Done:
     """What one round did, added up."""
 
+    answered: int = 0  # commands that were asked for with SQL
     slots: int = 0
     ready: int = 0
     missed: int = 0
@@ -53,7 +54,7 @@ class Done:
     def anything(self) -> bool:
         """Tell whether the outlook has changed by it."""
         decided = self.slots or self.ready or self.missed or self.looked_at or self.backfilled or self.periods
-        return bool(decided or self.rescued or self.set_aside)
+        return bool(decided or self.rescued or self.set_aside or self.answered)
 
 
 @contextlib.contextmanager
@@ -64,6 +65,9 @@ def _trouble_kept(done: Done) -> Generator[None]:
         raise
     except Exception as error:  # noqa: BLE001 - whoever asked for the round tells of it
         done.trouble = done.trouble or error
+
+
+Answer = Callable[[Database, str], int]
 
 
 class Scheduler:
@@ -86,6 +90,7 @@ class Scheduler:
         self.environments = environments
         self.secrets: tuple[str, ...] = ()  # names of those that this node can read now
         self.labels: Mapping[str, str] | None = NO_LABELS  # of this node; None: whatever jobs say of nodes, it is meant
+        self.answer: Answer | None = None  # what carries out commands that are asked for with SQL
         self._clock = clock
         self._watch = ClockWatch(database, lease_seconds, node=identity.name)
 
@@ -105,6 +110,9 @@ class Scheduler:
             DatabaseUnavailable: nobody answers; what was done before stays done.
         """
         done = Done()
+        if outlook.has_commands and self.answer is not None:
+            with _trouble_kept(done):
+                done.answered = self.answer(self._database, self.identity.name)
         if outlook.upstreams_have_come:
             with _trouble_kept(done):
                 self._look_at_upstreams(done)

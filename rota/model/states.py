@@ -146,6 +146,14 @@ class AttemptState(StrEnum):
     LOST = "lost"  # its lease ended first
 
 
+class CommandState(StrEnum):
+    """What became of a command that was asked for with SQL."""
+
+    PENDING = "pending"
+    DONE = "done"
+    REFUSED = "refused"  # nothing was changed; its error says why
+
+
 class JobState(StrEnum):
     """Whether a job, a schedule or a pool goes on, or is held."""
 

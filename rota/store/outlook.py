@@ -19,6 +19,7 @@ from rota.model.run import NodeIdentity
 from rota.model.states import JobState, RunState
 from rota.store.breakers import MAY_BE_CLAIMED, NEXT_HALF_OPEN_AT
 from rota.store.clock import IS_HELD
+from rota.store.commands import HAS_PENDING
 from rota.store.database import Database
 from rota.store.findings import IS_LOOK_DUE
 from rota.store.leases import not_for_node, secret_parameters
@@ -130,6 +131,7 @@ def look_statement(pool_count: int, secret_count: int = 0, selector_count: int =
         is_node_drained(bindparam("for_node")).label("is_drained"),
         IS_HELD.label("is_held"),
         IS_LOOK_DUE.label("health_is_due"),
+        HAS_PENDING.label("has_commands"),
     )
 
 
@@ -162,6 +164,7 @@ class Outlook:
     next_period_at: datetime | None = None  # when to look at a period
     next_ledger_at: datetime | None = None  # when the next period of a job begins
     periods_have_come: bool = False  # or a run for one has ended
+    has_commands: bool = False  # somebody asks for something with SQL
     is_held: bool = False  # the clock has stepped: nothing late is decided, nothing missed or rescued
 
     def seconds_until(self, moment: datetime | None) -> float | None:
@@ -211,5 +214,6 @@ def look(
         next_period_at=row.next_period_at,
         next_ledger_at=row.next_ledger_at,
         periods_have_come=bool(row.periods_have_come),
+        has_commands=bool(row.has_commands),
         is_held=bool(row.is_held),
     )

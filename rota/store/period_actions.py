@@ -24,10 +24,11 @@ from rota.store.events import tell_periods
 from rota.store.interventions import cancel_within
 from rota.store.moves import write_fresh
 from rota.store.period_graph import JobSpan, find_beneath, find_built, find_relying, join_spans, wake_builders
-from rota.store.period_ledger import find_overlapping, take_turn, timeline_of, wake_oldest
+from rota.store.period_ledger import find_overlapping, timeline_of, wake_oldest
 from rota.store.period_standing import READ_PAIRS, Span, read_within
 from rota.store.shown import check_range, say_moment
 from rota.store.tables import job, period, run
+from rota.store.turns import PERIODS, take_turn
 from rota.store.types import AnyRow, db_now, encode_rows, given_rows
 from rota.store.wakeup import announce
 
@@ -128,7 +129,7 @@ def _reprocess(
     database: Database, read_span: Callable[[Connection], JobSpan], wish: Wish, *, actor: str, dry_run: bool
 ) -> dict[str, Any]:
     def reprocess(connection: Connection) -> dict[str, Any]:
-        take_turn(connection)
+        take_turn(connection, PERIODS)
         span = read_span(connection)
         spans = find_built(connection, _wished(connection, span, wish))
         chosen = _choose(spans, lambda row: row.state != PeriodState.OPEN.value)
@@ -156,7 +157,7 @@ def skip_periods(
     """
 
     def skip(connection: Connection) -> dict[str, Any]:
-        take_turn(connection)
+        take_turn(connection, PERIODS)
         span = _read_span(connection, name, first, last)
         spans = find_beneath(connection, [span])
         chosen = _choose(spans, lambda row: row.state in _UNFINISHED)

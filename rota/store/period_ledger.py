@@ -21,19 +21,14 @@ from rota.model.period import Period, check_within
 from rota.model.period_step import PeriodReason, PeriodState
 from rota.model.timeline import Timeline, read_timeline
 from rota.store.database import now_of
-from rota.store.tables import dependency, job, lock, period, run, schedule
+from rota.store.tables import dependency, job, period, run, schedule
+from rota.store.turns import PERIODS, take_turn
 from rota.store.types import AS_OF, FIRST, AnyRow, Instant, db_now, encode_rows, given_rows
 
-TURN = "periods"
 _MICROSECOND = timedelta(microseconds=1)
 EXTEND_MAX = 2000  # rows in one transaction
 LEDGERS_MAX = 1000  # that end now, of which some may have rules that cannot be read
 
-
-_turn = select(lock.c.name).where(lock.c.name == TURN)
-WAIT_FOR_TURN = _turn.with_for_update()
-TRY_TURN = _turn.with_for_update(skip_locked=True)
-_RESTORE_TURN = insert(lock).from_select(["name"], select(literal(TURN)).where(~exists().where(lock.c.name == TURN)))
 
 # Served by rota_job_periods.
 FIND_ENDING_LEDGERS = (
@@ -115,16 +110,6 @@ class Extended:
     is_full: bool  # there are more to add
 
 
-def take_turn(connection: Connection, *, wait: bool = True) -> bool:
-    """Have the turn until the end of this transaction; return False, if it is not waited for, when another has it."""
-    if connection.execute(WAIT_FOR_TURN if wait else TRY_TURN).scalar() is not None:
-        return True
-    if connection.execute(_turn).scalar() is not None:
-        return False
-    connection.execute(_RESTORE_TURN)  # somebody has deleted the row
-    return connection.execute(WAIT_FOR_TURN).scalar() is not None
-
-
 def extend_ledgers(connection: Connection, as_of: datetime | None = None) -> Extended | None:
     """Add the periods of one job that have begun; None: all are there. In a transaction that has the turn."""
     for row in connection.execute(FIND_ENDING_LEDGERS, {"limit": LEDGERS_MAX, "as_of": as_of}).all():
@@ -189,7 +174,7 @@ def settle_ledger(connection: Connection, job_id: int, name: str, old: JobSpec |
     before, after = None if old is None else old.timeline, new.timeline
     if before is None and after is None:
         return
-    take_turn(connection)
+    take_turn(connection, PERIODS)
     if after is not None:
         _check_children(connection, name, after)
     _check_parents(connection, job_id, name, after)
@@ -212,13 +197,13 @@ def settle_ledger(connection: Connection, job_id: int, name: str, old: JobSpec |
 def resume_ledger(connection: Connection, job_id: int) -> None:
     """Have the periods of a job looked at that waited since it was paused; it may have none."""
     if connection.execute(READ_JOBS, {"job_ids": [job_id]}).one().timeline is not None:
-        take_turn(connection)
+        take_turn(connection, PERIODS)
         wake_oldest(connection, [job_id])
 
 
 def forget_ledger(connection: Connection, job_id: int) -> None:
     """Forget all periods of a job that is deleted."""
-    take_turn(connection)
+    take_turn(connection, PERIODS)
     connection.execute(FORGET, {"of_job": job_id})
 
 
@@ -228,7 +213,7 @@ def reset_ledger(connection: Connection, job_id: int, name: str, timeline: Timel
     Raises:
         Conflict: some of its runs are unfinished.
     """
-    take_turn(connection)
+    take_turn(connection, PERIODS)
     _check_idle(connection, job_id, name)
     forgotten = connection.execute(FORGET, {"of_job": job_id}).rowcount
     connection.execute(SET_UNTIL, {"of_job": job_id, "until": _first(connection, timeline).start})

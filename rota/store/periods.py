@@ -48,12 +48,12 @@ from rota.store.period_ledger import (
     Extended,
     extend_ledgers,
     find_oldest,
-    take_turn,
     wake,
     wake_oldest,
 )
 from rota.store.period_standing import READ_PAIRS, Span, Within, builds_on, read_within
 from rota.store.tables import job, period, run
+from rota.store.turns import PERIODS, take_turn
 from rota.store.types import AS_OF, AnyRow, db_now, encode_rows, given_rows
 from rota.store.upstreams import read_standings
 from rota.store.wakeup import announce
@@ -209,7 +209,7 @@ def look_at_periods(database: Database, *, limit: int = LOOK_BATCH_MAX, as_of: d
     """
 
     def look(connection: Connection) -> Looked:
-        if not take_turn(connection, wait=False):
+        if not take_turn(connection, PERIODS, wait=False):
             return Looked()
         added = extend_ledgers(connection, as_of)
         if added is not None:
@@ -256,7 +256,7 @@ def rewake_periods(database: Database) -> int:
     """Have the oldest unfinished periods of all jobs looked at, whether told of or not; return how many."""
 
     def rewake(connection: Connection) -> int:
-        if not take_turn(connection, wait=False):
+        if not take_turn(connection, PERIODS, wait=False):
             return 0
         return wake_oldest(connection, connection.execute(FIND_LEDGERS).scalars().all())
 

@@ -33,9 +33,21 @@ from rota.model.job import LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, PRIORITY_MAX
 from rota.model.limits import RANGES as LIMIT_RANGES
 from rota.model.period_step import UNFINISHED_PERIODS, PeriodState
 from rota.model.slot_rule import CatchUpOrder, OnClosed
-from rota.model.states import AttemptState, Delivery, JobState, NodeState, RunState
+from rota.model.states import AttemptState, CommandState, Delivery, JobState, NodeState, RunState
 from rota.model.timing import Fold, Gap
-from rota.store.types import Blob, Id, Instant, LongText, Name, Number, Token, Word, YesNo, seconds_since_1970
+from rota.store.types import (
+    Blob,
+    Id,
+    Instant,
+    LongText,
+    Name,
+    Number,
+    Token,
+    Word,
+    YesNo,
+    by_default,
+    seconds_since_1970,
+)
 
 # Far above what any run reaches, and far below where counting one further is an error.
 COUNT_MAX = 1_000_000_000
@@ -727,6 +739,33 @@ output = Table(
     Column("data", Blob, nullable=False),
     Column("marks", LongText),  # JSON: positions, and the microseconds from the start to when these bytes came
     **_MYSQL,
+)
+
+# What somebody asks for with nothing but a SQL prompt, and what became of it. Only the first four columns are theirs.
+command = Table(
+    "rota_command",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("verb", Name, nullable=False),  # as of the command line, with a dot: job.pause
+    Column("target", Name),  # what it is about: the name of a job, the id of a run
+    Column("params", LongText),  # JSON object: flags with underscores, and what follows the target; NULL: none
+    Column("state", Word, nullable=False, server_default=CommandState.PENDING.value),
+    Column("outcome", LongText),  # JSON: what the command line shows with --json
+    Column("error", LongText),  # JSON: code, message, and what else is known, as field and rule
+    Column("requested_by", Name, nullable=False, server_default=by_default("user")),
+    Column("created_at", Instant, nullable=False, server_default=by_default("now")),
+    Column("answered_at", Instant),
+    Column("answered_by", Name),  # the node
+    _one_of("state", CommandState),
+    **_MYSQL,
+)
+# Serves the look and FIND_PENDING.
+Index(
+    "rota_command_pending",
+    command.c.state,
+    command.c.id,
+    postgresql_where=command.c.state == text("'pending'"),
+    sqlite_where=command.c.state == text("'pending'"),
 )
 
 # What does not go on by itself, as it was last seen: told when it begins and when it ends, and not in between.

@@ -110,6 +110,33 @@ class db_now(FunctionElement[datetime]):  # noqa: N801 - it reads as the SQL fun
         super().__init__(given)
 
 
+class by_default(FunctionElement[Any]):  # noqa: N801
+    """What a column has where somebody else's statement leaves it out: ``now``, or ``user``, as the server sees it.
+
+    For rows that people write with nothing but a SQL prompt, where none of Rota's own functions is there.
+    """
+
+    inherit_cache = True
+    name = "by_default"
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__()
+
+
+_BY_DEFAULT = {
+    "postgresql": {"now": "clock_timestamp()", "user": "current_user"},
+    "mysql": {"now": "(utc_timestamp(6))", "user": "(current_user())"},
+    "sqlite": {"now": "(strftime('%Y-%m-%d %H:%M:%f', 'now') || '000')", "user": "'sql'"},
+}
+_BY_DEFAULT["mariadb"] = _BY_DEFAULT["mysql"]
+
+
+@compiles(by_default)
+def _write_default(element: by_default, compiler: SQLCompiler, **_: Any) -> str:
+    return _BY_DEFAULT[compiler.dialect.name][element.what]
+
+
 def db_now_plus(seconds: ColumnElement[Any]) -> db_now:
     """The database's clock plus ``seconds``, a column or a parameter."""
     return db_now(seconds * 1_000_000)

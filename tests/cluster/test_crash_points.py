@@ -352,6 +352,25 @@ def test_each_period_has_one_run_when_a_worker_has_died_looking_at_it(scene: Sce
     scene.check(*(row["run"] for row in rows), expected=expected)
 
 
+@points({"commands.answered": SUCCEEDED})
+def test_what_is_asked_for_with_sql_is_done_once_when_a_worker_has_died_doing_it(scene: Scene, expected: str) -> None:
+    cluster = scene.cluster
+    scene.add_job()
+    scene.go()
+
+    def ask(connection: Connection) -> None:
+        connection.execute(text("insert into rota_command (verb, target) values ('job.run', 'job')"))
+
+    cluster.database.write(ask, repeatable=False)
+    scene.wait_for_crash_of(scene.doomed(lease_seconds=LEASE_SECONDS))
+    made = select(run.c.id)
+    assert cluster.database.read(lambda c: c.execute(made).all()) == []
+    scene.survivor("b")
+
+    (run_id,) = scene.wait(lambda: cluster.database.read(lambda c: c.execute(made).scalars().all()), "its run is made")
+    scene.check(run_id, expected=expected)
+
+
 @points({"reprocess.written": SUCCEEDED, "skip_periods.written": SUCCEEDED})
 def test_a_caller_that_died_taking_periods_back_or_skipping_them_asks_again(scene: Scene, expected: str) -> None:
     cluster = scene.cluster

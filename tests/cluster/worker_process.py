@@ -22,6 +22,7 @@ from rota.engine.settings import NodeSettings
 from rota.errors import ConfigError
 from rota.model.environment import Environment, Environments
 from rota.model.secret import SecretSource
+from rota.verbs.answering import answer_commands
 from tests.returning import switch_returning_off
 
 
@@ -70,6 +71,7 @@ def main(path: Path) -> int:
         reload=lambda: settings_of(read_values(path)),
         reopen_logs=handler.close,  # the next line opens it again, under its own name
         on_ready=lambda name: print(name, flush=True),
+        answer=lambda database, node: answer_commands(database, node=node),
     )
     node.install_signal_handlers()
     return node.run()

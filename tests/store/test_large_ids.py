@@ -36,6 +36,7 @@ from rota.store.runs import list_runs, read_run
 from rota.store.slot_history import why_schedule
 from rota.store.status import read_status
 from rota.store.tables import attempt, event, job, permit, run, schedule
+from rota.verbs.answering import answer_commands
 from tests.clock import BEGINNING
 from tests.store.large_ids import NUMBERED, begin_ids_at
 from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of, output_of
@@ -91,6 +92,8 @@ def test_every_table_that_counts_its_rows_counts_on_from_there(ledger: Ledger, f
     look_at_periods(ledger.database)
     ledger.clock.advance(hours=1)
     fire_schedules(ledger.database, fired_by="a")
+    ledger.execute("insert into rota_command (verb) values ('status')")
+    answer_commands(ledger.database, node="a")
     start_backfill(ledger.database, "each", BEGINNING, BEGINNING + timedelta(minutes=5), Wish.checked(), actor=ANN)
 
     found = {

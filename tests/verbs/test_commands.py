@@ -1,0 +1,197 @@
+"""Commands that are asked for with nothing but SQL: each is carried out once, in order, and answered in its row."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from sqlalchemy import NullPool, create_engine, text
+
+from rota import Rota, crash
+from rota.store.outlook import look
+from rota.verbs.answering import answer_commands
+from tests.store.ledger import Ledger, identity_of
+
+ASK = "insert into rota_command (verb, target, params) values (:verb, :target, :params)"
+
+
+class Prompt:
+    """A SQL prompt: a connection on which nothing of Rota is known."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.engine = create_engine(ledger.database.url, poolclass=NullPool)
+
+    def ask(self, verb: str, target: str | None = None, params: Any = None) -> int:
+        given = json.dumps(params) if params is not None and not isinstance(params, str) else params
+        with self.engine.begin() as connection:
+            connection.execute(text(ASK), {"verb": verb, "target": target, "params": given})
+            return connection.execute(text("select max(id) from rota_command")).scalar_one()
+
+    def answer(self, command_id: int) -> Any:
+        row = self.ledger.row("select * from rota_command where id = :id", id=command_id)
+        assert (row.outcome is None) == (row.state != "done")
+        assert (row.error is None) == (row.state != "refused")
+        return row
+
+    def done(self, verb: str, target: str | None = None, params: Any = None) -> Any:
+        """Ask, have it answered, and return the outcome."""
+        command_id = self.ask(verb, target, params)
+        assert answer_commands(self.ledger.database, node="a") == 1
+        row = self.answer(command_id)
+        assert row.state == "done", row.error
+        return json.loads(row.outcome)
+
+    def refused(self, verb: Any, target: Any = None, params: Any = None) -> dict[str, Any]:
+        command_id = self.ask(verb, target, params)
+        assert answer_commands(self.ledger.database, node="a") == 1
+        row = self.answer(command_id)
+        assert row.state == "refused", row.outcome
+        return json.loads(row.error)
+
+
+@pytest.fixture
+def prompt(ledger: Ledger) -> Prompt:
+    return Prompt(ledger)
+
+
+def test_a_job_is_added_run_and_paused_from_a_prompt(prompt: Prompt, ledger: Ledger) -> None:
+    added = prompt.done("job.add", "report", {"shell": "echo done", "pool": "reports"})
+    run = prompt.done("job.run", "report", {"args": {"day": "2026-11-19"}, "key": "k"})
+    prompt.done("job.pause", "report")
+
+    assert (added["name"], added["shell"], added["pool"]) == ("report", "echo done", "reports")
+    assert ledger.run(run["id"]).state == "ready"
+    assert json.loads(ledger.value("select args from rota_run where id = :id", id=run["id"])) == {"day": "2026-11-19"}
+    assert ledger.value("select state from rota_job where name = 'report'") == "paused"
+    row = prompt.answer(1)
+    assert row.answered_by == "a"
+    assert row.answered_at is not None
+    assert row.created_at is not None
+    assert row.requested_by
+
+
+def test_commands_are_carried_out_in_the_order_of_their_numbers(prompt: Prompt, ledger: Ledger) -> None:
+    asked = [
+        prompt.ask("job.add", "report", {"shell": "true"}),
+        prompt.ask("job.run", "report"),
+        prompt.ask("run.cancel", "1"),
+        prompt.ask("job.delete", "report"),
+    ]
+
+    assert answer_commands(ledger.database, node="a") == 4
+
+    assert [prompt.answer(one).state for one in asked] == ["done"] * 4
+    assert ledger.run(1).state == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("verb", "target", "params", "code", "says"),
+    [
+        ("job.pause", "nobody", None, "not-found", "nobody"),
+        ("job.pause", None, None, "invalid", "job.pause is about a name: name it"),
+        ("job.puase", "report", None, "invalid", "did you mean job.pause?"),
+        ("worker", None, None, "invalid", "a process on this machine"),
+        ("status", "report", None, "invalid", "status has no target"),
+        ("job.run", "report", "{", "invalid", "it is a JSON object"),
+        ("job.run", "report", "[1]", "invalid", "it is a JSON object"),
+        ("job.run", "report", {"argz": {}}, "invalid", "did you mean args?"),
+        ("job.run", "report", {"at": "soon"}, "invalid", "ISO 8601"),
+        ("job.add", "report", {"shell": "true"}, "already-exists", "report"),
+        ("job.add", "other", {"shell": "true", "pol": "x"}, "invalid", "did you mean pool?"),
+        ("run.cancel", "99999999999999999999999", None, "invalid", ""),
+        ("run.cancel", "seven", None, "invalid", ""),
+        ("schedule.add", "each", {"cron": "* * * * *"}, "invalid", "schedule.add wants it"),
+        ("period.reprocess", "report", {"period": "2026"}, "invalid", "it has no periods"),
+        ("", None, None, "invalid", "a verb is a command"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_the_reason_and_stops_nobody_else(
+    prompt: Prompt, ledger: Ledger, verb: str, target: str | None, params: Any, code: str, says: str
+) -> None:
+    prompt.done("job.add", "report", {"shell": "true"})
+    before = ledger.rows("select name, state, revision from rota_job")
+    wrong = prompt.ask(verb, target, params)
+    right = prompt.ask("job.show", "report")
+
+    assert answer_commands(ledger.database, node="a") == 2
+
+    error = json.loads(prompt.answer(wrong).error)
+    assert error["code"] == code
+    assert says in error["message"]
+    assert prompt.answer(right).state == "done"
+    assert ledger.rows("select name, state, revision from rota_job") == before
+
+
+def test_a_command_that_fails_for_an_unforeseen_reason_is_refused_and_stops_nobody_else(
+    prompt: Prompt, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt.done("job.add", "report", {"shell": "true"})
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("the password is 42")
+
+    monkeypatch.setattr("rota.store.jobs.pause_job", fail)
+    error = prompt.refused("job.pause", "report")
+
+    assert error == {"code": "internal", "message": "ZeroDivisionError: see the log of the node that answered"}
+    assert prompt.done("job.show", "report")["state"] == "active"
+
+
+@pytest.mark.parametrize("at", ["commands.answered", "enqueue.inserted"])
+def test_a_command_is_carried_out_once_though_its_node_dies_within(
+    prompt: Prompt, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    class Died(BaseException):
+        pass
+
+    def die(name: str) -> None:
+        if name == at:
+            raise Died
+
+    prompt.done("job.add", "report", {"shell": "true"})
+    asked = prompt.ask("job.run", "report")
+    monkeypatch.setattr(crash, "at", die)
+    with pytest.raises(Died):
+        answer_commands(ledger.database, node="a")
+    monkeypatch.undo()
+    assert prompt.answer(asked).state == "pending"
+    assert ledger.runs() == []
+
+    assert answer_commands(ledger.connect(), node="b") == 1
+    assert answer_commands(ledger.database, node="a") == 0
+
+    assert prompt.answer(asked).answered_by == "b"
+    assert len(ledger.runs()) == 1
+
+
+def test_a_node_is_told_that_somebody_asks_for_something(prompt: Prompt, ledger: Ledger) -> None:
+    def is_told() -> bool:
+        return look(ledger.database, identity_of("a"), ("default",)).has_commands
+
+    assert not is_told()
+    prompt.ask("status")
+    assert is_told()
+    answer_commands(ledger.database, node="a")
+    assert not is_told()
+
+
+def test_who_asks_is_kept_as_the_one_who_acts(prompt: Prompt, ledger: Ledger) -> None:
+    prompt.done("job.add", "report", {"shell": "true"})
+
+    who = prompt.answer(1).requested_by
+    assert ledger.value("select actor from rota_event where kind = 'job' and job = 'report'") == who
+    assert {"sqlite": "sql", "postgresql": ledger.database.url.username}.get(ledger.database.dialect.name, who) == who
+
+
+def test_what_is_asked_for_with_sql_is_what_python_asks_for(prompt: Prompt, ledger: Ledger) -> None:
+    with Rota.over(ledger.database, actor="ann") as rota:
+        prompt.done("job.add", "one", {"call": "a.b:c", "retries": "forever", "retry_on": ["OSError"], "keep": "7d"})
+        rota.jobs.add("two", call="a.b:c", retries="forever", retry_on=["OSError"], keep="7d")
+        one, two = (dict(rota.jobs.show(name)) for name in ("one", "two"))
+    for view in (one, two):
+        for name in ("name", "created_at", "updated_at", "id"):
+            view.pop(name, None)
+
+    assert one == two
