@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from rota.client import Rota
-from rota.errors import Invalid, RotaError, describe_error
+from rota.errors import Conflict, Invalid, RotaError, describe_error
 from rota.model.states import CommandState
 from rota.store.commands import answer_pending
 from rota.store.database import Database
@@ -20,6 +20,7 @@ from rota.verbs.table import find_verb
 log = logging.getLogger("rota.verbs")
 
 BATCH_MAX = 20  # in one transaction
+ANSWER_LENGTH_MAX = 4_000_000  # characters; what servers take in one statement unless told otherwise
 
 
 def answer_commands(database: Database, *, node: str, zone: str = "UTC") -> int:
@@ -31,24 +32,41 @@ def answer_commands(database: Database, *, node: str, zone: str = "UTC") -> int:
 
     def carry_out(bound: Database, row: Any) -> tuple[CommandState, str]:
         try:
-            view = run_command(bound, row.verb, row.target, row.params, actor=row.requested_by, zone=zone)
-            return CommandState.DONE, json.dumps(view, ensure_ascii=False, default=str)
+            outcome = run_command(bound, row.verb, row.target, row.params, actor=row.requested_by, zone=zone)
+            return CommandState.DONE, outcome
         except RotaError as error:
-            return CommandState.REFUSED, json.dumps(describe_error(error), ensure_ascii=False, default=str)
+            facts = describe_error(error)
+            if len(said := _write(facts)) > ANSWER_LENGTH_MAX:  # it quotes all that it was given
+                said = _write({"code": facts["code"], "message": facts["message"]})
+            return CommandState.REFUSED, said
 
     return answer_pending(database, carry_out, node=node, limit=BATCH_MAX)
 
 
-def run_command(database: Database, word: str, target: str | None, params: str | None, *, actor: str, zone: str) -> Any:
-    """Do what one command asks for, and return what the command line would show.
+def run_command(database: Database, word: str, target: str | None, params: str | None, *, actor: str, zone: str) -> str:
+    """Do what one command asks for, and return what the command line would show, as JSON.
 
     Raises:
         Invalid: there is no such verb, or its target or parameters cannot be understood.
+        Conflict: that is more than a row takes; nothing was done.
         RotaError: it was refused.
     """
     verb = find_verb(word)
     rota = Rota.over(database, actor=actor, default_zone=zone)
-    return database.write(lambda _: verb.run(rota, target, read_parameters(params)), repeatable=False)
+
+    def act(_: object) -> str:
+        outcome = _write(verb.run(rota, target, read_parameters(params)))
+        if len(outcome) > ANSWER_LENGTH_MAX:
+            rule = f"its outcome has {len(outcome):,} characters, more than {ANSWER_LENGTH_MAX:,}"
+            raise Conflict(f"{word} was not done: {rule}; ask for less, or read the tables")
+        return outcome
+
+    return database.write(act, repeatable=False)
+
+
+def _write(view: Any) -> str:
+    text = json.dumps(view, ensure_ascii=False, default=str)
+    return text.encode(errors="backslashreplace").decode()  # half of a surrogate pair, as JSON writes it
 
 
 def read_parameters(text: str | None) -> Mapping[str, Any]:

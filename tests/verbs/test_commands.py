@@ -139,6 +139,19 @@ def test_a_command_that_fails_for_an_unforeseen_reason_is_refused_and_stops_nobo
     assert prompt.done("job.show", "report")["state"] == "active"
 
 
+def test_what_is_too_much_for_a_row_is_refused_and_nothing_is_done(
+    prompt: Prompt, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rota.verbs.answering.ANSWER_LENGTH_MAX", 200)
+
+    error = prompt.refused("job.add", "report", {"shell": "true"})
+    assert error["code"] == "conflict"
+    assert "job.add was not done: its outcome has" in error["message"]
+    assert ledger.rows("select * from rota_job") == []
+    error = prompt.refused("job.run", "report", "[" * 1000)
+    assert set(error) == {"code", "message"}
+
+
 @pytest.mark.parametrize("at", ["commands.answered", "enqueue.inserted"])
 def test_a_command_is_carried_out_once_though_its_node_dies_within(
     prompt: Prompt, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, at: str
@@ -164,6 +177,12 @@ def test_a_command_is_carried_out_once_though_its_node_dies_within(
 
     assert prompt.answer(asked).answered_by == "b"
     assert len(ledger.runs()) == 1
+
+
+def test_half_of_a_surrogate_pair_hurts_nobody(prompt: Prompt) -> None:
+    error = prompt.refused("job.show", "report", '{"x\\ud800": 1}')
+
+    assert error["field"] == "x\ud800"
 
 
 def test_a_node_is_told_that_somebody_asks_for_something(prompt: Prompt, ledger: Ledger) -> None:
