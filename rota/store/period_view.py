@@ -96,17 +96,14 @@ def list_periods(
     def read(connection: Connection) -> list[dict[str, Any]]:
         row, timeline = read_ledger(connection, name)
         wanted = [_of_job]
-        if first is not None and last is not None:
-            begins, ends = (
-                timeline.rule.parse_span(first, field="from")[0],
-                timeline.rule.parse_span(last, field="to")[1],
-            )
-            if ends.start < begins.start:
-                raise Invalid("to", last, f"it lies before {begins.name}: write the earlier one first")
-        if first is not None:
-            wanted.append(period.c.start_at >= timeline.rule.parse_span(first, field="from")[0].start)
-        if last is not None:
-            wanted.append(period.c.start_at <= timeline.rule.parse_span(last, field="to")[1].start)
+        begins = None if first is None else timeline.rule.parse_span(first, field="from")[0]
+        ends = None if last is None else timeline.rule.parse_span(last, field="to")[1]
+        if begins is not None and ends is not None and ends.start < begins.start:
+            raise Invalid("to", last, f"it lies before {begins.name}: write the earlier one first")
+        if begins is not None:
+            wanted.append(period.c.start_at >= begins.start)
+        if ends is not None:
+            wanted.append(period.c.start_at <= ends.start)
         if states:
             wanted.append(period.c.state.in_([state.value for state in states]))
         statement = _shown.where(and_(*wanted)).order_by(desc(period.c.start_at)).limit(limit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from sqlalchemy import NullPool, create_engine, text
@@ -12,6 +12,7 @@ from rota import Rota, crash
 from rota.store.outlook import look
 from rota.verbs.answering import answer_commands
 from tests.store.ledger import Ledger, identity_of
+from tests.store.trouble import commit_breaks
 
 ASK = "insert into rota_command (verb, target, params) values (:verb, :target, :params)"
 
@@ -176,6 +177,20 @@ def test_a_command_is_carried_out_once_though_its_node_dies_within(
     assert answer_commands(ledger.database, node="a") == 0
 
     assert prompt.answer(asked).answered_by == "b"
+    assert len(ledger.runs()) == 1
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_command_is_carried_out_once_when_the_answer_to_its_commit_is_lost(
+    prompt: Prompt, ledger: Ledger, when: Literal["before", "after"]
+) -> None:
+    prompt.done("job.add", "report", {"shell": "true"})
+    asked = prompt.ask("job.run", "report")
+
+    with commit_breaks(ledger.database, when):
+        answer_commands(ledger.database, node="a")
+
+    assert prompt.answer(asked).state == "done"
     assert len(ledger.runs()) == 1
 
 
