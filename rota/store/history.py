@@ -37,6 +37,7 @@ from rota.store.pools import (
     say_offered,
     say_preferred,
     say_unsupplied,
+    say_without_its_node,
 )
 from rota.store.shown import say_moment, say_span
 from rota.store.suspension import read_paused_pools, say_pause_of, say_paused
@@ -235,9 +236,9 @@ def explain_run(connection: Connection, row: Row[Any]) -> list[str]:
     """Say why the run in ``row``, read by ``READ_RUN``, is in its state; what decides first at the front."""
     if row.state in {state.value for state in FINISHED}:
         return _explain_finished(connection, row)
-    if row.state == RunState.RUNNING.value:
-        return _explain_running(connection, row)
     servers = read_servers(connection)
+    if row.state == RunState.RUNNING.value:
+        return _explain_running(connection, row, servers)
     if row.state == RunState.WAITING.value:
         return [*_explain_waiting(connection, row, servers), *_explain_unclaimed(connection, row, servers)]
     return _explain_unclaimed(connection, row, servers)
@@ -284,7 +285,7 @@ def _tell_attempt(found: Row[Any]) -> str:
     return said
 
 
-def _explain_running(connection: Connection, row: Row[Any]) -> list[str]:
+def _explain_running(connection: Connection, row: Row[Any], servers: list[Server]) -> list[str]:
     because = [f"{row.node} has attempt {row.attempt}, under a lease until {say_moment(row.lease_ends_at)}"]
     if row.lease_ends_at is not None and row.lease_ends_at < row.now:
         held = explain_hold(connection, row)
@@ -293,6 +294,8 @@ def _explain_running(connection: Connection, row: Row[Any]) -> list[str]:
         else:
             over = f"its lease is over: {row.node} fell silent; {held}"
         because.insert(0, over)
+    elif (without := say_without_its_node(servers, row.node)) is not None:
+        because.append(without)
     if row.marked_at is None:
         because.append("its start is not marked yet")
     else:

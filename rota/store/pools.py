@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, bindparam, desc, func, select
 
@@ -23,9 +23,9 @@ from rota.model.secret import read_names
 from rota.model.states import NodeState
 from rota.store.database import Database, now_of
 from rota.store.pool_rules import labels_of
-from rota.store.shown import say_moment
+from rota.store.shown import say_moment, say_span
 from rota.store.tables import job, node, pool, run
-from rota.store.types import db_now
+from rota.store.types import AnyRow, db_now
 
 NODES_MAX = 1000
 NAMED_MAX = 5
@@ -53,6 +53,7 @@ READ_NODES = (
         node.c.zone_data_version,
         node.c.keep_runs,
         (node.c.lease_ends_at > db_now()).label("is_held"),
+        db_now().label("now"),
     )
     .order_by(desc(node.c.seen_at))
     .limit(NODES_MAX)
@@ -79,6 +80,7 @@ class Server:
     is_there: bool  # its lease goes on, also while it drains: it fires and rescues
     is_alive: bool  # it claims as well
     is_silent: bool  # it did not say goodbye, and its lease is over
+    unseen_seconds: float | None = None  # how long it has not been seen, if that is longer than it ever should be
     environments: frozenset[str] = frozenset()  # NAME==VERSION
     secrets: frozenset[str] = frozenset()  # names of those that it can read
     uses_cgroups: bool = False
@@ -136,6 +138,7 @@ def read_servers(connection: Connection) -> list[Server]:
             is_there=row.state != NodeState.GONE.value and bool(row.is_held),
             is_alive=row.state == NodeState.ALIVE.value and bool(row.is_held),
             is_silent=row.state != NodeState.GONE.value and not row.is_held,
+            unseen_seconds=_unseen_seconds(row),
             environments=names_of(row.environments or "[]"),
             secrets=names_of(row.secrets or "[]"),
             uses_cgroups=(row.cgroups or "").startswith("used"),
@@ -148,6 +151,14 @@ def read_servers(connection: Connection) -> list[Server]:
         )
         for row in rows
     ]
+
+
+def _unseen_seconds(row: AnyRow) -> float | None:
+    # It renews every third of its lease. Past the middle of it something is wrong, though it may not be dead.
+    if row.state == NodeState.GONE.value or not row.is_held or None in (row.seen_at, row.lease_ends_at):
+        return None
+    unseen, left = row.now - row.seen_at, row.lease_ends_at - row.now
+    return unseen.total_seconds() if unseen > left else None
 
 
 def names_of(text: str) -> frozenset[str]:
@@ -347,8 +358,26 @@ def say_offered(servers: Sequence[Server], pool: str, target: str = "") -> str |
     alive = [server for server in serving(servers, pool, target) if server.is_alive]
     if not alive:
         return None
-    each = _name(f"{server.name} ({server.free} of {server.slots} slots free)" for server in alive)
+    each = _name(f"{server.name} ({server.free} of {server.slots} slots free{_say_unseen(server)})" for server in alive)
     return f"it is offered to {each}"
+
+
+def say_without_its_node(servers: Sequence[Server], name: str) -> str | None:
+    """Say of a running run that node ``name``, which has it, is gone or may be; None when it is there, or no node."""
+    server = next((server for server in servers if server.name == name), None)
+    if server is None or (server.is_there and server.unseen_seconds is None):
+        return None
+    goes_on = "its job may go on without it: a worker that starts there takes it over, a stand-in renews it until then"
+    if server.is_there:
+        return f"{name} may be dead{_say_unseen(server)}; {goes_on}"
+    how = "fell silent" if server.is_silent else "has left"
+    return f"{name} {how}, seen {say_moment(server.seen_at)}; {goes_on}"
+
+
+def _say_unseen(server: Server) -> str:
+    if server.unseen_seconds is None:
+        return ""
+    return f", not seen for {say_span(timedelta(seconds=server.unseen_seconds))}"
 
 
 def _name(words: Iterable[str], between: str = ", ") -> str:

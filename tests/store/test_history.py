@@ -15,7 +15,7 @@ from rota.store.firing import fire_schedules
 from rota.store.status import read_status
 from tests.clock import BEGINNING
 from tests.store.ledger import Ledger
-from tests.store.living import start_node
+from tests.store.living import start_node, stop_node
 
 ANN = "ann@desk"
 MINUTE = timedelta(minutes=1)
@@ -234,6 +234,41 @@ def test_a_running_run_names_its_node_its_lease_and_who_wants_it_stopped(ledger:
     ]
     assert cancelled[0] == f"{ANN} asked to cancel it 2026-11-02T12:00:00Z; a is to stop it"
     assert any("its lease is over: a fell silent" in sentence for sentence in over)
+
+
+def test_a_node_that_has_not_been_seen_for_too_long_is_named_before_its_lease_is_over(ledger: Ledger) -> None:
+    ledger.add_job()
+    start_node(ledger)
+    ready = ledger.enqueue()
+    ledger.clock.advance(seconds=30)
+    in_time = why(ledger, ready)
+    running = ledger.claim_one(lease_seconds=600.0)
+    ready = ledger.enqueue()
+
+    ledger.clock.advance(seconds=1)
+
+    assert "it is offered to a (4 of 4 slots free)" in in_time
+    assert "it is offered to a (3 of 4 slots free, not seen for 31s)" in why(ledger, ready)
+    assert why(ledger, running.run_id)[1].startswith("a may be dead, not seen for 31s; its job may go on without it")
+
+
+def test_a_running_run_tells_that_its_node_is_gone(ledger: Ledger) -> None:
+    ledger.add_job()
+    start_node(ledger)
+    ledger.enqueue()
+    run_id = ledger.claim_one(lease_seconds=600.0).run_id
+    there = why(ledger, run_id)
+    stop_node(ledger)
+    left = why(ledger, run_id)
+    start_node(ledger)
+    ledger.clock.advance(seconds=61)
+
+    silent = why(ledger, run_id)
+
+    goes_on = "its job may go on without it: a worker that starts there takes it over, a stand-in renews it until then"
+    assert [sentence for sentence in there if goes_on in sentence] == []
+    assert left[1] == f"a has left, seen 2026-11-02T12:00:00Z; {goes_on}"
+    assert silent[1] == f"a fell silent, seen 2026-11-02T12:00:00Z; {goes_on}"
 
 
 def test_a_finished_run_repeats_its_recorded_reason(ledger: Ledger) -> None:
