@@ -51,6 +51,7 @@ from rota.model.values import check_word
 CONFIG_VARIABLE = "ROTA_CONFIG"
 DATABASE_FILE_VARIABLE = "ROTA_DB_FILE"
 SLOTS_MAX = 10_000
+LIKENESS_MIN = 0.85  # of two spellings: ROTA_STATEDIR is one of ROTA_STATE_DIR, ROTA_URL none of ROTA_DB
 ENVIRONMENT_KEYS = ("version", "interpreter", "python_path", "variables")
 
 
@@ -226,6 +227,25 @@ SETTINGS: tuple[Setting, ...] = (
 # fmt: on
 _FLAGS = {"database": "--db", "pools": "--pool", "labels": "--label"}  # those that are called otherwise than their key
 KEYS = tuple(setting.key for setting in SETTINGS)
+
+
+def find_misspelt(environ: Mapping[str, str], commands: Iterable[str]) -> list[tuple[str, str]]:
+    """Find the variables that nobody reads and that are spelled almost as those of settings, each with the right one.
+
+    ``commands`` are the first words of the command line, with which the variables of its flags begin.
+    """
+    if "ROTA_RUN_ID" in environ:  # the process of a job: ROTA_SLOT and the others are facts of its run
+        return []
+    right = {f"ROTA_{setting.key.upper()}": setting.variable for setting in SETTINGS}
+    right |= {name: name for name in (*right.values(), CONFIG_VARIABLE, DATABASE_FILE_VARIABLE)}
+    found: list[tuple[str, str]] = []
+    for name in sorted(environ):
+        if not name.startswith("ROTA_") or right.get(name) == name:
+            continue
+        begins = next((of for command in commands if name.startswith(of := f"ROTA_{command.upper()}_")), "ROTA_")
+        near = difflib.get_close_matches(name, [one for one in right if one.startswith(begins)], 1, LIKENESS_MIN)
+        found += [(name, right[one]) for one in near]
+    return found
 
 
 def read_config(

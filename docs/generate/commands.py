@@ -130,7 +130,8 @@ def write_settings() -> Iterator[str]:
     yield "# Settings"
     yield prose("""
         Later ones win: the default, the TOML file (`--config`, or `ROTA_CONFIG`), the variable, the flag. A key
-        that is not known is an error. `rota config show` prints each value that is in force and where it came from.
+        that is not known is an error; a variable that nothing reads and that is spelled almost as one of these is
+        warned of. `rota config show` prints each value that is in force and where it came from.
     """)
     yield fence("toml", SETTINGS_SAMPLE)
     yield fence("console", "$ rota --config rota.toml config show")

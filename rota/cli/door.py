@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rota.cli.screen import Screen
+from rota.cli.screen import Screen, clean
 from rota.errors import Invalid
 
 if TYPE_CHECKING:
@@ -82,12 +82,22 @@ def through_door(function: Callable[..., Any]) -> Callable[..., Any]:
     def command(context: click.Context, *, db: str | None, config_file: str | None, as_json: bool, **flags: Any) -> Any:
         outer: dict[str, str | None] = context.find_root().obj or {}
         door = Door(db=db or outer.get("db"), config_file=config_file or outer.get("config"), as_json=as_json)
+        warn_of_misspelt(context.find_root())
         try:
             return function(door, **flags)
         finally:
             door.close()
 
     return command
+
+
+def warn_of_misspelt(root: click.Context) -> None:
+    """Name the variables that were probably meant for settings: to use another database than one means is no trifle."""
+    from rota.config import find_misspelt
+
+    commands = root.command.list_commands(root) if isinstance(root.command, click.Group) else ()
+    for name, right in find_misspelt(os.environ, commands):
+        click.echo(f"warning: nothing reads the variable {clean(name)}; did you mean {right}?", err=True)
 
 
 class _Word(str):

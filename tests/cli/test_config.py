@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rota.config import read_config
+from rota.cli.main import COMMANDS
+from rota.config import SETTINGS, find_misspelt, read_config
 from rota.errors import ConfigError, Invalid
 
 
@@ -103,6 +104,44 @@ def test_a_variable_that_breaks_its_rule_is_refused_with_its_name():
 
 def test_an_empty_variable_is_one_that_is_not_set():
     assert read_config(None, {"ROTA_LEASE": ""}).resolved["lease"].origin == "default"
+
+
+@pytest.mark.parametrize(
+    ("written", "right"),
+    [
+        ("ROTA_LEASSE", "ROTA_LEASE"),
+        ("ROTA_STATEDIR", "ROTA_STATE_DIR"),
+        ("ROTA_POOL", "ROTA_POOLS"),
+        ("ROTA_DBB", "ROTA_DB"),
+        ("ROTA_DATABASE_URL", "ROTA_DB"),
+        ("ROTA_DB_FIEL", "ROTA_DB_FILE"),
+        ("ROTA_CONFIGS", "ROTA_CONFIG"),
+        ("ROTA_UP_LEASE", None),  # a flag's
+        ("ROTA_DB_UPGRADE_DB", None),
+        ("ROTA_TEST_DATABASES", None),
+        ("ROTA_ANYTHING_ELSE", None),
+        ("OTHER_LEASE", None),
+    ],
+)
+def test_a_variable_that_is_spelled_almost_as_that_of_a_setting_is_found(written, right):
+    said = [] if right is None else [(written, right)]
+
+    assert find_misspelt({written: "x", "ROTA_DB": "sqlite://"}, COMMANDS) == said
+
+
+def test_no_variable_that_somebody_reads_is_taken_for_a_misspelt_one():
+    settings = [setting.variable for setting in SETTINGS]
+    facts = [f"ROTA_{name}" for name in ("RUN_ID", "JOB", "SLOT", "NODE", "KEY", "CONTROL", "PERIOD", "RANGE_END")]
+
+    assert find_misspelt(dict.fromkeys([*settings, "ROTA_CONFIG", "ROTA_DB_FILE", "ROTA_JSON"], "x"), COMMANDS) == []
+    assert find_misspelt(dict.fromkeys(facts, "x"), COMMANDS) == []
+
+
+def test_a_misspelt_variable_is_warned_of_and_stops_nothing(rota):
+    result = rota("job", "list", environ={"ROTA_LEASSE": "5s"})
+
+    assert result.stderr == "warning: nothing reads the variable ROTA_LEASSE; did you mean ROTA_LEASE?\n"
+    assert result.exit_code == 0
 
 
 def test_a_file_that_is_not_there_is_refused(file):
