@@ -48,7 +48,10 @@ class Invalid(UsageError):
     code = "invalid"
 
     def __init__(self, field: str, value: object, rule: str) -> None:
-        shown = repr(value)
+        try:
+            shown = repr(value)
+        except Exception:  # noqa: BLE001 - nested too deep, or its author's: no reason to tell something else than the rule
+            shown = f"of type {type(value).__name__}"
         if len(shown) > 120:
             shown = shown[:117] + "..."
         nothing = {"None": f"{field} is not given", "[]": f"{field} is refused"}  # which nobody has written so

@@ -47,7 +47,9 @@ def carry_out(target: str, work: Callable[[], str]) -> int:
             # For the result, now: a deploy may have taken the installation away when the job has run.
             importlib.import_module("rota.model.documents")
             text = work()
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever the job raises is its end, to be told
+        except SystemExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever the job raises is its end, to be told
             return tell_raised(error)
         report_result(text)
         return 0
@@ -62,9 +64,9 @@ def tell_raised(error: BaseException) -> int:
     if isinstance(error, BadResult):
         report_error(BAD_RESULT, str(error), "")
     elif wish is None:
-        report_error(name_type(type(error)), str(error), _format_traceback(error), name_bases(error))
+        report_error(name_type(type(error)), _say(error), _format_traceback(error), name_bases(error))
     else:
-        report_outcome(wish, str(error), getattr(error, "after_seconds", None))
+        report_outcome(wish, _say(error), getattr(error, "after_seconds", None))
     return 1
 
 
@@ -179,6 +181,13 @@ def name_type(kind: type) -> str:
 def name_bases(error: BaseException) -> tuple[str, ...]:
     """Name the classes above the one of ``error``, the nearest first: a job's retries may be chosen by one of them."""
     return tuple(name_type(kind) for kind in type(error).__mro__[1:] if kind is not object)
+
+
+def _say(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - its author's
+        return "<exception str() failed>"  # as tracebacks say it
 
 
 def _format_traceback(error: BaseException) -> str:

@@ -51,6 +51,17 @@ def leave(code): sys.exit(code)
 def vanish(): os._exit(0)
 def no_json(): return object()
 def nan(): return float("nan")
+def deep():
+    value = []
+    for _ in range(100_000): value = [value]
+    return value
+class Mute(Exception):
+    def __str__(self): raise RuntimeError("no words")
+def mute(): raise Mute
+def stop(): raise GeneratorExit
+async def give_up():
+    import asyncio
+    raise asyncio.CancelledError("by itself")
 def large(size): return "x" * size
 def echo(**args): return len(args["text"])
 def ask():
@@ -181,6 +192,30 @@ def test_a_result_that_is_not_json_fails(call: Callable[..., Outcome], target: s
 
     assert (outcome.exit_code, outcome.error_type, outcome.result) == (1, "BadResult", None)
     assert "JSON" in (outcome.error_message or "")
+
+
+def test_a_result_that_is_nested_too_deep_even_to_be_shown_fails_with_that_rule(call: Callable[..., Outcome]) -> None:
+    outcome = call("jobs_here:deep")
+
+    assert outcome.error_type == "BadResult"
+    assert "result of type list is refused: it must not be nested deeper than 64 levels" in (
+        outcome.error_message or ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "message"),
+    [
+        ("mute", "jobs_here.Mute", "<exception str() failed>"),
+        ("give_up", "asyncio.exceptions.CancelledError", "by itself"),
+        ("stop", "GeneratorExit", ""),
+    ],
+)
+def test_whatever_is_raised_is_told(call: Callable[..., Outcome], target: str, kind: str, message: str) -> None:
+    outcome = call(f"jobs_here:{target}")
+
+    assert (outcome.exit_code, outcome.error_type, outcome.error_message) == (1, kind, message)
+    assert outcome.stderr.head == b""
 
 
 def test_a_result_above_one_mebibyte_fails(call: Callable[..., Outcome]) -> None:

@@ -117,6 +117,7 @@ def leave(code): sys.exit(code)
 def vanish(code): os._exit(code)
 def die(): os.kill(os.getpid(), signal.SIGSEGV)
 def fail(): raise ValueError("no good")
+def stop(): raise GeneratorExit
 def flood(): print("x" * 300000)
 
 def forget_to_close(folder):
@@ -291,7 +292,7 @@ def test_ends_are_the_same_warm_as_cold(warm_anywhere: Warm) -> None:
 
     for target, arguments in (
         ("leave", {"code": 3}), ("leave", {"code": None}), ("leave", {"code": "said"}), ("leave", {"code": -1}),
-        ("vanish", {"code": 0}), ("vanish", {"code": 7}), ("die", {}), ("fail", {}), ("value", {"b": 1}),
+        ("vanish", {"code": 0}), ("vanish", {"code": 7}), ("die", {}), ("fail", {}), ("stop", {}), ("value", {"b": 1}),
         ("missing", {}), ("made_at_import", {}), ("flood", {}), ("cycle", {}),
         ("shell", {}), ("side_by_side", {"method": "fork"}), ("side_by_side", {"method": "spawn"}),
         ("side_by_side", {"method": "forkserver"}),
