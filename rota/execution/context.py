@@ -7,6 +7,7 @@ in any environment, without a database. Called by users' code as ``rota.current_
 from __future__ import annotations
 
 import json
+import math
 import signal
 import threading
 import time
@@ -83,12 +84,14 @@ class CurrentRun:
         Cheap enough for a loop: of calls that differ in the fraction only, ten a second leave this process.
 
         Raises:
-            Invalid: the fraction is not from 0 to 1.
+            Invalid: the fraction is not from 0 to 1, or the message no text.
             Preempted: the lease of this attempt goes: stop, and report nothing.
             StateError: the guardian is gone.
         """
-        if fraction is not None and not 0 <= fraction <= 1:
-            raise Invalid("progress", fraction, "it is a fraction from 0 to 1")
+        if fraction is not None:
+            fraction = _check_fraction(fraction)
+        if message is not None and not isinstance(message, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise Invalid("message", message, "it is text")
         now = time.monotonic()
         last = _last_told()
         is_same = message == last.message and fraction is not None and fraction < 1
@@ -170,6 +173,17 @@ _last_progress = LastTold()
 _connections: list[Callable[[], Connection]] = []
 _has_term = False
 _has_heard_stop = False
+
+
+def _check_fraction(value: Any) -> float:
+    try:
+        # Whatever converts itself, as a Decimal or a number of NumPy's does.
+        fraction = math.nan if isinstance(value, (bool, str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        fraction = math.nan
+    if not 0 <= fraction <= 1:
+        raise Invalid("progress", value, "it is a fraction from 0 to 1")
+    return fraction
 
 
 def _last_told() -> LastTold:

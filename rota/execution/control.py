@@ -9,7 +9,8 @@ is being stopped, or null), ``retry`` (after so many seconds), ``release`` and `
 end when its process has ended, whatever its exit status. The answer is ``{"ok": true}`` or ``{"ok": false, "error":
 sentence}``, with ``"preempted": true`` once the lease goes. The last result wins, and the last end.
 
-Whoever begins with ``{`` speaks lines of JSON instead of frames, with what is a blob there as ``value``.
+Whoever begins with a character, as ``{`` is one, speaks lines of JSON instead of frames, with what is a blob there as
+``value``. A line that is none is refused, and those beside it count.
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ class Ear:
                 why = self._why_stopping()
                 self.has_heard_stop = self.has_heard_stop or why is not None
                 return {"ok": True, "why": why}, b""
+            case "result" if not blob:
+                return _refusal("a result has a value: JSON, null if there is none"), b""
             case "result" if len(blob) <= RESULT_BYTES_MAX:
                 try:
                     blob.decode("utf-8")
@@ -107,6 +110,8 @@ class Ear:
                 return {"ok": True}, self._database
             case "database":
                 return _refusal("this job is not transactional: declare it with delivery='transactional'"), b""
+            case "nonsense":
+                return _refusal(str(message.get("error"))), b""
             case other:
                 return _refusal(f"the guardian does not know {other!r}; it knows {', '.join(_KNOWN)}"), b""
 

@@ -35,6 +35,7 @@ WISH_MARK = "rota:"
 SKIP_BYTES_MAX = 64 * 1024 * 1024  # a frame above the limit is read and thrown away up to here, to answer it
 
 _HEADER = struct.Struct("!II")
+_CHARACTER_MIN = ord("\t")  # a frame whose first byte is that has 150 MB
 _DESCRIPTOR = struct.Struct("i")
 _READ_BYTES = 65536
 _READS_PER_ROUND = 16  # so that a chatty peer does not keep timers waiting
@@ -64,8 +65,9 @@ def is_object(value: object) -> TypeGuard[Message]:
 class Decoder:
     """Cuts a stream of bytes into frames. A frame above the limit comes out as ``{"op": "too_large", "bytes": n}``.
 
-    With ``lines_ok`` whoever begins with ``{`` speaks lines of JSON instead, each a frame whose blob is its ``value``.
-    No frame begins so, since none is that large.
+    With ``lines_ok`` whoever begins with a character, as ``{`` is one, speaks lines of JSON instead, each a frame whose
+    blob is its ``value``. No frame begins so, since none is that large. A line that is no JSON object comes out as
+    ``{"op": "nonsense", "error": sentence}``.
     """
 
     def __init__(self, bytes_max: int = FRAME_BYTES_MAX, *, lines_ok: bool = False) -> None:
@@ -85,8 +87,9 @@ class Decoder:
         buffer = self._buffer
         buffer += data
         frames: list[Frame] = []
-        if self._lines_ok and buffer.startswith(b"{"):
-            self.speaks_lines = True
+        if self._lines_ok and buffer:  # the first byte decides: later ones may be the middle of what is passed over
+            self._lines_ok = False
+            self.speaks_lines = buffer[0] >= _CHARACTER_MIN
         if self.speaks_lines:
             return self._cut_lines()
         while True:
@@ -114,19 +117,32 @@ class Decoder:
 
     def _cut_lines(self) -> list[Frame]:
         *lines, rest = bytes(self._buffer).split(b"\n")
-        if len(rest) > self._bytes_max:
-            raise WireError(f"a line is longer than {self._bytes_max} bytes")
-        self._buffer[:] = rest
         frames: list[Frame] = []
         for line in lines:
-            if line.strip():
-                message = _read_object(line)
-                value = message.pop("value", None)
-                try:
-                    frames.append((message, b"" if value is None else json.dumps(value).encode("ascii")))
-                except RecursionError:
-                    raise WireError("a line is JSON nested too deeply") from None
+            if self._skipped:
+                frames.append(({"op": "too_large", "bytes": self._skipped + len(line)}, b""))
+                self._skipped = 0
+            elif line.strip():
+                frames.append(_read_line(line))
+        if self._skipped or len(rest) > self._bytes_max:
+            self._skipped += len(rest)
+            rest = b""
+        self._buffer[:] = rest
+        if self._skipped > SKIP_BYTES_MAX:
+            raise WireError(f"a line is longer than {SKIP_BYTES_MAX} bytes")
         return frames
+
+
+def _read_line(line: bytes) -> Frame:
+    # One that is nonsense is answered: what the same program has said well, before and after it, shall count.
+    try:
+        message = _read_object(line)
+        blob = json.dumps(message.pop("value")).encode("ascii") if "value" in message else b""
+        return message, blob
+    except WireError as error:
+        return {"op": "nonsense", "error": str(error).replace("a frame", "the line", 1)}, b""
+    except RecursionError:
+        return {"op": "nonsense", "error": "the line is JSON nested too deeply"}, b""
 
 
 def _read_object(text: bytes | bytearray) -> Message:

@@ -32,18 +32,29 @@ def resume():
     return current_run().checkpoint
 def bad():
     seen = []
-    for value in (1.7, -0.1, float("nan")):
+    for value in (1.7, -0.1, float("nan"), "0.5", True, 10**400, {}):
         try: current_run().progress(value)
         except Invalid as error: seen.append(error.field)
+    try: current_run().progress(0.5, 7)
+    except Invalid as error: seen.append(error.field)
     try: current_run().set_checkpoint(object())
     except Invalid as error: seen.append(error.field)
     return seen
+def convert():
+    from decimal import Decimal
+    current_run().progress(Decimal("0.5"))
 def lines(*requests):
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(os.environ["ROTA_CONTROL"])
     connection.sendall("".join(request + chr(10) for request in requests).encode())
     file = connection.makefile()
-    return [json.loads(file.readline()) for _ in requests]
+    return [json.loads(file.readline()) for request in requests if request.strip()]
+def nonsense():
+    begin = '{"op": "checkpoint", "value": '
+    return lines(
+        "garbage", '{"op": "progress", "fraction": 0.5}', begin + "{page: 4}}", "[1]", begin + "[" * 100000,
+        begin + '"' + "x" * 2000000 + '"}', "  ", begin + "5}",
+    )
 def busy():
     from rota.execution import context
     run, told, send = current_run(), [], context.report_progress
@@ -147,8 +158,14 @@ def test_an_attempt_begins_with_the_checkpoint_of_an_earlier_one(harness: Harnes
 def test_what_is_no_progress_and_no_checkpoint_is_refused_in_the_job(harness: Harness, call: Any) -> None:
     outcome = harness.ended(call("bad"))
 
-    assert json.loads(outcome.result or "") == ["progress", "progress", "progress", "checkpoint"]
+    assert json.loads(outcome.result or "") == [*["progress"] * 7, "message", "checkpoint"]
     assert outcome.checkpoint is None
+
+
+def test_whatever_converts_itself_to_a_fraction_is_one(harness: Harness, call: Any) -> None:
+    harness.ended(call("convert"))
+
+    assert [event.progress for event in harness.seen if isinstance(event, Told)] == [(0.5, None)]
 
 
 def test_any_language_may_write_lines_of_json_to_the_socket(harness: Harness, call: Any) -> None:
@@ -173,6 +190,32 @@ def test_any_language_may_write_lines_of_json_to_the_socket(harness: Harness, ca
     assert answers[7]["why"] is None
     assert "it knows result, error, progress, checkpoint" in answers[8]["error"]
     assert json.loads(outcome.checkpoint or "") == {"page": 4}
+
+
+def test_a_line_that_is_nonsense_is_answered_and_those_beside_it_count(harness: Harness, call: Any) -> None:
+    outcome = harness.ended(call("nonsense"))
+
+    answers = json.loads(outcome.result or "")
+    assert [answer["ok"] for answer in answers] == [False, True, False, False, False, False, True]
+    told = [answer.get("error") for answer in answers]
+    assert told[0] == "the line is no JSON: Expecting value: line 1 column 1 (char 0)"
+    assert told[2].startswith("the line is no JSON: Expecting property name")
+    assert told[3:5] == ["the line is no JSON object", "the line is JSON nested too deeply"]
+    assert "has 2000033 bytes, and 1048576 are the most" in told[5]
+    assert outcome.checkpoint == "5"
+    assert [event.progress for event in harness.seen if isinstance(event, Told)][-1] == (0.5, None)
+
+
+def test_a_result_may_be_null_and_not_be_missing(folder: Path, harness: Harness) -> None:
+    (folder / "tell.py").write_text(TELL_LINE)
+
+    missing, null = (
+        harness.run(sys.executable, str(folder / "tell.py"), line)
+        for line in ('{"op": "result"}', '{"op": "result", "value": null}')
+    )
+
+    assert b"a result has a value" in missing.stdout.head
+    assert (missing.result, null.result) == (None, "null")
 
 
 @pytest.mark.parametrize(
