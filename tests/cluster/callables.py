@@ -64,3 +64,13 @@ def tell(what: str) -> object:
 
 def raise_with(text: str) -> None:
     raise ValueError(text)
+
+
+def say_the_time(seconds: float) -> None:
+    """Write and tell what time it is, so that whoever looks on knows how old it is what he sees."""
+    run = current_run()
+    begun = boottime()
+    while (now := boottime()) < begun + seconds:
+        print(now, flush=True)
+        run.progress((now - begun) / seconds, str(now))
+        time.sleep(0.1)
