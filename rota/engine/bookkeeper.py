@@ -239,9 +239,7 @@ class Bookkeeper(threading.Thread):
         while True:
             with self._woken:
                 if not self._has_reason():
-                    seconds = max(0.0, self._look_at - time.monotonic())
-                    report_seconds = self._books.seconds_until_report()
-                    self._woken.wait(seconds if report_seconds is None else min(seconds, report_seconds))
+                    self._woken.wait(self._wait_seconds())
                 if self._books.ends and not self._stopping:
                     self._woken.wait_for(self._has_gathered, GATHER_SECONDS)
                 if self._stopping and not self._books.ends and not self._books.dead:
@@ -267,6 +265,11 @@ class Bookkeeper(threading.Thread):
             if self._stopping:
                 return
             time.sleep(seconds)
+
+    def _wait_seconds(self) -> float:
+        look_seconds = max(0.0, self._look_at - time.monotonic())
+        due_seconds = self._books.seconds_until_due()
+        return look_seconds if due_seconds is None else min(look_seconds, due_seconds)
 
     def _has_reason(self) -> bool:
         return bool(

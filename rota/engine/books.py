@@ -83,6 +83,12 @@ class Books:
         """Tell how long until ``tell`` is due; None when there is nothing to tell."""
         return max(0.0, self._report_at - time.monotonic()) if self._reports else None
 
+    def seconds_until_due(self) -> float | None:
+        """Tell how long until something is to be told, or tried again; None when there is nothing of the kind."""
+        now = time.monotonic()
+        moments = [at for at, _ in self._later] + ([self._report_at] if self._reports else [])
+        return max(0.0, min(moments) - now) if moments else None
+
     def tell(self) -> None:
         """Bring what running jobs have told into the database: for people who look on.
 
@@ -140,12 +146,12 @@ class Books:
         self._try_again(self.adopted, locked)
 
     def _try_again(self, queue: deque[Item], locked: Collection[Item]) -> None:
-        # Mostly a renewal has them for a moment; or else a hand, for long.
+        # Mostly a renewal has them for a moment, which is not worth a word; or else a hand, for long.
         if not locked:
             self._locked.succeeded()
             return
         self._put_later(queue, locked, self._locked.failed())
-        if self._locked.is_worth_a_line():
+        if self._locked.failures > 1 and self._locked.is_worth_a_line():
             log.warning("%d runs are locked by somebody; what is to be written of them waits", len(locked))
 
     def _put_later(self, queue: deque[Item], items: Iterable[Item], seconds: float) -> None:

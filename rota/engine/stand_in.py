@@ -137,10 +137,10 @@ class StandIn:
         log.info("a worker is back: leaving everything to it")
 
     def _wait_seconds(self) -> float:
-        report_seconds = self._books.seconds_until_report()
-        if report_seconds is None:
+        due_seconds = self._books.seconds_until_due()
+        if due_seconds is None:
             return LOOK_SECONDS
-        return min(LOOK_SECONDS, max(report_seconds, self._try_at - time.monotonic()))
+        return min(LOOK_SECONDS, max(due_seconds, self._try_at - time.monotonic()))
 
     def _has_been_quiet(self) -> bool:
         if not (self._crew.is_alone and self._books.is_empty and not self._watch.is_recovering):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -11,10 +12,11 @@ import pytest
 from rota.engine import bookkeeper as bookkeeper_module
 from rota.engine import books as books_module
 from rota.engine import scheduler as scheduler_module
+from rota.engine.backoff import SECONDS_FIRST
 from rota.engine.bookkeeper import Idle, RenewalWanted
 from rota.engine.tidier import Tidier
 from rota.errors import DatabaseRefused, DatabaseUnavailable
-from rota.model.run import End, NewRun, Written
+from rota.model.run import End, NewRun, NodeIdentity, Written
 from rota.model.states import RunState
 from rota.store.database import Database
 from rota.store.endings import Delivered
@@ -327,6 +329,30 @@ def test_an_end_that_is_refused_is_kept_and_holds_up_nobody_else(
     node.bookkeeper.round()
     assert node.ledger.run(refused_id).state == "succeeded"
     assert claims[refused_id].claim_id in node.acknowledged
+
+
+def test_what_somebody_keeps_locked_is_tried_again_long_before_the_next_look(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.settle()
+    asked: list[str] = []
+
+    def adopt(database: Database, identity: NodeIdentity, claim_ids: Sequence[str]) -> frozenset[str]:
+        asked.extend(claim_ids)
+        return frozenset(claim_ids)
+
+    monkeypatch.setattr(bookkeeper_module, "adopt_claims", adopt)
+    node.bookkeeper.hear_adopted("claim")
+    node.bookkeeper.round()
+
+    assert 0.0 < node.bookkeeper._wait_seconds() <= SECONDS_FIRST
+    assert caplog.messages == []  # mostly it is a renewal, for a moment
+    later = time.monotonic() + SECONDS_FIRST
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert node.bookkeeper._wait_seconds() == 0.0
+    node.bookkeeper.round()
+    assert asked == ["claim"] * 2
+    assert caplog.messages == ["1 runs are locked by somebody; what is to be written of them waits"]
 
 
 def test_a_node_that_drains_or_has_other_settings_tells_the_others(node: Node, ledger: Ledger) -> None:

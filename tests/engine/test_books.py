@@ -70,6 +70,7 @@ def test_an_end_whose_run_somebody_keeps_locked_holds_up_no_other_and_is_deliver
     assert kept[0].claim_ids == (free.claim_id,)
     assert (ledger.run(locked.run_id).state, ledger.run(free.run_id).state) == ("running", "succeeded")
     assert (books.is_due, books.is_empty) == (False, False)
+    assert 0.0 < (books.seconds_until_due() or 0.0) <= SECONDS_FIRST
     steady.now += SECONDS_FIRST
     assert books.is_due
     books.bring_back()
