@@ -26,6 +26,7 @@ from tests.clock import Clock
 from tests.returning import switch_returning_off
 from tests.servers import KINDS, STARTERS, Server, Unavailable, attach, find
 from tests.servers.mysql import PROGRAM_VARIABLE
+from tests.store.counted import miscounted
 from tests.store.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -191,18 +192,26 @@ def database_url(request: pytest.FixtureRequest, database_server: Server) -> Ite
     yield url
     try:
         if request.node.get_closest_marker("breaks_invariants") is None:
-            assert_no_violations(url)
+            assert_no_violations(url, are_counted=is_counted(request))
     finally:
         database_server.drop_database(url)
 
 
-def assert_no_violations(url: str, engine: Engine | None = None) -> None:
-    """Look at ``rota_violations`` over a connection of our own."""
+def is_counted(request: pytest.FixtureRequest) -> bool:
+    """Tell whether all that a test ends is ended by Rota."""
+    return request.node.get_closest_marker("writes_runs_by_hand") is None
+
+
+def assert_no_violations(url: str, engine: Engine | None = None, *, are_counted: bool = True) -> None:
+    """Look at ``rota_violations``, and whether ends were counted, over a connection of our own."""
     from sqlalchemy import NullPool, create_engine, text
 
     with (engine or create_engine(url, poolclass=NullPool)).connect() as connection:
         found = [tuple(row) for row in connection.execute(text("select * from rota_violations"))]
+        wrong = miscounted(connection) if are_counted else []
+        wrong = miscounted(connection) if are_counted else []
     assert not found, f"rota_violations is not empty after the test (rule, run, schedule): {found}"
+    assert not wrong, f"the roll-ups do not agree with the ledger (unit, whose, state, counted, there are): {wrong}"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The tidier: removes what was kept long enough, beside everything else that a node does.
+"""The tidier: folds tallies, and removes what was kept long enough, beside everything else that a node does.
 
 It has its turn when its node looks for findings, which is one node each minute, and then does one short batch after
 another, with pauses between them: ends, claims and other writers go first. All it would forget by dying is how far it
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 from rota.store.database import Database
 from rota.store.retention import REMOVED_MAX, is_clock_fresh, remove_events, remove_runs
+from rota.store.rollups import fold_tallies
 from rota.store.tidying import tidy_output
 
 log = logging.getLogger("rota.scheduler")
@@ -38,9 +39,12 @@ class Tidier:
         self._rest_until = 0.0
         self._batch_size = REMOVED_MAX
         self._removed = 0
+        self._is_folding = False
 
     def begin(self) -> None:
         """Take the turn: do the first batch now, and let others be due."""
+        self._is_folding = True
+        self._next_at = self._clock()
         if is_clock_fresh(self._database):
             return
         if self.keep_output_seconds is not None and (count := tidy_output(self._database, self.keep_output_seconds)):
@@ -54,7 +58,7 @@ class Tidier:
     @property
     def seconds_until_next(self) -> float | None:
         """How long until a batch is due; None: not in this turn."""
-        return max(0.0, self._next_at - self._clock()) if self._left else None
+        return max(0.0, self._next_at - self._clock()) if self._left or self._is_folding else None
 
     def round(self) -> int:
         """Do a batch if one is due; return how many runs went.
@@ -62,7 +66,12 @@ class Tidier:
         Raises:
             DatabaseUnavailable: the turn is over; nothing is lost by it.
         """
-        if self.seconds_until_next != 0.0 or self.keep_runs is None:
+        if self.seconds_until_next != 0.0:
+            return 0
+        if self._is_folding:
+            self._fold()
+            return 0
+        if self.keep_runs is None:
             return 0
         left, self._left = self._left - 1, 0  # trouble ends the turn
         began = self._clock()
@@ -79,6 +88,11 @@ class Tidier:
             log.info("deleted %d finished runs that were kept long enough", self._removed)
             self._removed = 0
         return removed.runs
+
+    def _fold(self) -> None:
+        began, self._is_folding = self._clock(), False  # trouble ends it until the next turn
+        self._is_folding = fold_tallies(self._database)
+        self._next_at = self._clock() + max(PAUSE_SECONDS, PAUSE_FACTOR * (self._clock() - began))
 
     def _adapt(self, took: float, count: int) -> None:
         if took > BATCH_SECONDS_MAX:

@@ -14,10 +14,11 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 
 from rota.model.backfill import Span, take_slots
 from rota.model.slot_rule import SlotRule
-from rota.store.creation import TELL_SLOTS
+from rota.store.creation import tell_slots
 from rota.store.moves import Stale
 from rota.store.tables import run
-from rota.store.types import AnyRow, encode_rows
+from rota.store.tallies import tally_changes
+from rota.store.types import AnyRow
 
 _LEFT = ", of: "
 
@@ -33,26 +34,28 @@ SHRINK = (
     )
     .values(
         slot_at=bindparam("first", type_=run.c.slot_at.type),
+        moment_at=bindparam("first", type_=run.c.slot_at.type),
         slot_last_at=bindparam("last", type_=run.c.slot_at.type),
         slot_count=bindparam("count"),
         reason_text=bindparam("text"),
     )
 )
+_SPAN = ("slot_at", "slot_last_at", "slot_count", "reason_text")
 _KEPT = [
     column
     for column in run.c
-    if column.computed is None
-    and column.name not in {"id", "slot_at", "slot_last_at", "slot_count", "reason_text", "claim_id", "request_id"}
+    if column.computed is None and column.name not in {"id", "claim_id", "request_id", "moment_at", *_SPAN}
 ]
 # What is left behind a slot that was taken out of its midst. Served by the primary key.
 COPY_SPAN = insert(run).from_select(
-    [column.name for column in _KEPT] + ["slot_at", "slot_last_at", "slot_count", "reason_text"],
+    [*(column.name for column in _KEPT), *_SPAN, "moment_at"],
     select(
         *_KEPT,
         bindparam("first", type_=run.c.slot_at.type),
         bindparam("last", type_=run.c.slot_at.type),
         bindparam("count", type_=run.c.slot_count.type),
         bindparam("text", type_=run.c.reason_text.type),
+        bindparam("first", type_=run.c.slot_at.type),
     ).where(run.c.id == bindparam("of_id")),
 )
 
@@ -67,12 +70,14 @@ def split_off(connection: Connection, rule: SlotRule, row: AnyRow, slots: Sequen
     kept = left[0] if left else Span(slots[-1], slots[-1], 1)
     which = {"of_id": row.id, "of_state": row.state, "of_slot": row.slot_at, "of_fence": row.fence}
     values = _span_values(kept, row.reason_text, text)
+    tally_changes(connection, [(row.id, row.state, -1)])
     if connection.execute(SHRINK, which | {"of_count": row.slot_count} | values).rowcount != 1:
         raise Stale(f"run {row.id} was changed meanwhile")
+    tally_changes(connection, [(row.id, row.state, 1)])
     for span in left[1:]:
         connection.execute(COPY_SPAN, {"of_id": row.id} | _span_values(span, row.reason_text, text))
-    if told := [{"schedule_id": row.schedule_id, "slot_at": span.first} for span in left[1:]]:
-        connection.execute(TELL_SLOTS, {"told": encode_rows(told)})
+    if told := [{"schedule_id": row.schedule_id, "slot_at": span.first, "finished": True} for span in left[1:]]:
+        tell_slots(connection, told)
     return bool(left)
 
 

@@ -8,7 +8,7 @@ case quiet.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -28,6 +28,7 @@ from rota.store.keys import find_holders, let_go_of_keys
 from rota.store.moves import Stale
 from rota.store.sharing import share_fairly
 from rota.store.tables import event, job, run
+from rota.store.tallies import tally_runs
 from rota.store.types import db_now, encode_rows, given_rows, in_portions
 
 ROW_BYTES = 1000  # about what a row takes beside its arguments
@@ -131,6 +132,7 @@ _VALUES = {
     "range_start_at": _new.c.range_start_at,
     "range_end_at": _new.c.range_end_at,
     "open_period_id": _new.c.period_id,
+    "moment_at": func.coalesce(_new.c.slot_at, _new.c.period_start_at, _run_at),
 }
 _same_slot = exists().where(
     run.c.schedule_id == _new.c.schedule_id,
@@ -155,6 +157,12 @@ TELL_SLOTS = tell_runs(
     run.c.target_node == func.coalesce(_told.c.target_node, ""),
     _untold,
     actor=run.c.requested_by,
+)
+TALLY_SLOTS = tally_runs(
+    run.c.schedule_id == _told.c.schedule_id,
+    run.c.slot_at == _told.c.slot_at,
+    run.c.target_node == func.coalesce(_told.c.target_node, ""),
+    _untold,
 )
 FIND_ASKED = select(run.c.id, run.c.request_id).where(run.c.request_id == _asked.c.request_id)
 
@@ -183,9 +191,17 @@ def insert_slots(connection: Connection, rows: Sequence[dict[str, Any]]) -> None
         return
     _insert_runs(connection, rows)
     crash.at("fire.inserted")
-    told = [{name: row.get(name) for name in ("schedule_id", "slot_at", "target_node")} for row in rows]
-    for portion in in_portions(told, lambda _: ROW_BYTES):
-        connection.execute(TELL_SLOTS, {"told": encode_rows(portion)})
+    for portion in in_portions(rows, lambda _: ROW_BYTES):
+        tell_slots(connection, portion)
+
+
+def tell_slots(connection: Connection, made: Sequence[Mapping[str, Any]]) -> None:
+    """Tell of the runs of slots that were made: rows of ``schedule_id``, ``slot_at``, ``target_node``, ``finished``."""
+    told = [{name: row.get(name) for name in ("schedule_id", "slot_at", "target_node")} for row in made]
+    rows = {"told": encode_rows(told)}
+    if any(row["finished"] for row in made):
+        connection.execute(TALLY_SLOTS, rows)  # before the events, while it can be seen which of them are new
+    connection.execute(TELL_SLOTS, rows)
 
 
 def _insert_runs(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:

@@ -1,7 +1,7 @@
 """The one place that writes a run's state.
 
 Every change is a ``Move``: checked against the table of states, applied by one conditional update that names the state,
-the fence and the claim it believes in, and told in one event. A batch of any size takes the same three statements. When
+the fence and the claim it believes in, and told in one event. A batch of any size takes the same four statements. When
 a row does not match, nothing of the batch is written and ``Stale`` makes the caller's transaction start over.
 """
 
@@ -23,6 +23,7 @@ from rota.store.events import tell_runs
 from rota.store.keys import HOLDS_KEY_BEYOND
 from rota.store.permits import give_back_permits
 from rota.store.tables import attempt, run
+from rota.store.tallies import tally_attempts, tally_changes
 from rota.store.types import db_now, db_now_plus, encode_rows, given_rows
 from rota.store.wakeup import announce
 
@@ -268,11 +269,19 @@ def apply_moves(connection: Connection, moves: Sequence[Move]) -> int:
         announce(connection)
     ended = [move for move in moves if move.attempt_state is not None]
     if ended:
+        tally_attempts(connection, [move.claim_id for move in ended if move.source is RunState.LOST], -1)
         connection.execute(CLOSE_ATTEMPTS, {"ends": encode_rows(_attempt_row(move) for move in ended)})
+        tally_attempts(connection, [move.claim_id for move in ended], 1)
     connection.execute(TELL_MOVES, {"moves": rows})
+    tally_changes(connection, _finishes(moves))
     wake_dependants(connection, [move.run_id for move in moves if move.target in FINISHED])
     touch_dependants(connection, [move.run_id for move in moves if move.resets])
     return freed
+
+
+def _finishes(moves: Sequence[Move]) -> list[tuple[int, str, int]]:
+    came = [(move.run_id, move.target.value, 1) for move in moves if move.target in FINISHED]
+    return came + [(move.run_id, move.source.value, -1) for move in moves if move.source in FINISHED]
 
 
 def complete_attempts(connection: Connection, ends: Sequence[End]) -> None:

@@ -485,6 +485,9 @@ run = Table(
     Column("upstreams_due_at", Instant),
     Column("awaiting_job_id", Id),
     Column("backfill_id", Id),  # that has it done; NULL: none
+    # What it is for: its slot, the start of its period, or else when it was first to run. NULL: a program made it that
+    # knows only schema 9.
+    Column("moment_at", Instant),
     UniqueConstraint("schedule_id", "slot_at", "target_node", name="rota_run_slot"),
     UniqueConstraint("job_id", "active_key", name="rota_run_active_key"),
     _one_of("state", RunState),
@@ -530,6 +533,16 @@ Index(
 )
 # Serves `run list --job`, and the last run of a job.
 Index("rota_run_job", run.c.job_id, run.c.id)
+# Serves the board: what a job has at a time.
+Index("rota_run_moment", run.c.job_id, run.c.moment_at)
+# Likewise: what of a job is not finished, whenever it is for.
+Index(
+    "rota_run_unfinished",
+    run.c.job_id,
+    run.c.finished_at,
+    postgresql_where=run.c.finished_at.is_(None),
+    sqlite_where=run.c.finished_at.is_(None),
+)
 
 # Serves the fair share between keys: what is asked for last with a key.
 Index(
@@ -739,6 +752,56 @@ output = Table(
     Column("data", Blob, nullable=False),
     Column("marks", LongText),  # JSON: positions, and the microseconds from the start to when these bytes came
     **_MYSQL,
+)
+
+# How many runs of a job ended how, by what they are for; and how many attempts a node had, by when they ended. Told in
+# the transaction that ends them, and folded into the two tables below by one node at a time: many nodes would wait for
+# each other if each end changed a number there.
+tally = Table(
+    "rota_tally",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("job_id", Id, nullable=False),  # 0: it is of a node
+    Column("node", Name, nullable=False),  # '': it is of a job
+    Column("hour", Id, nullable=False),  # since 1970 began
+    Column("hour_last", Id),  # of a row that stands for many slots, spread over these hours; NULL: that hour alone
+    Column("state", Word, nullable=False),
+    Column("ended_count", Id, nullable=False),  # less than zero: so many are done again, or are something else now
+    Column("busy_seconds", Number, nullable=False),
+    Column("delay_seconds", Number, nullable=False),  # from when they might start to when they did, together
+    Column("delay_count", Id, nullable=False),  # of so many: those that ended with their first attempt
+    **_MYSQL,
+)
+
+_NO_SEQUENCE = {name: value for name, value in _MYSQL.items() if name != "sqlite_autoincrement"}
+
+# How the runs of each job ended, by the hours and the days (in UTC) that they are for. It outlives them.
+job_rollup = Table(
+    "rota_job_rollup",
+    metadata,
+    Column("unit", Word, primary_key=True),  # hour, day
+    Column("job_id", Id, primary_key=True, autoincrement=False),  # 0: all jobs together
+    Column("start_at", Instant, primary_key=True),
+    Column("state", Word, primary_key=True),
+    Column("ended_count", Id, nullable=False),
+    Column("delay_seconds", Number, nullable=False),
+    Column("delay_count", Id, nullable=False),
+    **_NO_SEQUENCE,
+)
+# Serves FIND_TROUBLED: the jobs of which something ended badly.
+Index("rota_job_rollup_state", job_rollup.c.unit, job_rollup.c.state, job_rollup.c.start_at, job_rollup.c.job_id)
+
+# How the attempts on each node ended, by the hours and the days in which they did.
+node_rollup = Table(
+    "rota_node_rollup",
+    metadata,
+    Column("unit", Word, primary_key=True),  # hour, day
+    Column("node", Name, primary_key=True),
+    Column("start_at", Instant, primary_key=True),
+    Column("state", Word, primary_key=True),
+    Column("ended_count", Id, nullable=False),
+    Column("busy_seconds", Number, nullable=False),
+    **_NO_SEQUENCE,
 )
 
 # What somebody asks for with nothing but a SQL prompt, and what became of it. Only the first four columns are theirs.

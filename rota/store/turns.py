@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, bindparam, exists, insert, select
+from sqlalchemy import Connection, bindparam, exists, select
 
 from rota.store.tables import lock
+from rota.store.types import insert_if_new
 
 PERIODS = "periods"
 COMMANDS = "commands"
+ROLLUPS = "rollups"
 
 _turn = select(lock.c.name).where(lock.c.name == bindparam("turn", type_=lock.c.name.type))
 WAIT_FOR_TURN = _turn.with_for_update()
 TRY_TURN = _turn.with_for_update(skip_locked=True)
 _new = bindparam("turn", type_=lock.c.name.type)
-_RESTORE_TURN = insert(lock).from_select(["name"], select(_new).where(~exists().where(lock.c.name == _new)))
+_RESTORE_TURN = insert_if_new(lock).from_select(["name"], select(_new).where(~exists().where(lock.c.name == _new)))
 
 
 def take_turn(connection: Connection, turn: str, *, wait: bool = True) -> bool:

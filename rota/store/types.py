@@ -189,6 +189,32 @@ def _seconds_sqlite(element: seconds_since_1970, compiler: SQLCompiler, **option
     return f"cast(strftime('%s', {compiler.process(element.clauses, **options)}) as integer)"
 
 
+class seconds_between(FunctionElement[float]):  # noqa: N801
+    """How many seconds the second moment lies behind the first, with their fraction."""
+
+    type = Number
+    inherit_cache = True
+    name = "seconds_between"
+
+
+@compiles(seconds_between, "postgresql")
+def _between_postgresql(element: seconds_between, compiler: SQLCompiler, **options: Any) -> str:
+    first, second = (compiler.process(one, **options) for one in element.clauses)
+    return f"cast(extract(epoch from {second} - {first}) as double precision)"
+
+
+@compiles(seconds_between, "mysql")
+@compiles(seconds_between, "mariadb")
+def _between_mysql(element: seconds_between, compiler: SQLCompiler, **options: Any) -> str:
+    return f"(timestampdiff(microsecond, {compiler.process(element.clauses, **options)}) / 1e6)"
+
+
+@compiles(seconds_between, "sqlite")
+def _between_sqlite(element: seconds_between, compiler: SQLCompiler, **options: Any) -> str:
+    first, second = (compiler.process(one, **options) for one in element.clauses)
+    return f"((julianday({second}) - julianday({first})) * 86400.0)"
+
+
 class insert_if_new(Insert):  # noqa: N801 - it reads as the SQL statement that it is
     """An insert that leaves out the rows whose unique key is there already, also one that was committed meanwhile."""
 
@@ -205,7 +231,9 @@ def _insert_if_new(element: insert_if_new, compiler: SQLCompiler, **options: Any
 @compiles(insert_if_new, "mysql")
 @compiles(insert_if_new, "mariadb")
 def _insert_if_new_mysql(element: insert_if_new, compiler: SQLCompiler, **options: Any) -> str:
-    key = f"{element.table.name}.id"  # pyright: ignore[reportAttributeAccessIssue]
+    table = element.table
+    first = next(iter(table.primary_key)).name  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
+    key = f"{table.name}.{first}"  # pyright: ignore[reportAttributeAccessIssue]
     text: str = compiler.visit_insert(element, **options)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return f"{text} on duplicate key update {key} = {key}"
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, create_engine, text, update
 
 from rota.store.migrate import SCHEMA_VERSION
 from rota.store.tables import metadata
-from tests.conftest import assert_no_violations
+from tests.conftest import assert_no_violations, is_counted
 from tests.servers import Server
 
 _made: weakref.WeakKeyDictionary[Server, tuple[str, Engine]] = weakref.WeakKeyDictionary()  # they end with their server
@@ -36,7 +36,7 @@ def database_url(request: pytest.FixtureRequest, database_server: Server) -> Ite
     yield url
     try:
         if request.node.get_closest_marker("breaks_invariants") is None:
-            assert_no_violations(url, _made[database_server][1] if reused else None)
+            assert_no_violations(url, _made[database_server][1] if reused else None, are_counted=is_counted(request))
     finally:
         if not reused:
             database_server.drop_database(url)

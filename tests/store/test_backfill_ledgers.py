@@ -224,6 +224,7 @@ def play(ledger: Ledger, seed: int) -> None:
     assert ledger.violations() == []
 
 
+@pytest.mark.writes_runs_by_hand
 @pytest.mark.parametrize("examples", [0, pytest.param(300, marks=pytest.mark.long)], ids=["", "many"])
 @pytest.mark.timeout(1800)
 def test_over_any_ledger_each_slot_has_one_row_and_succeeds_once_at_most(

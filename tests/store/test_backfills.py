@@ -127,6 +127,7 @@ def fill(ledger: Ledger, *kinds: str) -> None:
 ROWS = ("succeeded", "failed", "missed", "skipped", "cancelled", "running", "ready")
 
 
+@pytest.mark.writes_runs_by_hand
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -560,6 +561,7 @@ def test_very_many_slots_are_counted_without_listing_them_and_want_a_second_word
     assert step(ledger) == 1
 
 
+@pytest.mark.writes_runs_by_hand
 def test_a_dry_run_says_what_would_be_done_and_changes_nothing(ledger: Ledger) -> None:
     add_daily(ledger)
     fill(ledger, *ROWS)
@@ -660,6 +662,7 @@ def test_nothing_is_done_again_before_what_it_is_built_on_was_taken(ledger: Ledg
     }  # fmt: skip
 
 
+@pytest.mark.writes_runs_by_hand
 def test_with_failed_only_what_is_built_on_exactly_these_is_done_again(ledger: Ledger) -> None:
     add_chain(ledger)
     start(ledger, "load", first=-4, downstream=True)

@@ -15,7 +15,7 @@ from rota.store.advancing import FIND_WAITED
 from rota.store.backfill_ends import COUNT_STATES, FIND_OURS, READ_UNFINISHED
 from rota.store.backfill_slots import READ_COVERING, READ_SLOTS, READ_TAKERS
 from rota.store.backfill_steps import FIND_BACKFILLS
-from rota.store.creation import INSERT_RUNS, TELL_ASKED, TELL_SLOTS
+from rota.store.creation import INSERT_RUNS, TALLY_SLOTS, TELL_ASKED, TELL_SLOTS
 from rota.store.dependants import FIND_DEPENDANTS, READ_DECIDED
 from rota.store.dialects import ClaimForm
 from rota.store.endings import FIND_ENDING, FIND_EXPIRED, KEEP_ORPHANS
@@ -41,6 +41,7 @@ from rota.store.retention import FIND_NEWEST, LOCK_REMOVABLE, READ_GROUPS, READ_
 from rota.store.sharing import FIND_FIRST, PLACE_RUNS
 from rota.store.tables import backfill, dependency, job, permit, run, schedule
 from rota.store.tables import event as events
+from rota.store.tallies import TALLY_ATTEMPTS, TALLY_CHANGES
 from rota.store.types import encode_rows
 from rota.store.upstreams import FIND_AWAITING, READ_BEFORE, READ_LAST, READ_LATEST
 from tests.clock import BEGINNING
@@ -405,6 +406,9 @@ GIVEN: dict[str, tuple[Any, str]] = {
     "LET_GO": (LET_GO, "wanted"),
     "APPLY_MOVES": (APPLY_MOVES, "moves"),
     "TELL_MOVES": (TELL_MOVES, "moves"),
+    "TALLY_CHANGES": (TALLY_CHANGES, "changes"),
+    "TALLY_ATTEMPTS": (TALLY_ATTEMPTS, "claims"),
+    "TALLY_SLOTS": (TALLY_SLOTS, "told"),
     "CLOSE_ATTEMPTS": (CLOSE_ATTEMPTS, "ends"),
     "KEEP_ORPHANS": (KEEP_ORPHANS, "orphans"),
 }

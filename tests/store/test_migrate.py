@@ -5,22 +5,25 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import CheckConstraint, NullPool, create_engine, event, inspect, text
+from sqlalchemy import CheckConstraint, NullPool, create_engine, event, insert, inspect, select, text
 
 from rota.errors import DatabaseRefused, DatabaseUnavailable, DatabaseVersion
 from rota.store import migrate
 from rota.store.database import Database
 from rota.store.migrate import SCHEMA_VERSION, VERSION_TABLE, check_schema, schema_version, upgrade, upgrade_sql
-from rota.store.tables import metadata
+from rota.store.rollups import fold_tallies
+from rota.store.tables import attempt, job_rollup, metadata, run
 from rota.store.types import by_default
 from rota.store.violations import VIEW
 from tests.servers import Server
+from tests.store.counted import miscounted
 
 # Alembic says so of every generated column that it compares.
 pytestmark = pytest.mark.filterwarnings("ignore:Computed default")
@@ -255,6 +258,53 @@ def columns_of(database: Database) -> dict[str, list[str]]:
         return {name: [c["name"] for c in inspector.get_columns(name)] for name in inspector.get_table_names()}
 
     return database.read(look)
+
+
+def test_what_has_ended_before_there_were_roll_ups_is_counted(empty: Database) -> None:
+    upgrade_to(empty, "0009")
+    slot, later = datetime(2026, 11, 2, 23, 30, tzinfo=UTC), datetime(2026, 11, 3, 4, 15, tzinfo=UTC)
+    values: dict[str, Any] = {
+        "job_id": 1, "job": "load", "slot_count": 1, "target_node": "", "state": "succeeded", "reason": "done",
+        "reason_text": "", "args": "{}", "pool": "default", "priority": 0, "delivery": "at_least_once",
+        "requested_by": "ann@desk", "enqueued_at": later, "run_at": later, "queued": False, "finished_at": later,
+        "attempt": 1, "retries_used": 0, "losses": 0, "fence": 1,
+    }  # fmt: skip
+    rows: list[dict[str, Any]] = [
+        {"slot_at": slot},
+        {"state": "failed"},
+        {"job_id": 2, "slot_at": slot, "slot_last_at": later, "slot_count": 6, "state": "missed"},
+        {"state": "ready", "finished_at": None},
+    ]
+    tried = {
+        "run_id": 1, "attempt": 1, "state": "succeeded", "claim_id": "c", "fence": 1, "node": "a", "claimed_at": slot,
+        "finished_at": later, "seconds": 5.0,
+    }  # fmt: skip
+
+    def fill(connection: Any) -> None:
+        for row in rows:
+            connection.execute(insert(run).values(values | row))
+        connection.execute(insert(attempt).values(tried))
+
+    empty.write(fill, repeatable=False)
+
+    upgrade(empty)
+
+    assert empty.read(miscounted) == []
+    assert [moment for (moment,) in empty.read(lambda c: c.execute(select(run.c.moment_at).order_by(run.c.id)))] == [
+        slot, later, slot, later,
+    ]  # fmt: skip
+    while fold_tallies(empty):
+        pass
+    assert empty.read(miscounted) == []
+    of_hours = select(job_rollup.c.job_id, job_rollup.c.start_at, job_rollup.c.ended_count).where(
+        job_rollup.c.unit == "hour", job_rollup.c.job_id > 0
+    )
+    hours = [slot.replace(minute=0) + timedelta(hours=number) for number in range(6)]
+    assert {tuple(row) for row in empty.read(lambda c: c.execute(of_hours).all())} == {
+        (1, hours[0], 1), (1, hours[5], 1), *((2, hour, 1) for hour in hours),
+    }  # fmt: skip
+    busy = text("select node, busy_seconds from rota_node_rollup where unit = 'day'")
+    assert [tuple(row) for row in empty.read(lambda c: c.execute(busy).all())] == [("a", 5.0)]
 
 
 @pytest.mark.parametrize("number", ["decimal(20)", "bigint"])

@@ -182,7 +182,7 @@ def test_a_batch_of_any_size_takes_the_same_statements(ledger: Ledger) -> None:
             apply(ledger, *moves)
         counts.add(len(sent))
 
-    assert counts == {3}
+    assert counts == {4}
 
 
 def test_no_moves_take_no_statement(ledger: Ledger) -> None:

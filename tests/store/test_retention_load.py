@@ -98,6 +98,7 @@ def connect_impatient(ledger: Ledger, gave_up: list[str]) -> Database:
     return database
 
 
+@pytest.mark.writes_runs_by_hand
 @pytest.mark.parametrize("count", [1500, pytest.param(100_000, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])
 def test_old_runs_go_while_others_work_and_nobody_waits_a_second_for_a_lock(ledger: Ledger, count: int) -> None:
     ledger.add_job()

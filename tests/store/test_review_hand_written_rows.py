@@ -85,6 +85,7 @@ def test_a_schedule_that_was_set_to_never_by_hand_stops_nobody_else(ledger: Ledg
     assert not outlook.slot_has_come
 
 
+@pytest.mark.writes_runs_by_hand
 def test_a_waiting_run_that_was_cancelled_by_hand_is_not_looked_at_again(ledger: Ledger) -> None:
     ledger.add_job()
     later = ledger.clock.now + timedelta(seconds=1)
@@ -111,6 +112,7 @@ def test_a_window_that_was_taken_away_by_hand_is_not_looked_at_again(ledger: Led
     assert (ledger.run(run_id).state, ledger.run(run_id).due_at) == ("ready", None)
 
 
+@pytest.mark.writes_runs_by_hand
 def test_an_attempt_number_that_was_reset_by_hand_keeps_nobody_from_claiming(ledger: Ledger) -> None:
     claim = ledger.start_one()
     ledger.end(claim, "exited", exit_code=1)
@@ -350,6 +352,7 @@ NONSENSE = [
 ]
 
 
+@pytest.mark.writes_runs_by_hand
 def test_nonsense_about_long_runs_stops_neither_ends_nor_rescues(ledger: Ledger) -> None:
     claims: dict[str, list[Claim]] = {"ends": [], "rescues": []}
     for what, found in claims.items():

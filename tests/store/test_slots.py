@@ -265,7 +265,7 @@ def test_a_month_of_a_minutely_schedule_is_one_run_and_one_row_for_the_rest(ledg
     assert rest.slot_last_at == run.slot_at - MINUTE
     assert (run.state, run.slot_at) == ("ready", BEGINNING + timedelta(days=30))
     assert ledger.schedule(schedule_id).next_slot_at == run.slot_at + MINUTE
-    assert len(sent) == 5
+    assert len(sent) == 6
 
 
 def test_the_past_is_decided_once_also_when_it_was_long(ledger: Ledger, job: int) -> None:

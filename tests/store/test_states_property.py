@@ -375,6 +375,7 @@ def _expected(run: Run) -> tuple[Any, ...]:
     )
 
 
+@pytest.mark.writes_runs_by_hand
 def test_runs_move_as_the_table_of_states_says_whatever_is_done_to_them(database_url: str, database_kind: str) -> None:
     ledger = Ledger(database_url, Clock())
 

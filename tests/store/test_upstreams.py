@@ -257,6 +257,7 @@ def test_the_last_run_counts_of_an_upstream_without_a_schedule(ledger: Ledger) -
     assert ledger.run(run_id).state == RunState.READY
 
 
+@pytest.mark.writes_runs_by_hand
 def test_a_slot_that_a_calendar_closes_is_none(ledger: Ledger) -> None:
     chain(ledger)
     fire(ledger)

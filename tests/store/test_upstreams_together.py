@@ -305,6 +305,7 @@ def test_what_waits_for_an_upstream_that_is_taken_away_goes_at_once(ledger: Ledg
     assert ledger.run(run_id).state == RunState.READY
 
 
+@pytest.mark.writes_runs_by_hand
 def test_a_row_that_a_hand_has_moved_on_is_looked_away_from(ledger: Ledger) -> None:
     chain(ledger)
     fire(ledger)

@@ -1,0 +1,215 @@
+"""Roll-ups: how many runs of each job, and attempts on each node, ended how in each hour and each day.
+
+Invariant: a tally is folded in the transaction that removes it, by one node at a time, so that each counts once. What
+is read here adds the tallies that nobody has folded yet: it is exact at any moment, whether nodes live or not. Hours
+and days are those of UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, Table, bindparam, delete, exists, insert, literal, select, update
+
+from rota.model.spread import spread_evenly
+from rota.model.states import RunState
+from rota.store.database import Database
+from rota.store.tables import job_rollup, node_rollup, tally
+from rota.store.turns import ROLLUPS, take_turn
+from rota.store.types import AnyRow, Id, Instant, Word, encode_rows, given_rows
+
+FOLD_MAX = 2000  # tallies in one transaction
+ALL_JOBS = 0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Unit(StrEnum):
+    """How long the stretches are that a roll-up counts."""
+
+    HOUR = "hour"
+    DAY = "day"
+
+
+# Served by the primary key.
+FIND_TALLIES = select(tally).order_by(tally.c.id).limit(FOLD_MAX)
+_folded = given_rows("folded", id="id")
+REMOVE_TALLIES = delete(tally).where(tally.c.id.in_(select(_folded.c.id)))
+READ_TALLIES = select(tally)
+
+BAD_STATES = (RunState.FAILED, RunState.LOST, RunState.MISSED)
+_unit = bindparam("unit", type_=Word)
+_within = (bindparam("first", type_=Instant()), bindparam("end", type_=Instant()))
+# Served by the primary keys.
+READ_OF_JOBS = select(job_rollup).where(
+    job_rollup.c.unit == _unit,
+    job_rollup.c.job_id.in_(bindparam("job_ids", expanding=True)),
+    job_rollup.c.start_at >= _within[0],
+    job_rollup.c.start_at < _within[1],
+)
+READ_OF_NODES = select(node_rollup).where(
+    node_rollup.c.unit == _unit,
+    node_rollup.c.node.in_(bindparam("nodes", expanding=True)),
+    node_rollup.c.start_at >= _within[0],
+    node_rollup.c.start_at < _within[1],
+)
+# Served by rota_job_rollup_state.
+FIND_TROUBLED = (
+    select(job_rollup.c.job_id)
+    .where(
+        job_rollup.c.unit == _unit,
+        job_rollup.c.state.in_([state.value for state in BAD_STATES]),
+        job_rollup.c.start_at >= _within[0],
+        job_rollup.c.start_at < _within[1],
+        job_rollup.c.ended_count > 0,
+        job_rollup.c.job_id > bindparam("after", type_=Id),
+    )
+    .distinct()
+    .order_by(job_rollup.c.job_id)
+    .limit(bindparam("limit"))
+)
+
+
+class _Fold:
+    """The statements that add to one of the two tables. Served by its primary key."""
+
+    def __init__(self, table: Table, parameter: str, key: Mapping[str, str], numbers: Mapping[str, str]) -> None:
+        given = given_rows(parameter, **key, **numbers)
+        same = [table.c[name] == given.c[name] for name in key]
+        self._parameter = parameter
+        self._begin = insert(table).from_select(
+            [*key, *numbers],
+            select(*(given.c[name] for name in key), *(literal(0) for _ in numbers)).where(~exists().where(*same)),
+        )
+        self._add = update(table).where(*same).values({name: table.c[name] + given.c[name] for name in numbers})
+
+    def run(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
+        given = {self._parameter: encode_rows(rows)}
+        connection.execute(self._begin, given)
+        connection.execute(self._add, given)
+
+
+_FOLD_JOBS = _Fold(
+    job_rollup,
+    "of_jobs",
+    {"unit": "word", "job_id": "id", "start_at": "instant", "state": "word"},
+    {"ended_count": "id", "delay_seconds": "number", "delay_count": "id"},
+)
+_FOLD_NODES = _Fold(
+    node_rollup,
+    "of_nodes",
+    {"unit": "word", "node": "name", "start_at": "instant", "state": "word"},
+    {"ended_count": "id", "busy_seconds": "number"},
+)
+
+
+@dataclass(slots=True)
+class Count:
+    """What is counted of one state in one stretch of time."""
+
+    ended_count: int = 0
+    busy_seconds: float = 0.0  # of attempts on a node
+    delay_seconds: float = 0.0  # from when runs might start to when they did, together
+    delay_count: int = 0  # of so many runs
+
+    def add(self, row: AnyRow, ended_count: int, *, is_first: bool = True) -> None:
+        """Add what a row says; its seconds once, where it is spread over several stretches."""
+        self.ended_count += ended_count
+        if is_first:
+            self.busy_seconds += getattr(row, "busy_seconds", 0.0)
+            self.delay_seconds += getattr(row, "delay_seconds", 0.0)
+            self.delay_count += getattr(row, "delay_count", 0)
+
+
+@dataclass(slots=True)
+class Counts:
+    """Counts by whose they are (the id of a job, or the name of a node), where their stretch begins, and state."""
+
+    unit: Unit
+    found: dict[tuple[int | str, datetime, str], Count] = field(
+        default_factory=dict[tuple[int | str, datetime, str], Count]
+    )
+
+    def add_tally(self, row: AnyRow, *subjects: int | str) -> None:
+        """Add a tally to each of these."""
+        hours = {row.hour: row.ended_count}
+        if row.hour_last is not None:
+            hours = spread_evenly(row.hour, row.hour_last, row.ended_count)
+        for number, (hour, count) in enumerate(hours.items()):
+            start = _EPOCH + timedelta(hours=hour if self.unit is Unit.HOUR else hour - hour % 24)
+            for subject in subjects:
+                self.of(subject, start, row.state).add(row, count, is_first=number == 0)
+
+    def of(self, subject: int | str, start: datetime, state: str) -> Count:
+        """Return a count, made when there is none."""
+        return self.found.setdefault((subject, start, state), Count())
+
+    def rows(self, subject: str) -> Iterable[dict[str, Any]]:
+        """Return them as rows of their table, in the order of its key."""
+        for (whose, start, state), count in sorted(self.found.items(), key=lambda one: one[0]):
+            yield {"unit": self.unit.value, subject: whose, "start_at": start, "state": state} | asdict(count)
+
+
+def fold_tallies(database: Database) -> bool:
+    """Fold the oldest tallies, in one transaction; return whether there are more.
+
+    Raises:
+        DatabaseUnavailable: calling again is safe.
+    """
+
+    def fold(connection: Connection) -> bool:
+        if not take_turn(connection, ROLLUPS, wait=False):
+            return False
+        rows = connection.execute(FIND_TALLIES).all()
+        if not rows:
+            return False
+        of_jobs, of_nodes = [Counts(unit) for unit in Unit], [Counts(unit) for unit in Unit]
+        for row in rows:
+            for counts in of_nodes if row.node else of_jobs:
+                counts.add_tally(row, *((row.node,) if row.node else (row.job_id, ALL_JOBS)))
+        _FOLD_JOBS.run(connection, [one for counts in of_jobs for one in counts.rows("job_id")])
+        _FOLD_NODES.run(connection, [one for counts in of_nodes for one in counts.rows("node")])
+        connection.execute(REMOVE_TALLIES, {"folded": encode_rows({"id": row.id} for row in rows)})
+        return len(rows) == FOLD_MAX
+
+    return database.write(fold, repeatable=True)
+
+
+def read_job_counts(
+    connection: Connection, unit: Unit, job_ids: Collection[int], first: datetime, end: datetime
+) -> Counts:
+    """Return what is counted of these jobs (``ALL_JOBS``: of all together) in the stretches that begin in [first, end).
+
+    Two statements: in between, tallies may be folded. Whoever needs both to agree reads in one snapshot.
+    """
+    counts = Counts(unit)
+    wanted = {"unit": unit.value, "job_ids": list(job_ids), "first": first, "end": end}
+    for row in connection.execute(READ_TALLIES):
+        if not row.node:
+            counts.add_tally(row, *({row.job_id, ALL_JOBS} & set(job_ids)))
+    _cut(counts, first, end)
+    for row in connection.execute(READ_OF_JOBS, wanted):
+        counts.of(row.job_id, row.start_at, row.state).add(row, row.ended_count)
+    return counts
+
+
+def read_node_counts(
+    connection: Connection, unit: Unit, nodes: Collection[str], first: datetime, end: datetime
+) -> Counts:
+    """Return what is counted of the attempts on these nodes in the stretches that begin in [first, end)."""
+    counts = Counts(unit)
+    wanted = {"unit": unit.value, "nodes": list(nodes), "first": first, "end": end}
+    for row in connection.execute(READ_TALLIES):
+        if row.node in wanted["nodes"]:
+            counts.add_tally(row, row.node)
+    _cut(counts, first, end)
+    for row in connection.execute(READ_OF_NODES, wanted):
+        counts.of(row.node, row.start_at, row.state).add(row, row.ended_count)
+    return counts
+
+
+def _cut(counts: Counts, first: datetime, end: datetime) -> None:
+    counts.found = {key: count for key, count in counts.found.items() if first <= key[1] < end}
