@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "period":   ("rota.cli.period:period",         "The intervals of a job's timeline: list, tree, reprocess, skip."),
     "node":     ("rota.cli.node:node",             "The machines that share the database."),
     "pool":     ("rota.cli.pool:pool",             "Named sets of nodes: what is ready there, pause and resume."),
+    "board": ("rota.cli.board:board",              "Jobs, and nodes, by time."),
     "forecast": ("rota.cli.forecast:forecast",     "What will run when, and how full the pool will be."),
     "check":    ("rota.cli.check:check",           "Health for monitoring: 0 ok, 1 warning, 2 critical, 3 unknown."),
     "why":      ("rota.cli.why:why",               "Why it has not started, was skipped, missed, retried, lost."),

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from rota.client.backfills import Backfills
+    from rota.client.board import Board
     from rota.client.calendars import Calendars
     from rota.client.claims import Claim, Poller
     from rota.client.facts import Nodes, Pools, Why
@@ -175,6 +176,13 @@ class Rota:
         from rota.client.facts import Why
 
         return Why(self)
+
+    @cached_property
+    def board(self) -> Board:
+        """Jobs, and nodes, by time."""
+        from rota.client.board import Board
+
+        return Board(self)
 
     @cached_property
     def warner(self) -> Warner:

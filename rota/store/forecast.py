@@ -34,9 +34,8 @@ SCHEDULES_MAX = 100_000
 JOBS_MAX = 1000  # whose durations are looked up; of the others nothing is expected
 NODES_MAX = 1000
 
-# Schedules that are due soon, in the order of their slots, without their arguments, which may be long. Served by
-# rota_schedule_due.
-FIND_COMING = (
+# Schedules that are due soon, in the order of their slots, without their arguments, which may be long.
+COMING = (
     select(
         *(column for column in schedule.c if column.name not in {"args", "declared"}),
         literal("{}").label("args"),
@@ -56,8 +55,8 @@ FIND_COMING = (
         schedule.c.next_slot_at < bindparam("until", type_=Instant()),
     )
     .order_by(schedule.c.next_slot_at)
-    .limit(SCHEDULES_MAX + 1)
 )
+FIND_COMING = COMING.limit(SCHEDULES_MAX + 1)  # served by rota_schedule_due
 FIND_COMING_OF_JOB = FIND_COMING.where(job.c.name == bindparam("job"))
 READ_JOB_ID = select(job.c.id).where(job.c.name == bindparam("job"))
 READ_LIVING = (

@@ -13,14 +13,32 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Table, bindparam, delete, exists, insert, literal, select, update
+from sqlalchemy import (
+    Boolean,
+    Connection,
+    Table,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    null,
+    or_,
+    select,
+    union,
+    union_all,
+    update,
+)
 
 from rota.model.spread import spread_evenly
 from rota.model.states import RunState
 from rota.store.database import Database
 from rota.store.tables import job_rollup, node_rollup, tally
+from rota.store.tallies import hour_of
 from rota.store.turns import ROLLUPS, take_turn
-from rota.store.types import AnyRow, Id, Instant, Word, encode_rows, given_rows
+from rota.store.types import AnyRow, Instant, Word, encode_rows, given_rows
 
 FOLD_MAX = 2000  # tallies in one transaction
 ALL_JOBS = 0
@@ -38,38 +56,74 @@ class Unit(StrEnum):
 FIND_TALLIES = select(tally).order_by(tally.c.id).limit(FOLD_MAX)
 _folded = given_rows("folded", id="id")
 REMOVE_TALLIES = delete(tally).where(tally.c.id.in_(select(_folded.c.id)))
-READ_TALLIES = select(tally)
 
 BAD_STATES = (RunState.FAILED, RunState.LOST, RunState.MISSED)
 _unit = bindparam("unit", type_=Word)
-_within = (bindparam("first", type_=Instant()), bindparam("end", type_=Instant()))
-# Served by the primary keys.
-READ_OF_JOBS = select(job_rollup).where(
-    job_rollup.c.unit == _unit,
-    job_rollup.c.job_id.in_(bindparam("job_ids", expanding=True)),
-    job_rollup.c.start_at >= _within[0],
-    job_rollup.c.start_at < _within[1],
-)
-READ_OF_NODES = select(node_rollup).where(
-    node_rollup.c.unit == _unit,
-    node_rollup.c.node.in_(bindparam("nodes", expanding=True)),
-    node_rollup.c.start_at >= _within[0],
-    node_rollup.c.start_at < _within[1],
-)
-# Served by rota_job_rollup_state.
-FIND_TROUBLED = (
-    select(job_rollup.c.job_id)
-    .where(
+_first, _end = bindparam("first", type_=Instant()), bindparam("end", type_=Instant())
+# What is folded and what is not, in one statement: in between, tallies may be folded. Served by the primary keys.
+READ_OF_JOBS = union_all(
+    select(
+        job_rollup.c.job_id,
+        hour_of(job_rollup.c.start_at).label("hour"),
+        null().label("hour_last"),
+        job_rollup.c.state,
+        job_rollup.c.ended_count,
+        job_rollup.c.delay_seconds,
+        job_rollup.c.delay_count,
+    ).where(
         job_rollup.c.unit == _unit,
-        job_rollup.c.state.in_([state.value for state in BAD_STATES]),
-        job_rollup.c.start_at >= _within[0],
-        job_rollup.c.start_at < _within[1],
+        job_rollup.c.job_id.in_(bindparam("job_ids", expanding=True)),
+        job_rollup.c.start_at >= _first,
+        job_rollup.c.start_at < _end,
+    ),
+    select(
+        case((bindparam("of_all", type_=Boolean), ALL_JOBS), else_=tally.c.job_id),
+        tally.c.hour,
+        tally.c.hour_last,
+        tally.c.state,
+        tally.c.ended_count,
+        tally.c.delay_seconds,
+        tally.c.delay_count,
+    ).where(
+        tally.c.node == "",
+        or_(bindparam("of_all", type_=Boolean), tally.c.job_id.in_(bindparam("job_ids", expanding=True))),
+    ),
+)
+READ_OF_NODES = union_all(
+    select(
+        node_rollup.c.node,
+        hour_of(node_rollup.c.start_at).label("hour"),
+        null().label("hour_last"),
+        node_rollup.c.state,
+        node_rollup.c.ended_count,
+        node_rollup.c.busy_seconds,
+    ).where(
+        node_rollup.c.unit == _unit,
+        node_rollup.c.node.in_(bindparam("nodes", expanding=True)),
+        node_rollup.c.start_at >= _first,
+        node_rollup.c.start_at < _end,
+    ),
+    select(
+        tally.c.node, tally.c.hour, tally.c.hour_last, tally.c.state, tally.c.ended_count, tally.c.busy_seconds
+    ).where(tally.c.node.in_(bindparam("nodes", expanding=True))),
+)
+# The jobs of which something ended badly in this time. Served by rota_job_rollup_state.
+_bad_states = [state.value for state in BAD_STATES]
+FIND_TROUBLED = union(
+    select(job_rollup.c.job_id).where(
+        job_rollup.c.unit == _unit,
+        job_rollup.c.state.in_(_bad_states),
+        job_rollup.c.start_at >= _first,
+        job_rollup.c.start_at < _end,
         job_rollup.c.ended_count > 0,
-        job_rollup.c.job_id > bindparam("after", type_=Id),
-    )
-    .distinct()
-    .order_by(job_rollup.c.job_id)
-    .limit(bindparam("limit"))
+    ),
+    select(tally.c.job_id).where(
+        tally.c.node == "",
+        tally.c.state.in_(_bad_states),
+        func.coalesce(tally.c.hour_last, tally.c.hour) >= hour_of(_first),
+        tally.c.hour < hour_of(_end),
+        tally.c.ended_count > 0,
+    ),
 )
 
 
@@ -133,11 +187,12 @@ class Counts:
         default_factory=dict[tuple[int | str, datetime, str], Count]
     )
 
-    def add_tally(self, row: AnyRow, *subjects: int | str) -> None:
-        """Add a tally to each of these."""
-        hours = {row.hour: row.ended_count}
+    def add(self, row: AnyRow, *subjects: int | str) -> None:
+        """Add what a row says of an hour, or of many, to each of these."""
+        first = int(row.hour)  # a decimal number on MariaDB
+        hours = {first: row.ended_count}
         if row.hour_last is not None:
-            hours = spread_evenly(row.hour, row.hour_last, row.ended_count)
+            hours = spread_evenly(first, int(row.hour_last), row.ended_count)
         for number, (hour, count) in enumerate(hours.items()):
             start = _EPOCH + timedelta(hours=hour if self.unit is Unit.HOUR else hour - hour % 24)
             for subject in subjects:
@@ -169,7 +224,7 @@ def fold_tallies(database: Database) -> bool:
         of_jobs, of_nodes = [Counts(unit) for unit in Unit], [Counts(unit) for unit in Unit]
         for row in rows:
             for counts in of_nodes if row.node else of_jobs:
-                counts.add_tally(row, *((row.node,) if row.node else (row.job_id, ALL_JOBS)))
+                counts.add(row, *((row.node,) if row.node else (row.job_id, ALL_JOBS)))
         _FOLD_JOBS.run(connection, [one for counts in of_jobs for one in counts.rows("job_id")])
         _FOLD_NODES.run(connection, [one for counts in of_nodes for one in counts.rows("node")])
         connection.execute(REMOVE_TALLIES, {"folded": encode_rows({"id": row.id} for row in rows)})
@@ -181,35 +236,28 @@ def fold_tallies(database: Database) -> bool:
 def read_job_counts(
     connection: Connection, unit: Unit, job_ids: Collection[int], first: datetime, end: datetime
 ) -> Counts:
-    """Return what is counted of these jobs (``ALL_JOBS``: of all together) in the stretches that begin in [first, end).
+    """Return what is counted of these jobs in the stretches that begin in [first, end)."""
+    wanted = {"unit": unit.value, "job_ids": list(job_ids), "of_all": False, "first": first, "end": end}
+    return _read(connection.execute(READ_OF_JOBS, wanted), unit, first, end)
 
-    Two statements: in between, tallies may be folded. Whoever needs both to agree reads in one snapshot.
-    """
-    counts = Counts(unit)
-    wanted = {"unit": unit.value, "job_ids": list(job_ids), "first": first, "end": end}
-    for row in connection.execute(READ_TALLIES):
-        if not row.node:
-            counts.add_tally(row, *({row.job_id, ALL_JOBS} & set(job_ids)))
-    _cut(counts, first, end)
-    for row in connection.execute(READ_OF_JOBS, wanted):
-        counts.of(row.job_id, row.start_at, row.state).add(row, row.ended_count)
-    return counts
+
+def read_all_counts(connection: Connection, unit: Unit, first: datetime, end: datetime) -> Counts:
+    """Return what is counted of all jobs together, as those of the id ``ALL_JOBS``, likewise."""
+    wanted = {"unit": unit.value, "job_ids": [ALL_JOBS], "of_all": True, "first": first, "end": end}
+    return _read(connection.execute(READ_OF_JOBS, wanted), unit, first, end)
 
 
 def read_node_counts(
     connection: Connection, unit: Unit, nodes: Collection[str], first: datetime, end: datetime
 ) -> Counts:
     """Return what is counted of the attempts on these nodes in the stretches that begin in [first, end)."""
-    counts = Counts(unit)
     wanted = {"unit": unit.value, "nodes": list(nodes), "first": first, "end": end}
-    for row in connection.execute(READ_TALLIES):
-        if row.node in wanted["nodes"]:
-            counts.add_tally(row, row.node)
-    _cut(counts, first, end)
-    for row in connection.execute(READ_OF_NODES, wanted):
-        counts.of(row.node, row.start_at, row.state).add(row, row.ended_count)
+    return _read(connection.execute(READ_OF_NODES, wanted), unit, first, end)
+
+
+def _read(rows: Iterable[AnyRow], unit: Unit, first: datetime, end: datetime) -> Counts:
+    counts = Counts(unit)
+    for row in rows:
+        counts.add(row, row[0])
+    counts.found = {key: count for key, count in counts.found.items() if first <= key[1] < end and count.ended_count}
     return counts
-
-
-def _cut(counts: Counts, first: datetime, end: datetime) -> None:
-    counts.found = {key: count for key, count in counts.found.items() if first <= key[1] < end}

@@ -21,7 +21,7 @@ _nothing = literal(0.0, Number)
 
 
 def hour_of(moment: Any) -> ColumnElement[int]:
-    """Return the hour since 1970 in which a moment lies."""
+    """Return the hour since 1970 in which a moment lies, as a whole number."""
     return seconds_since_1970(moment) // HOUR_SECONDS
 
 

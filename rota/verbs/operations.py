@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rota.client import Rota
+from rota.model.board import ROWS_DEFAULT
 from rota.verbs.verb import Role, View, verb
 
 # -- runs
@@ -207,6 +208,27 @@ def check(rota: Rota, *, warning_late: Any = None, critical_late: Any = None) ->
 @verb("forecast", Role.VIEWER)
 def forecast(rota: Rota, *, days: int = 1, job: str | None = None) -> View:
     return rota.forecast(days, job)
+
+
+@verb("board.jobs", Role.VIEWER)
+def board_jobs(
+    rota: Rota,
+    *,
+    zoom: str = "day",
+    start: str | None = None,
+    search: str = "",
+    troubled: bool = False,
+    after: str = "",
+    limit: int = ROWS_DEFAULT,
+) -> View:
+    return rota.board.jobs(zoom, start=start, search=search, troubled=troubled, after=after, limit=limit)
+
+
+@verb("board.nodes", Role.VIEWER)
+def board_nodes(
+    rota: Rota, *, zoom: str = "day", start: str | None = None, after: str = "", limit: int = ROWS_DEFAULT
+) -> View:
+    return rota.board.nodes(zoom, start=start, after=after, limit=limit)
 
 
 @verb("why.run", Role.VIEWER)

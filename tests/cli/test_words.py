@@ -57,6 +57,8 @@ FLAGS = {
     "calendar list": "",
     "calendar show": "",
     "calendar delete": "",
+    "board jobs": "--zoom --start --search --troubled --after --limit",
+    "board nodes": "--zoom --start --after --limit",
     "forecast": "--days --job",
     "backfill start": "--from --to --order --max-active --downstream --again --failed-only --dry-run --yes",
     "backfill list": "--limit",

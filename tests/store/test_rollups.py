@@ -18,7 +18,7 @@ from rota.store.endings import end_runs, rescue_runs
 from rota.store.firing import fire_schedules
 from rota.store.interventions import mark_succeeded, rerun_run, skip_run
 from rota.store.retention import remove_runs
-from rota.store.rollups import ALL_JOBS, Unit, fold_tallies, read_job_counts, read_node_counts
+from rota.store.rollups import ALL_JOBS, Unit, fold_tallies, read_all_counts, read_job_counts, read_node_counts
 from tests.clock import BEGINNING
 from tests.store.ledger import LEASE_SECONDS, Ledger
 
@@ -32,7 +32,10 @@ def counted(
     ledger: Ledger, unit: Unit = Unit.HOUR, job_id: int = 1, first: datetime = TODAY - DAY, end: datetime = TODAY + DAY
 ) -> dict[tuple[datetime, str], int]:
     """How many of the job ended how, by when their stretch begins; what is nothing is left out."""
-    counts = ledger.database.read(lambda connection: read_job_counts(connection, unit, [job_id], first, end))
+    if job_id == ALL_JOBS:
+        counts = ledger.database.read(lambda connection: read_all_counts(connection, unit, first, end))
+    else:
+        counts = ledger.database.read(lambda connection: read_job_counts(connection, unit, [job_id], first, end))
     return {(start, state): one.ended_count for (_, start, state), one in counts.found.items() if one.ended_count}
 
 
@@ -67,7 +70,7 @@ def test_ends_are_counted_by_the_hours_and_days_that_they_are_for(ledger: Ledger
         (one, "succeeded"): 1,
         (other, "succeeded"): 1,
     }
-    of_days = {(TODAY, "succeeded"): 2, (TODAY, "failed"): 1, (TODAY + DAY, "succeeded"): 1}
+    of_days: object = {(TODAY, "succeeded"): 2, (TODAY, "failed"): 1, (TODAY + DAY, "succeeded"): 1}
     assert counted(ledger, Unit.DAY, end=TODAY + 2 * DAY) == of_days
     assert counted(ledger, Unit.DAY, ALL_JOBS, end=TODAY + 2 * DAY) == of_days
 

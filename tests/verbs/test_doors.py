@@ -107,6 +107,8 @@ CASES = {
     "node.resume": Case("node resume n1", "n1"),
     "node.forget": Case("node forget n2", "n2"),
     "status": Case("status"),
+    "board.jobs": Case("board jobs --zoom week --search lo", None, {"zoom": "week", "search": "lo"}),
+    "board.nodes": Case("board nodes --limit 1", None, {"limit": 1}),
     "check": Case("check --warning-late 2m", None, {"warning_late": "2m"}),
     "forecast": Case("forecast --days 2 --job load", None, {"days": 2, "job": "load"}),
     "why.run": Case("why run 1", "1"),

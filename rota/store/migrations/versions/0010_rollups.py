@@ -86,7 +86,7 @@ def upgrade() -> None:
     op.execute(
         "update rota_run set moment_at = coalesce(slot_at, period_start_at, enqueued_at) where moment_at is null"
     )
-    _count()
+    count_all()
     steps.create_index("rota_run_moment", "rota_run", ["job_id", "moment_at"])
     is_unfinished = sa.text("finished_at is null")
     steps.create_index(
@@ -100,7 +100,7 @@ def upgrade() -> None:
     op.execute("update rota_schema set version = 10, compatible_from = 2")
 
 
-def _count() -> None:
+def count_all() -> None:
     """Count what is there already: rows that stand for many slots are told, and spread by the first node."""
     kind = op.get_context().dialect.name
     for table in ("rota_job_rollup", "rota_node_rollup", "rota_tally"):
