@@ -25,9 +25,10 @@ INTERRUPTED = 130  # as a shell says it of a command ended by SIGINT
 # fmt: off
 COMMANDS: dict[str, tuple[str, str]] = {
     # name       where it is                       what `rota --help` says of it
-    "up":       ("rota.cli.node:up",               "Everything on this machine: schema, scheduler, worker."),
+    "up":       ("rota.cli.node:up",               "Everything on this machine: schema, scheduler, worker, web."),
     "worker":   ("rota.cli.node:worker",           "Fire schedules and run jobs until told to stop."),
     "tick":     ("rota.cli.node:tick",             "One pass for a crontab line: fire, claim, run to the end, exit."),
+    "web":      ("rota.cli.web:web",               "The HTTP API: all that this command line does, and events."),
     "status":   ("rota.cli.status:status",         "One screen: nodes, what runs, what is late, what failed."),
     "job":      ("rota.cli.job:job",               "What to run, and how."),
     "schedule": ("rota.cli.schedule:schedule",     "When a job is due, and what happens when it is late."),

@@ -9,6 +9,7 @@ import click
 
 from rota.cli.door import Door, Words, through_door
 from rota.cli.status import NODE_COLUMNS
+from rota.cli.web import serve_beside, web_flags
 from rota.model.states import OnTerm
 
 if TYPE_CHECKING:
@@ -139,8 +140,8 @@ def answer_in(zone: str) -> Answer:
     return lambda database, node: answer_commands(database, node=node, zone=zone)
 
 
-def run_node(door: Door, *, one_pass: bool = False, **flags: Any) -> int:
-    """Be a node until told to stop, or for one pass."""
+def run_node(door: Door, *, one_pass: bool = False, web: tuple[str, int] | None = None, **flags: Any) -> int:
+    """Be a node until told to stop, or for one pass; and serve the web there meanwhile."""
     from rota.engine.node import Node, RunUntil
 
     def read() -> NodeSettings:
@@ -159,7 +160,12 @@ def run_node(door: Door, *, one_pass: bool = False, **flags: Any) -> int:
     answer = answer_in(door.config.zone)
     node = Node(settings, run_until=run_until, reload=read_again, reopen_logs=logs.reopen, answer=answer)
     node.install_signal_handlers()
-    return node.run()
+    server = serve_beside(door, *web) if web is not None else None
+    try:
+        return node.run()
+    finally:
+        if server is not None:
+            server.stop()
 
 
 @click.command()
@@ -190,10 +196,11 @@ def tick(door: Door, **flags: Any) -> int:
 @click.command()
 @click.option("--demo", is_flag=True, help="Load jobs that show the point, and watch them.")
 @click.option("--seconds", metavar="N", type=float, help="With --demo: end by itself after so long.")
+@web_flags
 @node_flags
 @through_door
-def up(door: Door, *, demo: bool, seconds: float | None, **flags: Any) -> int:
-    """Everything on this machine: bring the schema up to date, then schedule and work."""
+def up(door: Door, *, demo: bool, seconds: float | None, host: str, port: int, **flags: Any) -> int:
+    """Everything on this machine: bring the schema up to date, then schedule, work, and serve the web."""
     if demo:
         from rota.cli.demo import show_demo
 
@@ -201,9 +208,11 @@ def up(door: Door, *, demo: bool, seconds: float | None, **flags: Any) -> int:
     if seconds is not None:
         raise click.UsageError("--seconds goes with --demo")
     from rota.client import schema
+    from rota.web.trust import check_address
 
+    check_address(host)
     schema.upgrade(door.database_url())
-    return run_node(door, **flags)
+    return run_node(door, web=(host, port), **flags)
 
 
 @click.group()

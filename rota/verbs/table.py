@@ -15,6 +15,7 @@ NOT_HERE = {
     "up": "a process on this machine",
     "worker": "a process on this machine",
     "tick": "a process on this machine",
+    "web": "a process on this machine",
     "run.wait": "read the run instead, until its finished_at is there",
     "period.wait": "read the period instead, until its finished_at is there",
     "import.crontab": "a file on this machine",

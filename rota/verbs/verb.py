@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from rota.client import Rota
 from rota.errors import Invalid
@@ -39,6 +39,8 @@ class Verb:
     target: str | None
     is_target_optional: bool
     parameters: frozenset[str]  # the words that it knows
+    wanted: tuple[str, ...]  # those of them without which it does nothing
+    kinds: Mapping[str, type[bool | int | str]]  # of those that are of one kind only; None is not given
     takes_others: bool  # and those of a definition, which the client checks
     act: Callable[..., View]
 
@@ -57,23 +59,23 @@ class Verb:
         if self.target is not None:
             positional.append(target)
         for name in parameters:
-            if name not in self.parameters and not self.takes_others:
+            if name not in self.parameters and (not self.takes_others or name in _NO_OPTIONS):
                 near = get_close_matches(name, self.parameters, n=1)
                 known = f"it has {', '.join(sorted(self.parameters))}" if self.parameters else "it has none"
                 hint = f"did you mean {near[0]}?" if near else known
                 raise Invalid(name, parameters[name], f"{self.name} has no such parameter; {hint}")
+            if name in self.kinds:
+                _check_kind(name, parameters[name], self.kinds[name])
+        parameters = {name: value for name, value in parameters.items() if value is not None or name not in self.kinds}
+        for name in self.wanted:
+            if name not in parameters:
+                raise Invalid(name, None, f"{self.name} wants it")
         given = {_as_argument(name): value for name, value in parameters.items()}
-        missing = [
-            name
-            for name, one in inspect.signature(self.act).parameters.items()
-            if one.kind is one.KEYWORD_ONLY and one.default is one.empty and name not in given
-        ]
-        if missing:
-            raise Invalid(_as_word(missing[0]), None, f"{self.name} wants it")
         return self.act(rota, *positional, **given)
 
 
 VERBS: dict[str, Verb] = {}
+_NO_OPTIONS = frozenset({"self", "rota", "name", "key"})  # of a definition: Python has these for what it is about
 
 
 def verb(name: str, role: Role) -> Callable[[F], F]:
@@ -82,6 +84,8 @@ def verb(name: str, role: Role) -> Callable[[F], F]:
     def add(act: F) -> F:
         parameters = list(inspect.signature(act).parameters.values())
         positional = [one for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD][1:]
+        keywords = {_as_word(one.name): one for one in parameters if one.kind is one.KEYWORD_ONLY}
+        hints = get_type_hints(act)
         assert name not in VERBS
         assert len(positional) <= 1
         VERBS[name] = Verb(
@@ -89,7 +93,9 @@ def verb(name: str, role: Role) -> Callable[[F], F]:
             role=role,
             target=_as_word(positional[0].name) if positional else None,
             is_target_optional=bool(positional) and positional[0].default is not inspect.Parameter.empty,
-            parameters=frozenset(_as_word(one.name) for one in parameters if one.kind is one.KEYWORD_ONLY),
+            parameters=frozenset(keywords),
+            wanted=tuple(word for word, one in keywords.items() if one.default is one.empty),
+            kinds={word: kind for word, one in keywords.items() if (kind := _kind_of(hints[one.name])) is not None},
             takes_others=any(one.kind is one.VAR_KEYWORD for one in parameters),
             act=act,
         )
@@ -104,3 +110,20 @@ def _as_argument(word: str) -> str:
 
 def _as_word(argument: str) -> str:
     return argument.removesuffix("_")
+
+
+_RULES: dict[type, str] = {bool: "it is true or false", int: "it is a whole number", str: "it is text"}
+
+
+def _kind_of(hint: Any) -> type[bool | int | str] | None:
+    for kind in (bool, int, str):
+        if hint is kind or kind in get_args(hint):
+            return kind
+    return None
+
+
+def _check_kind(name: str, value: Any, kind: type) -> None:
+    if value is None:
+        return
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise Invalid(name, value, _RULES[kind])

@@ -24,10 +24,11 @@ JOB_FLAGS = (
     "--give-up-failures --give-up-age"
 )
 FLAGS = {
-    "up": "--demo --seconds --name --pool --label --slots -I -m --lease --poll --drain-timeout --on-term --state-dir "
-    "--log-file",
+    "up": "--demo --seconds --host --port --name --pool --label --slots -I -m --lease --poll --drain-timeout "
+    "--on-term --state-dir --log-file",
     "worker": "--name --pool --label --slots -I -m --lease --poll --drain-timeout --on-term --state-dir --log-file",
     "tick": "--name --pool --label --slots -I -m --lease --poll --drain-timeout --on-term --state-dir --log-file",
+    "web": "--host --port --log-file",
     "status": "",
     "check": "--nagios --warning-late --critical-late",
     "job add": f"{JOB_FLAGS} --if-exists",

@@ -1,0 +1,1 @@
+"""The HTTP door: every verb as a resource, events as they happen, and what monitoring asks."""

@@ -1,0 +1,227 @@
+"""The application: a route for each way to a verb, and around all of them what refuses requests that may not be.
+
+Invariant: no rule about jobs and runs lives here. A route reads its request, asks the verb, and writes what it answers
+or how it refuses. What blocks, which is whatever asks the database, runs in as many threads as there are connections.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import anyio
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+
+from rota import __version__
+from rota.client import Rota
+from rota.client.rota import CONNECTIONS_MAX
+from rota.errors import Invalid
+from rota.verbs.table import VERBS
+from rota.web import trust
+from rota.web.bodies import read_encoded, read_object, read_query
+from rota.web.doorkeeper import Doorkeeper
+from rota.web.openapi import Describe, Say, describe_route, nothing_known, nothing_said, show_openapi
+from rota.web.paging import LIMIT_DEFAULT, LIMIT_MAX, read_key, show_page
+from rota.web.problems import Refusal, problem, problem_of, write_json
+from rota.web.resources import Resource, derive_resources
+
+ACTORS_MAX = 100  # for whom it is remembered what they were warned of
+
+T = TypeVar("T")
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+class Threads:
+    """Runs what blocks in at most ``number`` threads at a time; more wait for a free one."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._limiter: anyio.CapacityLimiter | None = None
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run ``work`` and return what it returns. Whoever stops waiting leaves it to run to its end."""
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(self._number)
+        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+
+
+def make_app(
+    rota: Rota,
+    *,
+    names: Iterable[str] = (),
+    describe: Describe = nothing_known,
+    say: Say = nothing_said,
+    threads: int = CONNECTIONS_MAX,
+) -> FastAPI:
+    """Make the application that serves ``rota``.
+
+    It is asked for by ``names`` besides those of this machine; requests with another ``Host`` are refused. For OpenAPI,
+    ``describe`` tells the schemas of a verb's parameters, and ``say`` what it does. The connections of ``rota`` are
+    given back when it ends.
+    """
+    in_threads = Threads(threads)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            rota.close()
+
+    app = FastAPI(
+        title="Rota",
+        version=__version__,
+        summary="Highly available cron and long-running tasks",
+        openapi_url="/api/openapi.json",
+        docs_url=None,  # both would load programs from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        exception_handlers={Refusal: _refused, HTTPException: _refused_by_router},
+    )
+    for resource in derive_resources(VERBS.values()):
+        answer = answer_with(resource, rota, in_threads)
+        app.add_api_route(resource.path, answer, methods=[resource.method], **describe_route(resource, describe, say))
+    app.openapi = functools.partial(show_openapi, app)
+    app.add_middleware(Doorkeeper, names=trust.names_of("localhost", names))
+    return app
+
+
+def answer_with(resource: Resource, rota: Rota, threads: Threads) -> Answer:
+    """Return what answers requests for one resource."""
+    verb = resource.verb
+
+    @functools.lru_cache(maxsize=ACTORS_MAX)
+    def rota_of(actor: str) -> Rota:
+        return Rota.over(rota.database, actor=actor, default_zone=rota.default_zone)
+
+    async def answer(request: Request) -> Response:
+        identity = trust.identify(request.headers)
+        if not identity.may(verb):
+            rule = f"{verb.name} wants the role {verb.role}; {identity.name} is {identity.role}"
+            raise Refusal(403, "forbidden", rule)
+        given = await read_parameters(resource, request)
+        target = read_target(resource, request, given)
+        filters, asked = read_page(resource, given)
+
+        def ask() -> Response:
+            view = verb.run(rota_of(identity.name), target, asked)
+            if filters is not None:
+                view = show_page(verb.name, filters, view)
+            return write_answer(resource, target, view)
+
+        return await threads.run(functools.partial(_or_refused, ask, target if resource.names_target is None else None))
+
+    return answer
+
+
+async def read_parameters(resource: Resource, request: Request) -> dict[str, Any]:
+    """Read the parameters: of what looks in the query string, of what acts in the body."""
+    query: bytes = request.scope["query_string"]
+    if resource.method == "GET":
+        return read_query(resource.verb, query)
+    if query:
+        raise Refusal(400, "unreadable", "what acts takes its parameters in the body: leave the query string out")
+    if resource.verb.name != "job.run" and "idempotency-key" in request.headers:
+        raise Refusal(
+            400,
+            "no-idempotency-key",
+            f"Idempotency-Key is known for job.run only; {resource.verb.name} would be done again: leave it out",
+            field="Idempotency-Key",
+        )
+    return await read_object(request.headers, request.stream())
+
+
+def read_target(resource: Resource, request: Request, given: dict[str, Any]) -> str | None:
+    """Return what the request is about: from the path, or taken out of the body."""
+    verb = resource.verb
+    if verb.target is None:
+        return None
+    if resource.names_target is None:
+        return read_encoded(str(request.path_params[verb.target]))
+    target = given.pop(resource.names_target, None)
+    if not isinstance(target, str):
+        rule = f"name it in the body, as text: {verb.name} is about it"
+        raise Refusal(422, "invalid", f"{resource.names_target} is not given: {rule}", field=resource.names_target)
+    return target
+
+
+def read_page(resource: Resource, given: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Return the filters of a list, and what to ask its verb for; of another verb None, and what was given."""
+    verb = resource.verb
+    if not resource.lists:
+        return None, given
+    filters = {name: value for name, value in given.items() if name not in {"limit", "after"}}
+    asked: dict[str, Any] = {"limit": LIMIT_DEFAULT, **given}
+    if isinstance(limit := asked["limit"], int) and not 1 <= limit <= LIMIT_MAX:
+        raise Refusal(422, "invalid", f"limit {limit} is refused: 1 to {LIMIT_MAX}", field="limit", value=limit)
+    if "after" in given:
+        asked["after"] = read_key(verb.name, filters, given["after"])
+    return filters, {name: value for name, value in asked.items() if name in verb.parameters or name in given}
+
+
+def write_answer(resource: Resource, target: str | None, view: Any) -> Response:
+    """Write what a verb answers: 201 and where it is found, when it has made something."""
+    headers = {"Cache-Control": "no-store"}
+    status = 200
+    if resource.makes is not None and (made := name_of(view, target)) is not None:
+        status = 201
+        headers["Location"] = f"{resource.makes}/{quote(made, safe='')}"
+    return Response(write_json(view), status, headers, "application/json")
+
+
+def name_of(view: Any, target: str | None) -> str | None:
+    """Return by what an answer is found again: an id, that of the first of a group, or the name it was made by."""
+    match view:
+        case {"id": int(number)}:
+            return str(number)
+        case {"group": str(), "runs": [{"id": int(number)}, *_]}:
+            return str(number)
+        case {"name": str(name)} | {"key": str(name)} if name == target:
+            return name
+        case _:
+            return None
+
+
+def _or_refused(ask: Callable[[], Response], target: str | None) -> Response:
+    try:
+        return ask()
+    except Invalid as error:
+        # What no name can be is not found at this address, rather than a parameter that was refused.
+        return problem_of(error, status=404 if target is not None and is_about(error, target) else None)
+    except Exception as error:  # noqa: BLE001 - what nobody foresaw is logged there
+        return problem_of(error)
+
+
+def is_about(error: Invalid, target: str) -> bool:
+    """Tell whether it is the target that was refused."""
+    return error.value == target or (error.field in {"run", "backfill"} and target.isdigit())
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    return problem_of(error)
+
+
+async def _refused_by_router(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        hint = f"there is nothing at {request.url.path}; see /api/openapi.json, and write / in a name as %2F"
+        return problem(404, "no-such-path", hint)
+    if error.status_code == 405:
+        allowed = sorted(_methods_at(request))
+        answer = problem(405, "no-such-method", f"{request.method} is not known there; {', '.join(allowed)} is")
+        answer.headers["Allow"] = ", ".join(allowed)
+        return answer
+    return problem(error.status_code, "refused", str(error.detail))
+
+
+def _methods_at(request: Request) -> set[str]:
+    routes: Any = request.app.router.routes
+    return {method for route in routes if route.matches(request.scope)[0] is not Match.NONE for method in route.methods}

@@ -1,0 +1,100 @@
+"""The server: one event loop that serves the application, in this thread or beside a node in a thread of its own.
+
+The address is taken before anything else begins, so that whoever starts learns at once that it is taken.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+
+import uvicorn
+from fastapi import FastAPI
+
+from rota.errors import ConfigError
+from rota.web.trust import check_address
+
+log = logging.getLogger("rota.web")
+
+CONNECTIONS_MAX = 1000  # of clients; more are told to come back
+GRACE_SECONDS = 5  # for requests under way when it is told to stop
+JOIN_SECONDS_MAX = 10.0
+PORT = 8300
+
+
+class WebServer:
+    """Serves ``app`` at an address that it takes when it is made."""
+
+    def __init__(self, app: FastAPI, host: str, port: int) -> None:
+        """Take the address.
+
+        Raises:
+            ConfigError: it is not this machine's alone, or it cannot be had.
+        """
+        check_address(host)
+        self._socket = listen(host, port)
+        self.url = shown_url(host, self._socket.getsockname()[1])
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                log_level=logging.WARNING,
+                server_header=False,
+                proxy_headers=False,  # who asks is never told by a header that anybody can send
+                ws="none",
+                limit_concurrency=CONNECTIONS_MAX,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+            )
+        )
+        self._thread: threading.Thread | None = None
+
+    def run(self) -> None:
+        """Serve until a signal says to stop; requests under way may end."""
+        log.info("serving at %s", self.url)
+        self._server.run([self._socket])
+
+    def start(self) -> None:
+        """Serve in a thread of its own until ``stop``."""
+        log.info("serving at %s", self.url)
+        self._thread = threading.Thread(target=self._serve, name="web", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End what ``start`` began."""
+        if self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(JOIN_SECONDS_MAX)
+
+    def close(self) -> None:
+        """Give the address back."""
+        self._socket.close()
+
+    def _serve(self) -> None:
+        try:
+            self._server.run([self._socket])
+        except Exception:
+            log.exception("the web server has ended; what this node does otherwise goes on")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take an address.
+
+    Raises:
+        ConfigError: it cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    taken = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((host.strip("[]"), port))
+    except (OSError, OverflowError) as error:
+        taken.close()
+        raise ConfigError(f"{shown_url(host, port)} cannot be had: {error}; choose another with --port") from error
+    return taken
+
+
+def shown_url(host: str, port: int) -> str:
+    """Write the address of this server for people."""
+    return f"http://[{host.strip('[]')}]:{port}" if ":" in host else f"http://{host}:{port}"
