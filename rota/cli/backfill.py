@@ -7,9 +7,11 @@ from typing import Any
 import click
 
 from rota.cli.door import Door, Words, given, through_door
+from rota.cli.paging import tell_next
 from rota.cli.period import tell_touched
 from rota.cli.screen import Columns, View, clean, short_time
 from rota.client.backfills import TakenBack
+from rota.model.backfill import BackfillState
 from rota.model.slot_rule import CatchUpOrder
 
 COLUMNS: Columns = {
@@ -121,11 +123,16 @@ def start(
 
 
 @backfill.command("list")
+@click.option("--name", metavar="JOB|KEY", help="Only those of this job or schedule.")
+@click.option("--state", type=Words(*BackfillState), help="Only these.")
 @click.option("--limit", metavar="N", type=int, default=50, show_default=True, help="At most so many.")
+@click.option("--before", metavar="ID", type=int, help="The next page: older than this one.")
 @through_door
-def list_(door: Door, *, limit: int) -> None:
+def list_(door: Door, **filters: Any) -> None:
     """List backfills, newest first."""
-    door.screen.show_list(door.rota.backfills.list(limit), COLUMNS, nothing="no backfills")
+    views = door.rota.backfills.list(**filters)
+    door.screen.show_list(views, COLUMNS, nothing="no backfills")
+    tell_next(views, "before", as_json=door.screen.as_json)
 
 
 @backfill.command()

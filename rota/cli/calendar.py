@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from rota.cli.door import IF_EXISTS, Door, given, through_door
+from rota.cli.paging import page_flags, tell_next
 from rota.cli.screen import Columns, View
 
 
@@ -53,11 +54,14 @@ def add(door: Door, *, name: str, if_exists: str, **flags: Any) -> None:
 
 
 @calendar.command("list")
+@page_flags
 @through_door
-def list_(door: Door) -> None:
-    """List all calendars."""
-    views = door.rota.calendars.list()
-    door.screen.show_list(views, COLUMNS, nothing="no calendars yet; add one with `rota calendar add`")
+def list_(door: Door, **filters: Any) -> None:
+    """List calendars, in the order of their names."""
+    views = door.rota.calendars.list(**filters)
+    nothing = "no such calendars" if any(filters.values()) else "no calendars yet; add one with `rota calendar add`"
+    door.screen.show_list(views, COLUMNS, nothing=nothing)
+    tell_next(views, as_json=door.screen.as_json)
 
 
 @calendar.command()

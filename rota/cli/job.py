@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from rota.cli.door import IF_EXISTS, Door, Words, given, read_args, read_pairs, read_time, through_door
+from rota.cli.paging import page_flags, tell_next
 from rota.cli.run import follow_run
 from rota.cli.screen import Columns, View
 from rota.errors import Invalid
@@ -18,7 +19,7 @@ from rota.model.ending import Backoff
 from rota.model.job import Executor, Startup
 from rota.model.keeping import KEEP_RULE, format_keep
 from rota.model.placement import RetryNode, RunsOn
-from rota.model.states import Delivery
+from rota.model.states import Delivery, JobState
 from rota.model.timeline import Blocking, PeriodMode
 
 _WORD_LISTS = ("retry_on", "no_retry_on", "secrets", "prefer", "exclude", "mutexes", "after", "rolls_up")
@@ -244,13 +245,23 @@ def add(door: Door, *, name: str, if_exists: str, **flags: Any) -> None:
 
 
 @job.command("list")
+@click.option("--state", type=Words(*JobState), help="Only these.")
+@click.option("--pool", metavar="P", help="Only those of this pool.")
 @click.option("--ghosts", is_flag=True, help="Only what code declared once and declares no more.")
+@page_flags
 @through_door
-def list_(door: Door, *, ghosts: bool) -> None:
-    """List all jobs."""
-    views = [view for view in door.rota.jobs.list() if view["ghost_since"] or not ghosts]
-    nothing = "no ghosts" if ghosts else "no jobs yet; add one with `rota job add`"
+def list_(door: Door, **filters: Any) -> None:
+    """List jobs, in the order of their names."""
+    views = door.rota.jobs.list(**filters)
+    nothing = (
+        "no ghosts"
+        if filters["ghosts"]
+        else "no such jobs"
+        if any(filters.values())
+        else "no jobs yet; add one with `rota job add`"
+    )
     door.screen.show_list(views, COLUMNS, nothing=nothing)
+    tell_next(views, as_json=door.screen.as_json)
 
 
 @job.command()

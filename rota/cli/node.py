@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rota.cli.door import Door, Words, through_door
+from rota.cli.paging import page_flags, tell_next
 from rota.cli.status import NODE_COLUMNS
 from rota.cli.web import serve_beside, web_flags
 from rota.model.states import OnTerm
@@ -221,12 +222,14 @@ def node() -> None:
 
 
 @node.command("list")
+@page_flags
 @through_door
-def list_(door: Door) -> None:
-    """List all nodes."""
-    door.screen.show_list(
-        door.rota.nodes.list(), NODE_COLUMNS, nothing="no node is registered; start one with `rota worker`"
-    )
+def list_(door: Door, **filters: Any) -> None:
+    """List nodes, in the order of their names."""
+    views = door.rota.nodes.list(**filters)
+    nothing = "no such nodes" if any(filters.values()) else "no node is registered; start one with `rota worker`"
+    door.screen.show_list(views, NODE_COLUMNS, nothing=nothing)
+    tell_next(views, as_json=door.screen.as_json)
 
 
 @node.command()

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from rota.cli.door import Door, Words, given, through_door
+from rota.cli.paging import tell_next
 from rota.cli.screen import Columns, View, clean
 from rota.model.period_step import DONE_PERIODS, PeriodState
 
@@ -34,12 +35,14 @@ def period() -> None:
 @click.option("--from", "first", metavar="PERIOD", help="From this one, day, month or year on.")
 @click.option("--to", "last", metavar="PERIOD", help="Up to this one, or the end of this day, month, year.")
 @click.option("--limit", metavar="N", help="The latest N of them. [50]")
+@click.option("--before", metavar="PERIOD", help="The next page: those before this one.")
 @through_door
 def list_(door: Door, *, job: str, state: tuple[str, ...], **flags: Any) -> None:
     """List the periods of a job, oldest first."""
     views = door.rota.periods.list(job, state=state, **given(**flags))
     nothing = f"no such periods of job {job}; they are listed from when a worker has first looked at them"
     door.screen.show_list(views, COLUMNS, nothing=nothing)
+    tell_next(views, "before", as_json=door.screen.as_json)
 
 
 @period.command()

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from rota.cli.door import IF_EXISTS, Door, through_door
+from rota.cli.paging import page_flags, tell_next
 from rota.cli.screen import Columns, short_time
 from rota.cli.status import tell_labels
 from rota.errors import Invalid
@@ -61,12 +62,14 @@ def pool() -> None:
 
 
 @pool.command("list")
+@page_flags
 @through_door
-def list_(door: Door) -> None:
-    """List all pools, the nodes that claim for them, and how many runs are ready."""
-    door.screen.show_list(
-        door.rota.pools.list(), COLUMNS, nothing="no node has worked for a pool yet; start one with `rota worker`"
-    )
+def list_(door: Door, **filters: Any) -> None:
+    """List pools, the nodes that claim for them, and how many runs are ready."""
+    views = door.rota.pools.list(**filters)
+    nothing = "no such pools" if any(filters.values()) else "no node has worked for a pool yet; start `rota worker`"
+    door.screen.show_list(views, COLUMNS, nothing=nothing)
+    tell_next(views, as_json=door.screen.as_json)
 
 
 @pool.command()

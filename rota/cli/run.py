@@ -9,6 +9,7 @@ import click
 
 from rota.cli.door import Door, read_time, through_door
 from rota.cli.output import OutputWriter
+from rota.cli.paging import tell_next
 from rota.cli.screen import Columns, View, clean, short_time, write_value
 from rota.model.states import RunState
 
@@ -44,6 +45,7 @@ def run() -> None:
 @click.option("--since", metavar="TIME", help="Asked for since this time.")
 @click.option("--limit", metavar="N", type=int, default=50, show_default=True, help="At most so many.")
 @click.option("--before", metavar="ID", type=int, help="The next page: older than this run.")
+@click.option("--within", metavar="N", type=int, help="Look through at most so many. [all]")
 @through_door
 def list_(
     door: Door, *, since: str | None, state: tuple[str, ...], limit: int, group: str | None, **flags: Any
@@ -53,6 +55,7 @@ def list_(
     views = door.rota.runs.list(state=list(state) or None, since=moment, limit=limit, group=group, **flags)
     columns = COLUMNS if group is None else {"for node": "target_node", **COLUMNS}
     door.screen.show_list(views, columns, nothing="no such runs")
+    tell_next(views, "before", as_json=door.screen.as_json)
     if group is not None and not door.screen.as_json:
         click.echo(clean(door.rota.runs.group(group).show()["summary"]))
 

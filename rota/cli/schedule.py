@@ -8,10 +8,12 @@ from typing import Any, cast
 import click
 
 from rota.cli.door import IF_EXISTS, Door, Words, given, read_args, read_time, through_door
+from rota.cli.paging import page_flags, tell_next
 from rota.cli.screen import Columns, View, clean, short_time
 from rota.errors import Invalid
 from rota.model.schedule import TIMINGS
 from rota.model.slot_rule import CatchUp, CatchUpOrder, OnClosed, Overlap
+from rota.model.states import JobState
 from rota.model.timing import Fold, Gap
 
 COLUMNS: Columns = {
@@ -136,13 +138,23 @@ def _tell_notes(door: Door, view: View) -> None:
 
 
 @schedule.command("list")
+@click.option("--state", type=Words(*JobState), help="Only these.")
+@click.option("--job", metavar="J", help="Only those of this job.")
 @click.option("--ghosts", is_flag=True, help="Only what code declared once and declares no more.")
+@page_flags
 @through_door
-def list_(door: Door, *, ghosts: bool) -> None:
-    """List all schedules."""
-    views = [view for view in door.rota.schedules.list() if view["ghost_since"] or not ghosts]
-    nothing = "no ghosts" if ghosts else "no schedules yet; add one with `rota schedule add`"
+def list_(door: Door, **filters: Any) -> None:
+    """List schedules, in the order of their keys."""
+    views = door.rota.schedules.list(**filters)
+    nothing = (
+        "no ghosts"
+        if filters["ghosts"]
+        else "no such schedules"
+        if any(filters.values())
+        else "no schedules yet; add one with `rota schedule add`"
+    )
     door.screen.show_list(views, COLUMNS, nothing=nothing)
+    tell_next(views, as_json=door.screen.as_json)
 
 
 @schedule.command()

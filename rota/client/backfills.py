@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from rota.client.listing import gather
 from rota.client.runs import RUN_ID_MAX
 from rota.errors import Invalid
-from rota.model.backfill import Wish
+from rota.model.backfill import BackfillState, Wish
 from rota.model.instants import check_zone, parse_instant
 from rota.model.names import check_name
+from rota.model.pages import Page
+from rota.model.values import check_word
 from rota.store import backfills, period_actions
-from rota.store.backfills import LIST_MAX, Subject
+from rota.store.backfills import Subject
 
 if TYPE_CHECKING:
     from rota.client.rota import Rota
@@ -147,11 +150,32 @@ class Backfills:
             return period_actions.backfill_periods(database, name, first, last, wish, actor=actor, dry_run=True)
         return backfills.preview_backfill(database, name, first, last, wish)
 
-    def list(self, limit: int = 50) -> list[dict[str, Any]]:
-        """Return the newest backfills, the newest first."""
-        if isinstance(limit, bool) or not 1 <= limit <= LIST_MAX:
-            raise Invalid("limit", limit, f"1 to {LIST_MAX}")
-        return backfills.list_backfills(self._rota.database, limit=limit)
+    def list(
+        self,
+        limit: int = 50,
+        *,
+        name: str | None = None,
+        state: str | None = None,
+        before: int | None = None,
+    ) -> Page[dict[str, Any]]:
+        """Return up to ``limit`` backfills, the newest first: of a job or schedule by ``name``, in a ``state``.
+
+        ``next`` of what is returned is the ``before`` of the next page: the id of its last one.
+
+        Raises:
+            Invalid: a value breaks its rule.
+        """
+        filters: dict[str, Any] = {
+            "name": None if name is None else check_name("name", name),
+            "state": None if state is None else check_word("state", state, BackfillState).value,
+        }
+        database = self._rota.database
+        return gather(
+            lambda place, most: backfills.list_backfills(database, before=place, limit=most, **filters),
+            "id",
+            after=None if before is None else _check_id(before),
+            limit=limit,
+        )
 
     def _read(self, name: str, start: str | datetime, end: str | datetime) -> tuple[Subject, datetime, datetime]:
         subject = backfills.read_subject(self._rota.database, check_name("name", name))

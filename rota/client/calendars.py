@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rota.client.listing import check_search, gather
 from rota.model.calendars import Calendar
 from rota.model.names import check_name
+from rota.model.pages import Page
 from rota.store import calendars
 from rota.store.database import now_of
 from rota.store.jobs import check_if_exists
@@ -49,9 +51,23 @@ class Calendars:
         """
         return calendars.read_calendar(self._rota.database, check_name("calendar", name))
 
-    def list(self) -> list[dict[str, Any]]:
-        """Return all calendars, in the order of their names."""
-        return calendars.list_calendars(self._rota.database)
+    def list(
+        self, *, search: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> Page[dict[str, Any]]:
+        """Return calendars in the order of their names: all of them, or up to ``limit`` after the name ``after``.
+
+        Those whose name holds ``search``. ``next`` of what is returned is the ``after`` of the next page.
+
+        Raises:
+            Invalid: a value breaks its rule.
+        """
+        part, database = check_search(search), self._rota.database
+        return gather(
+            lambda place, most: calendars.list_calendars(database, after=place, limit=most, search=part),
+            "name",
+            after=None if after is None else check_name("after", after),
+            limit=limit,
+        )
 
     def delete(self, name: str) -> None:
         """Delete a calendar that no schedule names.

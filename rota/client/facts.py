@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from rota.client.listing import check_search, gather
 from rota.client.runs import check_run_id
 from rota.errors import Invalid
 from rota.model.names import check_name, check_pool
+from rota.model.pages import Page
 from rota.model.placement import PoolRule
 from rota.store import forgetting, history, membership, period_view, slot_history, suspension
 from rota.store.jobs import check_if_exists
@@ -26,12 +28,23 @@ class Nodes:
     def __init__(self, rota: Rota) -> None:
         self._rota = rota
 
-    def list(self) -> list[dict[str, Any]]:
-        """Return all nodes, in the order of their names."""
-        found: list[dict[str, Any]] = []
-        while page := list_nodes(self._rota.database, after=found[-1]["name"] if found else ""):
-            found += page
-        return found
+    def list(
+        self, *, search: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> Page[dict[str, Any]]:
+        """Return nodes in the order of their names: all of them, or up to ``limit`` after the name ``after``.
+
+        Those whose name holds ``search``. ``next`` of what is returned is the ``after`` of the next page.
+
+        Raises:
+            Invalid: a value breaks its rule.
+        """
+        part, database = check_search(search), self._rota.database
+        return gather(
+            lambda place, most: list_nodes(database, after=place, limit=most, search=part),
+            "name",
+            after=None if after is None else check_name("after", after),
+            limit=limit,
+        )
 
     def show(self, name: str) -> dict[str, Any]:
         """Return how a node is shown, with its history.
@@ -75,12 +88,24 @@ class Pools:
     def __init__(self, rota: Rota) -> None:
         self._rota = rota
 
-    def list(self) -> list[dict[str, Any]]:
-        """Return all pools, in the order of their names, with the nodes that claim for them and what is ready."""
-        found: list[dict[str, Any]] = []
-        while page := suspension.list_pools(self._rota.database, after=found[-1]["name"] if found else ""):
-            found += page
-        return found
+    def list(
+        self, *, search: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> Page[dict[str, Any]]:
+        """Return pools in the order of their names: all of them, or up to ``limit`` after the name ``after``.
+
+        With the nodes that claim for each and what is ready. Those whose name holds ``search``. ``next`` of what is
+        returned is the ``after`` of the next page.
+
+        Raises:
+            Invalid: a value breaks its rule.
+        """
+        part, database = check_search(search), self._rota.database
+        return gather(
+            lambda place, most: suspension.list_pools(database, after=place, limit=most, search=part),
+            "name",
+            after=None if after is None else check_name("after", after),
+            limit=limit,
+        )
 
     def show(self, name: str) -> dict[str, Any]:
         """Return how a pool is shown, with all nodes that serve it and by what each does.

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rota.client.listing import check_search, gather
 from rota.client.options import check_job_options
 from rota.model.job import JobSpec
-from rota.model.names import check_name
+from rota.model.names import check_name, check_pool
+from rota.model.pages import Page
+from rota.model.states import JobState
+from rota.model.values import check_word
 from rota.store import jobs, resetting
 
 if TYPE_CHECKING:
@@ -59,12 +63,37 @@ class Jobs:
             self._rota.warner.look_at_pool(view["pool"])
         return view
 
-    def list(self) -> list[dict[str, Any]]:
-        """Return all jobs, in the order of their names."""
-        found: list[dict[str, Any]] = []
-        while page := jobs.list_jobs(self._rota.database, after=found[-1]["name"] if found else ""):
-            found += page
-        return found
+    def list(
+        self,
+        *,
+        search: str | None = None,
+        state: str | None = None,
+        pool: str | None = None,
+        ghosts: bool = False,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> Page[dict[str, Any]]:
+        """Return jobs in the order of their names: all of them, or up to ``limit`` after the name ``after``.
+
+        Those whose name holds ``search``, in a ``state``, of a ``pool``, and with ``ghosts`` only what code declares no
+        more. ``next`` of what is returned is the ``after`` of the next page.
+
+        Raises:
+            Invalid: a value breaks its rule.
+        """
+        filters: dict[str, Any] = {
+            "search": check_search(search),
+            "state": None if state is None else check_word("state", state, JobState).value,
+            "pool": None if pool is None else check_pool(pool),
+            "ghosts": ghosts,
+        }
+        database = self._rota.database
+        return gather(
+            lambda place, most: jobs.list_jobs(database, after=place, limit=most, **filters),
+            "name",
+            after=None if after is None else check_name("after", after),
+            limit=limit,
+        )
 
     def show(self, name: str) -> dict[str, Any]:
         """Return how a job is shown, with its schedules, its last run and how long it usually takes.

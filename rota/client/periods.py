@@ -15,6 +15,7 @@ from rota.errors import PeriodTimeout
 from rota.model.backfill import Wish
 from rota.model.durations import parse_duration
 from rota.model.names import check_name
+from rota.model.pages import Page
 from rota.model.values import check_whole
 from rota.store import period_actions, period_view
 
@@ -39,11 +40,13 @@ class Periods:
         state: str | Sequence[str] = (),
         first: str | None = None,
         last: str | None = None,
+        before: str | None = None,
         limit: int = period_view.LIMIT_DEFAULT,
-    ) -> list[dict[str, Any]]:
+    ) -> Page[dict[str, Any]]:
         """Return up to ``limit`` periods of a job, the latest of those asked for, oldest first.
 
         ``first`` and ``last`` are names of periods, or of longer ones for all of these, ``state`` one state or several.
+        ``next`` of what is returned is the ``before`` of the next page: the name of its first one.
 
         Raises:
             NotFound: there is no such job.
@@ -51,9 +54,16 @@ class Periods:
         """
         states = period_view.check_states([state] if isinstance(state, str) else state)
         most = check_whole("limit", limit, 1, period_view.LIST_MAX)
-        return period_view.list_periods(
-            self._rota.database, check_name("job", job), states=states, first=first, last=last, limit=most
+        found = period_view.list_periods(
+            self._rota.database,
+            check_name("job", job),
+            states=states,
+            first=first,
+            last=last,
+            before=before,
+            limit=most + 1,
         )
+        return Page(found[-most:], found[-most]["period"] if len(found) > most else None)
 
     def wait(self, job: str, period: str, timeout: str | float | timedelta | None = None) -> dict[str, Any]:
         """Wait until a period is finished, one that has not begun too, and return it: see its ``state`` then.

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from rota.errors import Conflict, Invalid, RunFailed, RunTimeout
 from rota.model.durations import parse_duration
 from rota.model.instants import check_zone, parse_instant
+from rota.model.pages import Page
 from rota.model.states import RunState
 from rota.model.transcript import Part, arrange, join
+from rota.model.values import check_whole
 from rota.store import interventions
 from rota.store.downstream import read_downstream
 from rota.store.groups import read_group
@@ -274,10 +276,12 @@ class Runs:
         limit: int = 50,
         before: int | None = None,
         group: str | None = None,
-    ) -> list[dict[str, Any]]:
+        within: int | None = None,
+    ) -> Page[dict[str, Any]]:
         """Return runs, newest first: of a job, schedule or group, in one state or several, asked for since a moment.
 
-        ``before`` gives the next page: the id of the last run of this one.
+        ``next`` of what is returned is the ``before`` of the next page: the id of its last run. With ``within``, no
+        more than so many ids are looked at: a page may hold less than ``limit`` then, or nothing, and have a ``next``.
 
         Raises:
             NotFound: there is neither such a job or schedule nor a run of it, or no such group.
@@ -299,8 +303,9 @@ class Runs:
             before=check_run_id(before) if before is not None else None,
             group=group,
             limit=limit,
+            within=None if within is None else check_whole("within", within, 1, RUN_ID_MAX),
         )
-        if not found:
+        if not found and found.next is None and before is None:
             # A name that was mistyped must not look like a job that never ran.
             self._refuse_unknown(job, schedule)
             if group is not None:

@@ -10,11 +10,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rota.client.forecast import find_coming, preview_schedule
+from rota.client.listing import check_search, gather
 from rota.client.options import check_schedule_options
 from rota.errors import Invalid, NotFound
 from rota.model.instants import check_zone, parse_instant
 from rota.model.names import check_name
+from rota.model.pages import Page
 from rota.model.schedule import ScheduleSpec
+from rota.model.states import JobState
+from rota.model.values import check_word
 from rota.store import schedules
 from rota.store.jobs import check_if_exists
 from rota.store.marking import mark_slot
@@ -172,9 +176,38 @@ class Schedules:
         given = check_schedule_options(options, new=True)
         return ScheduleSpec.checked(key, job=job, **({"tz": self._rota.default_zone, **given}))
 
-    def list(self) -> list[dict[str, Any]]:
-        """Return all schedules, in the order of their keys."""
-        found: list[dict[str, Any]] = []
-        while page := schedules.list_schedules(self._rota.database, after=found[-1]["key"] if found else ""):
-            found += page
+    def list(
+        self,
+        *,
+        search: str | None = None,
+        state: str | None = None,
+        job: str | None = None,
+        ghosts: bool = False,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> Page[dict[str, Any]]:
+        """Return schedules in the order of their keys: all of them, or up to ``limit`` after the key ``after``.
+
+        Those whose key holds ``search``, in a ``state``, of a ``job``, and with ``ghosts`` only what code declares no
+        more. ``next`` of what is returned is the ``after`` of the next page.
+
+        Raises:
+            Invalid: a value breaks its rule.
+            NotFound: there is no such job.
+        """
+        filters: dict[str, Any] = {
+            "search": check_search(search),
+            "state": None if state is None else check_word("state", state, JobState).value,
+            "job": None if job is None else check_name("job", job),
+            "ghosts": ghosts,
+        }
+        database = self._rota.database
+        found = gather(
+            lambda place, most: schedules.list_schedules(database, after=place, limit=most, **filters),
+            "key",
+            after=None if after is None else check_name("after", after),
+            limit=limit,
+        )
+        if job is not None and not found:
+            self._rota.jobs.show(job)  # a name that was mistyped must not look like a job without schedules
         return found

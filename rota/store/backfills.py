@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, desc, insert, null, select, update
+from sqlalchemy import Connection, bindparam, insert, null, select, update
 
 from rota import crash
 from rota.errors import Conflict, NotFound
@@ -21,17 +21,21 @@ from rota.store.backfill_ends import Counts, count_states, end_cancelled, tell_b
 from rota.store.backfill_plans import find_schedules, find_timeline, plan_backfill, show_planned
 from rota.store.backfill_steps import READ_PARTS
 from rota.store.database import Database, now_of
+from rota.store.listing import PAGE_ROWS, Listing
 from rota.store.moves import write_fresh
 from rota.store.shown import say_moment
 from rota.store.tables import backfill, backfill_part
 from rota.store.types import AnyRow, db_now
 from rota.store.wakeup import announce
 
-LIST_MAX = 500
-
 READ_BACKFILL = select(backfill).where(backfill.c.id == bindparam("id"))
 LOCK_BACKFILL = READ_BACKFILL.with_for_update()
-LIST_BACKFILLS = select(backfill).order_by(desc(backfill.c.id)).limit(bindparam("limit"))
+LIST_BACKFILLS = Listing(
+    select(backfill),
+    backfill.c.id,
+    {"name": backfill.c.name == bindparam("name"), "state": backfill.c.state == bindparam("state")},
+    newest_first=True,
+)
 LIST_PARTS = (
     select(backfill_part)
     .where(backfill_part.c.backfill_id.in_(bindparam("backfill_ids", expanding=True)))
@@ -149,11 +153,11 @@ def preview_backfill(database: Database, name: str, start: datetime, end: dateti
 # -- looking
 
 
-def list_backfills(database: Database, *, limit: int = 50) -> list[dict[str, Any]]:
-    """Return the newest backfills, the newest first."""
+def list_backfills(database: Database, *, limit: int = PAGE_ROWS, **filters: Any) -> list[dict[str, Any]]:
+    """Return up to ``limit`` backfills, the newest first: ``before`` one, and those that pass the filters."""
 
     def read(connection: Connection) -> list[dict[str, Any]]:
-        rows = connection.execute(LIST_BACKFILLS, {"limit": min(limit, LIST_MAX)}).all()
+        rows = LIST_BACKFILLS.read(connection, limit=limit, **filters)
         ids = [row.id for row in rows]
         parts: dict[int, list[AnyRow]] = {}
         for part in connection.execute(LIST_PARTS, {"backfill_ids": ids}) if ids else ():

@@ -18,6 +18,7 @@ from rota.model.calendars import Calendar
 from rota.store.database import Database
 from rota.store.events import tell_change
 from rota.store.jobs import IfExists, adding, encode_definition
+from rota.store.listing import PAGE_ROWS, Listing, has_part
 from rota.store.moves import Stale, write_fresh
 from rota.store.shown import show_document, shown
 from rota.store.tables import calendar, schedule
@@ -33,7 +34,7 @@ CHANGE_CALENDAR = (
 DELETE_CALENDAR = delete(calendar).where(calendar.c.name == bindparam("of_name"))
 _SHOWN = select(*shown(calendar.c))
 READ_CALENDAR = _SHOWN.where(calendar.c.name == bindparam("name"))
-LIST_CALENDARS = _SHOWN.order_by(calendar.c.name)
+LIST_CALENDARS = Listing(_SHOWN, calendar.c.name, {"search": has_part(calendar.c.name)})
 LOAD_CALENDARS = select(calendar.c.name, calendar.c.definition).where(
     calendar.c.name.in_(bindparam("names", expanding=True))
 )
@@ -131,9 +132,9 @@ def read_calendar(database: Database, name: str) -> dict[str, Any]:
     return database.read(lambda connection: _show(connection, name))
 
 
-def list_calendars(database: Database) -> list[dict[str, Any]]:
-    """Return all calendars, in the order of their names."""
-    return [_show_row(row) for row in database.read(lambda connection: connection.execute(LIST_CALENDARS).all())]
+def list_calendars(database: Database, *, limit: int = PAGE_ROWS, **filters: Any) -> list[dict[str, Any]]:
+    """Return up to ``limit`` calendars in the order of their names: ``after`` one, and those that pass the filters."""
+    return [_show_row(row) for row in database.read(lambda c: LIST_CALENDARS.read(c, limit=limit, **filters))]
 
 
 def _users(connection: Connection, name: str) -> list[str]:

@@ -31,6 +31,7 @@ from rota.store.dependencies import forget_job, read_dependants, replace_upstrea
 from rota.store.dialects import Trouble
 from rota.store.durations import read_durations, show_durations
 from rota.store.events import tell_change
+from rota.store.listing import PAGE_ROWS, Listing, has_part
 from rota.store.moves import Stale, write_fresh
 from rota.store.period_ledger import forget_ledger, resume_ledger, settle_ledger
 from rota.store.permits import shorten_rate
@@ -68,7 +69,16 @@ DELETE_JOB = delete(job).where(job.c.id == bindparam("job_id"))
 _SHOWN = [*shown(job.c), (job.c.breaker_until <= db_now()).label("breaker_is_over")]
 READ_JOB = select(*_SHOWN).where(job.c.name == bindparam("name"))
 LOCK_JOB = READ_JOB.with_for_update()
-LIST_JOBS = select(*_SHOWN).where(job.c.name > bindparam("after")).order_by(job.c.name).limit(bindparam("limit"))
+LIST_JOBS = Listing(
+    select(*_SHOWN),
+    job.c.name,
+    {
+        "search": has_part(job.c.name),
+        "state": job.c.state == bindparam("state"),
+        "pool": job.c.pool == bindparam("pool"),
+        "ghosts": job.c.ghost_since.is_not(None),
+    },
+)
 
 READ_ENVS = select(job.c.env).where(job.c.env.is_not(None)).distinct().order_by(job.c.env).limit(ENVIRONMENTS_MAX)
 
@@ -328,10 +338,9 @@ def read_job(database: Database, name: str) -> dict[str, Any]:
     return database.read(read)
 
 
-def list_jobs(database: Database, *, after: str = "", limit: int = PAGE_MAX) -> list[dict[str, Any]]:
-    """Return up to ``limit`` jobs whose names come after ``after``, in the order of their names."""
-    rows = database.read(lambda connection: connection.execute(LIST_JOBS, {"after": after, "limit": limit}).all())
-    return [show_job(row) for row in rows]
+def list_jobs(database: Database, *, limit: int = PAGE_ROWS, **filters: Any) -> list[dict[str, Any]]:
+    """Return up to ``limit`` jobs in the order of their names: ``after`` a name, and those that pass the filters."""
+    return [show_job(row) for row in database.read(lambda c: LIST_JOBS.read(c, limit=limit, **filters))]
 
 
 def read_environments(database: Database) -> Environments:

@@ -21,6 +21,7 @@ from rota.model.states import NodeState
 from rota.store.database import Database
 from rota.store.dialects import Trouble
 from rota.store.events import read_events, tell_change
+from rota.store.listing import PAGE_ROWS, Listing, has_part
 from rota.store.moves import Stale
 from rota.store.pool_rules import read_rules
 from rota.store.shown import show_document, shown
@@ -86,7 +87,7 @@ _HOLDER = [
 READ_HELD = select(*_HOLDER).where(node.c.name.in_(bindparam("names", expanding=True)))
 
 _NODE = select(*shown(node.c), _held.label("is_held"), node.c.seen_at.label("last_seen_at"), db_now().label("now"))
-LIST_NODES = _NODE.where(node.c.name > bindparam("after")).order_by(node.c.name).limit(bindparam("limit"))
+LIST_NODES = Listing(_NODE, node.c.name, {"search": has_part(node.c.name)})
 LATEST_NODES = _NODE.order_by(desc(node.c.seen_at), node.c.name).limit(NODES_MAX)
 READ_NODE = _NODE.where(node.c.name == bindparam("name"))
 # What it runs now. Served by rota_run_lease.
@@ -291,11 +292,11 @@ def leave_node(database: Database, identity: NodeIdentity, *, left_running: int 
     return database.write(leave, repeatable=True)
 
 
-def list_nodes(database: Database, *, after: str = "", limit: int = NODES_MAX) -> list[dict[str, Any]]:
-    """Return up to ``limit`` nodes whose names come after ``after``, in the order of their names."""
+def list_nodes(database: Database, *, limit: int = PAGE_ROWS, **filters: Any) -> list[dict[str, Any]]:
+    """Return up to ``limit`` nodes in the order of their names: ``after`` a name, and those that pass the filters."""
 
     def read(connection: Connection) -> list[dict[str, Any]]:
-        return _show_nodes(connection, connection.execute(LIST_NODES, {"after": after, "limit": limit}).all())
+        return _show_nodes(connection, LIST_NODES.read(connection, limit=limit, **filters))
 
     return database.read(read)
 

@@ -84,6 +84,7 @@ def list_periods(
     states: Sequence[PeriodState] = (),
     first: str | None = None,
     last: str | None = None,
+    before: str | None = None,
     limit: int = LIMIT_DEFAULT,
 ) -> list[dict[str, Any]]:
     """Return up to ``limit`` periods of a job, the latest of those asked for, oldest first.
@@ -104,6 +105,8 @@ def list_periods(
             wanted.append(period.c.start_at >= begins.start)
         if ends is not None:
             wanted.append(period.c.start_at <= ends.start)
+        if before is not None:
+            wanted.append(period.c.start_at < timeline.rule.parse_span(before, field="before")[0].start)
         if states:
             wanted.append(period.c.state.in_([state.value for state in states]))
         statement = _shown.where(and_(*wanted)).order_by(desc(period.c.start_at)).limit(limit)

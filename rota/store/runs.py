@@ -15,9 +15,10 @@ from sqlalchemy import Connection, Row, Select, and_, bindparam, desc, func, lit
 
 from rota.errors import NotFound
 from rota.model.ending import FOR_EVER
+from rota.model.pages import Page
 from rota.model.placement import RunsOn
 from rota.model.run import Piece
-from rota.model.states import FINISHED, AttemptState, Delivery
+from rota.model.states import FINISHED, AttemptState, Delivery, RunState
 from rota.model.uniqueness import show_unique_for
 from rota.store.database import Database
 from rota.store.durations import read_durations
@@ -77,6 +78,9 @@ RUN_EXISTS = select(run.c.id).where(run.c.id == bindparam("run_id"))
 # Each condition on its own, joined once per combination and kept: the texts stay few.
 _CONDITIONS = {
     "job": run.c.job == bindparam("job"),
+    "job_id": run.c.job_id == bindparam("job_id"),  # served by rota_run_job
+    "is_running": run.c.lease_ends_at.is_not(None),  # served by rota_run_lease
+    "from_id": run.c.id >= bindparam("from_id"),
     "schedule": run.c.schedule == bindparam("schedule"),
     "states": run.c.state.in_(bindparam("states", expanding=True)),
     "since": run.c.enqueued_at >= bindparam("since", type_=Instant()),
@@ -84,11 +88,18 @@ _CONDITIONS = {
     "group_id": run.c.group_id == bindparam("group_id"),
 }
 _lists: dict[tuple[str, ...], Select[Any]] = {}
+# Conditions that an index serves in the order of the list, or that few rows pass: with these, it is read at once. With
+# any other it is looked for, so many ids at a time, since no row may pass it for millions.
+_SERVED = frozenset({"job_id", "before", "group_id", "is_running"})
+READ_JOB_ID = select(job.c.id).where(job.c.name == bindparam("name"))
+READ_BOUNDS = select(func.min(run.c.id).label("first"), func.max(run.c.id).label("last"))
+WINDOW = 10_000  # ids looked at in one statement; in those that follow, up to WINDOW_MAX
+WINDOW_MAX = 1_000_000
 
 
 def _list_statement(names: Iterable[str]) -> Select[Any]:
     """Build, once per combination of conditions, the list of runs: newest first, paged by id."""
-    key = tuple(sorted(names))
+    key = tuple(sorted(name for name in names if name != "limit"))
     if key not in _lists:
         _lists[key] = (
             _RUNS.where(*(_CONDITIONS[name] for name in key)).order_by(desc(run.c.id)).limit(bindparam("limit"))
@@ -139,23 +150,64 @@ def list_runs(
     before: int | None = None,
     group: str | None = None,
     limit: int = 50,
-) -> list[dict[str, Any]]:
-    """Return up to ``limit`` runs, newest first; ``before`` is the last id of the page before."""
+    within: int | None = None,
+) -> Page[dict[str, Any]]:
+    """Return up to ``limit`` runs, newest first; ``before`` is the ``next`` of the page before.
+
+    Of a job that was deleted and made anew, the runs of the one that is there. With ``within``, no more than so many
+    ids are looked at for what passes filters that no index serves: a page may be empty then, and have a ``next``.
+    """
     given: dict[str, Any] = {
-        "job": job,
         "schedule": schedule,
         "states": list(states) or None,
         "since": since,
         "before": before,
         "group_id": group,
+        "limit": min(limit, LIST_MAX) + 1,
     }
     wanted = {name: value for name, value in given.items() if value is not None}
-    statement = _list_statement(wanted)
 
-    def read(connection: Connection) -> list[dict[str, Any]]:
-        return _show_all(connection, connection.execute(statement, wanted | {"limit": min(limit, LIST_MAX)}).all())
+    def read(connection: Connection) -> Page[dict[str, Any]]:
+        filters = dict(wanted)
+        if job is not None:
+            job_id = connection.execute(READ_JOB_ID, {"name": job}).scalar()
+            filters |= {"job": job} if job_id is None else {"job_id": job_id}
+        if filters.get("states") == [RunState.RUNNING.value]:
+            del filters["states"]
+            filters["is_running"] = True
+        most: int = filters["limit"] - 1
+        left: int | None = None
+        if filters.keys() - {"limit"} <= _SERVED:
+            rows = list(connection.execute(_list_statement(filters), filters).all())
+        else:
+            rows, left = _look_for(connection, filters, within)
+        if len(rows) > most:
+            del rows[most:]
+            left = int(rows[-1].id)
+        return Page(_show_all(connection, rows), left)
 
     return database.read(read)
+
+
+def _look_for(
+    connection: Connection, filters: Mapping[str, Any], within: int | None
+) -> tuple[list[Row[Any]], int | None]:
+    """Look for runs among the newest ids, then among more of those before; tell where to go on, None: there are no
+    more."""
+    bounds = connection.execute(READ_BOUNDS).one()
+    if bounds.first is None:
+        return [], None
+    upper = min(filters.get("before", bounds.last + 1), bounds.last + 1)
+    lowest = bounds.first if within is None else max(bounds.first, upper - within)
+    statement = _list_statement({*filters, "before", "from_id"})
+    rows: list[Row[Any]] = []
+    window = WINDOW
+    while upper > lowest and len(rows) < filters["limit"]:
+        lower = max(lowest, upper - window)
+        given = {"before": upper, "from_id": lower, "limit": filters["limit"] - len(rows)}
+        rows += connection.execute(statement, {**filters, **given}).all()
+        upper, window = lower, min(window * 2, WINDOW_MAX)
+    return rows, upper if upper > bounds.first else None
 
 
 def _show_all(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:

@@ -34,6 +34,7 @@ from rota.store.fanout import Registered, decide_targets, slot_group
 from rota.store.firing import cancel_replaced, names_of_calendars, read_open, rule_of, slot_row
 from rota.store.groups import read_completeness, show_completeness
 from rota.store.jobs import Declared, IfExists, adding, differences, encode_definition
+from rota.store.listing import PAGE_ROWS, Listing, has_part
 from rota.store.moves import Stale, write_fresh
 from rota.store.schedule_rows import columns_of, show_schedule, spec_of
 from rota.store.shown import shown
@@ -83,7 +84,16 @@ _JOB = (
 )
 _SHOWN = select(*shown(schedule.c), *_JOB).join(job, job.c.id == schedule.c.job_id)
 READ_SHOWN = _SHOWN.where(schedule.c.name == bindparam("name"))
-LIST_SCHEDULES = _SHOWN.where(schedule.c.name > bindparam("after")).order_by(schedule.c.name).limit(bindparam("limit"))
+LIST_SCHEDULES = Listing(
+    _SHOWN,
+    schedule.c.name,
+    {
+        "search": has_part(schedule.c.name),
+        "state": schedule.c.state == bindparam("state"),
+        "job": job.c.name == bindparam("job"),
+        "ghosts": schedule.c.ghost_since.is_not(None),
+    },
+)
 # Its last slot, whose group may be there.
 LAST_GROUP = select(schedule.c.id, schedule.c.last_slot_at).where(schedule.c.name == bindparam("name"))
 READ_SCHEDULE = (
@@ -386,10 +396,9 @@ def _timing_of(connection: Connection, row: Row[Any]) -> Timing | None:
         return None
 
 
-def list_schedules(database: Database, *, after: str = "", limit: int = PAGE_MAX) -> list[dict[str, Any]]:
-    """Return up to ``limit`` schedules whose keys come after ``after``, in the order of their keys."""
-    rows = database.read(lambda connection: connection.execute(LIST_SCHEDULES, {"after": after, "limit": limit}).all())
-    return [show_schedule(row) for row in rows]
+def list_schedules(database: Database, *, limit: int = PAGE_ROWS, **filters: Any) -> list[dict[str, Any]]:
+    """Return up to ``limit`` schedules in the order of their keys: ``after`` one, and those that pass the filters."""
+    return [show_schedule(row) for row in database.read(lambda c: LIST_SCHEDULES.read(c, limit=limit, **filters))]
 
 
 def read_for_change(connection: Connection, name: str) -> Row[Any]:

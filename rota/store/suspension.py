@@ -30,6 +30,7 @@ from rota.model.instants import format_instant
 from rota.model.states import JobState, NodeState, RunState
 from rota.store.database import Database
 from rota.store.events import tell_change
+from rota.store.listing import PAGE_ROWS, Listing, has_part
 from rota.store.nodes import read_node
 from rota.store.pools import read_servers, serving
 from rota.store.shown import say_moment, show_document, shown
@@ -63,9 +64,7 @@ RESUME_POOL = (
     update(pool).where(_of_pool, _is_paused).values(state=JobState.ACTIVE.value, paused_at=null(), paused_by=null())
 )
 READ_POOL = select(*shown(pool.c)).where(_of_pool)
-LIST_POOLS = (
-    select(*shown(pool.c)).where(pool.c.name > bindparam("after")).order_by(pool.c.name).limit(bindparam("limit"))
-)
+LIST_POOLS = Listing(select(*shown(pool.c)), pool.c.name, {"search": has_part(pool.c.name)})
 READ_PAUSED_POOLS = (
     select(pool.c.name, pool.c.paused_at, pool.c.paused_by).where(_is_paused).order_by(pool.c.name).limit(PAGE_MAX)
 )
@@ -170,11 +169,11 @@ def _set_pool(database: Database, name: str, statement: Any, became: str, actor:
     return database.write(change, repeatable=True)
 
 
-def list_pools(database: Database, *, after: str = "", limit: int = PAGE_MAX) -> list[dict[str, Any]]:
-    """Return up to ``limit`` pools whose names come after ``after``, in the order of their names."""
+def list_pools(database: Database, *, limit: int = PAGE_ROWS, **filters: Any) -> list[dict[str, Any]]:
+    """Return up to ``limit`` pools in the order of their names: ``after`` a name, and those that pass the filters."""
 
     def read(connection: Connection) -> list[dict[str, Any]]:
-        return show_pools(connection, connection.execute(LIST_POOLS, {"after": after, "limit": limit}).all())
+        return show_pools(connection, LIST_POOLS.read(connection, limit=limit, **filters))
 
     return database.read(read)
 

@@ -16,8 +16,17 @@ def job_add(rota: Rota, name: str, *, if_exists: str = "error", **options: Any) 
 
 
 @verb("job.list", Role.VIEWER)
-def job_list(rota: Rota, *, ghosts: bool = False) -> View:
-    return [view for view in rota.jobs.list() if view["ghost_since"] or not ghosts]
+def job_list(
+    rota: Rota,
+    *,
+    search: str | None = None,
+    state: str | None = None,
+    pool: str | None = None,
+    ghosts: bool = False,
+    limit: int | None = None,
+    after: str | None = None,
+) -> View:
+    return rota.jobs.list(search=search, state=state, pool=pool, ghosts=ghosts, limit=limit, after=after)
 
 
 @verb("job.show", Role.VIEWER)
@@ -94,8 +103,17 @@ def schedule_add(rota: Rota, key: str, *, job: str, if_exists: str = "error", **
 
 
 @verb("schedule.list", Role.VIEWER)
-def schedule_list(rota: Rota, *, ghosts: bool = False) -> View:
-    return [view for view in rota.schedules.list() if view["ghost_since"] or not ghosts]
+def schedule_list(
+    rota: Rota,
+    *,
+    search: str | None = None,
+    state: str | None = None,
+    job: str | None = None,
+    ghosts: bool = False,
+    limit: int | None = None,
+    after: str | None = None,
+) -> View:
+    return rota.schedules.list(search=search, state=state, job=job, ghosts=ghosts, limit=limit, after=after)
 
 
 @verb("schedule.show", Role.VIEWER)
@@ -143,8 +161,8 @@ def calendar_add(rota: Rota, name: str, *, if_exists: str = "error", **options: 
 
 
 @verb("calendar.list", Role.VIEWER)
-def calendar_list(rota: Rota) -> View:
-    return rota.calendars.list()
+def calendar_list(rota: Rota, *, search: str | None = None, limit: int | None = None, after: str | None = None) -> View:
+    return rota.calendars.list(search=search, limit=limit, after=after)
 
 
 @verb("calendar.show", Role.VIEWER)
@@ -162,8 +180,8 @@ def calendar_delete(rota: Rota, name: str) -> View:
 
 
 @verb("pool.list", Role.VIEWER)
-def pool_list(rota: Rota) -> View:
-    return rota.pools.list()
+def pool_list(rota: Rota, *, search: str | None = None, limit: int | None = None, after: str | None = None) -> View:
+    return rota.pools.list(search=search, limit=limit, after=after)
 
 
 @verb("pool.show", Role.VIEWER)

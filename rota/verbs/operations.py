@@ -22,8 +22,9 @@ def run_list(
     since: str | None = None,
     limit: int = 50,
     before: int | None = None,
+    within: int | None = None,
 ) -> View:
-    return rota.runs.list(job, schedule, state, since, limit, before, group)
+    return rota.runs.list(job, schedule, state, since, limit, before, group, within)
 
 
 @verb("run.show", Role.VIEWER)
@@ -87,9 +88,16 @@ def run_mark_succeeded(rota: Rota, run: str) -> View:
 
 @verb("period.list", Role.VIEWER)
 def period_list(
-    rota: Rota, job: str, *, state: Any = (), from_: str | None = None, to: str | None = None, limit: int = 50
+    rota: Rota,
+    job: str,
+    *,
+    state: Any = (),
+    from_: str | None = None,
+    to: str | None = None,
+    limit: int = 50,
+    before: str | None = None,
 ) -> View:
-    return rota.periods.list(job, state=state, first=from_, last=to, limit=limit)
+    return rota.periods.list(job, state=state, first=from_, last=to, limit=limit, before=before)
 
 
 @verb("period.tree", Role.VIEWER)
@@ -140,8 +148,10 @@ def backfill_start(
 
 
 @verb("backfill.list", Role.VIEWER)
-def backfill_list(rota: Rota, *, limit: int = 50) -> View:
-    return rota.backfills.list(limit)
+def backfill_list(
+    rota: Rota, *, name: str | None = None, state: str | None = None, limit: int = 50, before: int | None = None
+) -> View:
+    return rota.backfills.list(limit, name=name, state=state, before=before)
 
 
 @verb("backfill.show", Role.VIEWER)
@@ -168,8 +178,8 @@ def backfill_cancel(rota: Rota, backfill: str) -> View:
 
 
 @verb("node.list", Role.VIEWER)
-def node_list(rota: Rota) -> View:
-    return rota.nodes.list()
+def node_list(rota: Rota, *, search: str | None = None, limit: int | None = None, after: str | None = None) -> View:
+    return rota.nodes.list(search=search, limit=limit, after=after)
 
 
 @verb("node.show", Role.VIEWER)

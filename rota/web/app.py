@@ -28,7 +28,7 @@ from rota.web import trust
 from rota.web.bodies import read_encoded, read_object, read_query
 from rota.web.doorkeeper import Doorkeeper
 from rota.web.openapi import Describe, Say, describe_route, nothing_known, nothing_said, show_openapi
-from rota.web.paging import LIMIT_DEFAULT, LIMIT_MAX, read_key, show_page
+from rota.web.paging import LIMIT_DEFAULT, LIMIT_MAX, WITHIN_DEFAULT, WITHIN_MAX, read_key, show_page
 from rota.web.problems import Refusal, problem, problem_of, write_json
 from rota.web.resources import Resource, derive_resources
 
@@ -159,12 +159,17 @@ def read_page(resource: Resource, given: dict[str, Any]) -> tuple[dict[str, Any]
     if not resource.lists:
         return None, given
     filters = {name: value for name, value in given.items() if name not in {"limit", "after"}}
+    place = "after" if "after" in verb.parameters else "before"
+    if "before" in given:
+        raise Refusal(422, "invalid", "before is not known here: give `next` of a page as after", field="before")
     asked: dict[str, Any] = {"limit": LIMIT_DEFAULT, **given}
+    if "within" in verb.parameters and not 1 <= asked.setdefault("within", WITHIN_DEFAULT) <= WITHIN_MAX:
+        raise Refusal(422, "invalid", f"within is refused: 1 to {WITHIN_MAX}", field="within", value=given["within"])
     if isinstance(limit := asked["limit"], int) and not 1 <= limit <= LIMIT_MAX:
         raise Refusal(422, "invalid", f"limit {limit} is refused: 1 to {LIMIT_MAX}", field="limit", value=limit)
     if "after" in given:
-        asked["after"] = read_key(verb.name, filters, given["after"])
-    return filters, {name: value for name, value in asked.items() if name in verb.parameters or name in given}
+        asked[place] = read_key(verb.name, filters, asked.pop("after"))
+    return filters, asked
 
 
 def write_answer(resource: Resource, target: str | None, view: Any) -> Response:

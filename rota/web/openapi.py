@@ -120,6 +120,7 @@ def parameters_of(resource: Resource, describe: Describe) -> dict[str, dict[str,
             "type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": LIMIT_DEFAULT,
             "description": "At most so many items.",
         }  # fmt: skip
+        found.pop("before", None)
         found["after"] = {"type": "string", "description": "The `next` of the page before."}
     if resource.names_target is not None:
         found[resource.names_target] = {"type": "string", "description": "What it is about: its name."}

@@ -18,6 +18,9 @@ from rota.web.problems import Refusal
 
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 500
+# Of runs there may be so many that a filter that few of them pass must not look at all: ids looked at for one page.
+WITHIN_DEFAULT = 50_000
+WITHIN_MAX = 500_000
 _CHECK_BYTES = 6
 
 
