@@ -337,6 +337,7 @@ def delete(door: Door, *, name: str) -> None:
 @click.option("--retry-delay", metavar="D", help="How long this run waits before that, not the job's.")
 @click.option("--concurrency-key", metavar="K", help="Its key for limits, not that of its arguments.")
 @click.option("--force", is_flag=True, help="Whatever became of what its job runs after.")
+@click.option("--request", metavar="TEXT", help="Any text: asked again with it, it gets the run that it made.")
 @click.option("--wait", is_flag=True, help="Wait for the end; exit 0 only if it succeeded.")
 @click.option("--follow", is_flag=True, help="Wait, and print what it writes as it comes.")
 @through_door

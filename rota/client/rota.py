@@ -49,6 +49,7 @@ R = TypeVar("R")
 REQUEST_OPTIONS = frozenset(
     "job args key unique_for at delay start_within priority retries retry_delay concurrency_key".split()
 )
+REQUEST_LENGTH_MAX = 200
 Request = Mapping[str, Any] | tuple[str, Mapping[str, object] | None]
 
 CONNECTIONS_MAX = 5  # one for each thread of an application that asks at the same moment; more wait for a free one
@@ -293,6 +294,7 @@ class Rota:
         retry_delay: str | float | timedelta | None = None,
         concurrency_key: str | None = None,
         force: bool = False,
+        request: str | None = None,
     ) -> RunHandle:
         """Ask for a run of ``job``: now, at a moment, or after a delay.
 
@@ -302,12 +304,13 @@ class Rota:
         however it ended. ``retries`` (a number, or ``"forever"``) and ``retry_delay`` are this run's in the place of
         the job's. ``concurrency_key`` is the key by which runs are limited and share fairly, instead of what the job
         finds in the arguments. A run of a job that runs after others waits until their latest runs have succeeded,
-        unless it has ``force``.
+        unless it has ``force``. ``request`` is any text of the caller's that makes it safe to ask again after an answer
+        was lost: as long as the run is kept, the same actor asking with it gets that run.
 
         Raises:
             Invalid: a value breaks its rule; nothing was stored.
             NotFound: there is no such job.
-            Conflict: it runs on all nodes of its pool, and none is registered.
+            Conflict: it runs on all nodes of its pool, and none is registered; or ``request`` was for another run.
         """
         new = self.check_request(
             job,
@@ -324,11 +327,14 @@ class Rota:
             force=force,
         )
         from rota.client.groups import handle_of
-        from rota.store.requests import request_runs
+        from rota.store.requests import request_once, request_runs
 
-        made = request_runs(self.database, [new])
-        self.warner.look_at_made([new], made)
-        return handle_of(self, made[0])
+        if request is None:
+            (made,) = request_runs(self.database, [new])
+        else:
+            made = request_once(self.database, new, check_request_word(request))
+        self.warner.look_at_made([new], [made])
+        return handle_of(self, made)
 
     def enqueue_many(self, requests: Sequence[Request]) -> list[RunHandle]:
         """Ask for many runs, up to 1000 of them in one transaction; return their handles, in order.
@@ -409,6 +415,17 @@ class Rota:
                 raise Invalid(f"requests[{number}]", wrong, rule)
             wanted.append(self.check_request(**given))
         return wanted
+
+
+def check_request_word(value: object) -> str:
+    """Return ``value`` if it can tell one request from another.
+
+    Raises:
+        Invalid: it is no text, empty or too long.
+    """
+    if not isinstance(value, str) or not 1 <= len(value) <= REQUEST_LENGTH_MAX:
+        raise Invalid("request", value, f"it is text of 1 to {REQUEST_LENGTH_MAX} characters, another for each request")
+    return value
 
 
 class Within:

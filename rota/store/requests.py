@@ -6,10 +6,11 @@ own transaction nothing is committed or tried again here: the run exists exactly
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -20,11 +21,39 @@ from rota.store.creation import make_runs, request_ids
 from rota.store.database import Database, first_line
 from rota.store.dialects import Trouble
 from rota.store.moves import Stale
+from rota.store.tables import run
 from rota.store.wakeup import announce
 
 _KEY_MOVES = "another transaction asks for a run of the same job and key, or ends it, at this moment"
 REQUESTS_PER_TRANSACTION = 1000
 TRIES_MAX = 5
+
+
+_asked = select(run.c.job, run.c.args, run.c.request_id, run.c.group_id)
+READ_ASKED = _asked.where(run.c.id == bindparam("id"))
+
+
+def request_once(database: Database, new: NewRun, word: str) -> Made:
+    """Make a run, or a group of them, once for each ``word`` of whoever asks: a request sent again gets what it made.
+
+    It is known as long as its run is kept. A run that held the key of the request is no run that it has made.
+
+    Raises:
+        Conflict: the same word has asked for a run of another job, or with other arguments; nothing was stored.
+        As ``request_runs``.
+    """
+    digest = hashlib.blake2b(f"{new.requested_by}\0{word}".encode(errors="surrogatepass"), digest_size=20).hexdigest()
+    request = f"once:{digest}"
+
+    def check(connection: Connection, made: list[Made]) -> None:
+        row = connection.execute(READ_ASKED, {"id": made[0].run_id}).one()
+        if request in (row.request_id, row.group_id) and (row.job, row.args) != (new.job, new.args):
+            raise Conflict(
+                f"request {word!r} has asked for run {made[0].run_id} of job {row.job} before, and not for this: "
+                "give each request a word of its own"
+            )
+
+    return _request(database, [new], [request], check)[0]
 
 
 def request_runs(database: Database, wanted: Sequence[NewRun]) -> list[Made]:
@@ -45,9 +74,15 @@ def request_runs(database: Database, wanted: Sequence[NewRun]) -> list[Made]:
     return made
 
 
-def _request(database: Database, wanted: Sequence[NewRun], requests: Sequence[str]) -> list[Made]:
+def _request(
+    database: Database,
+    wanted: Sequence[NewRun],
+    requests: Sequence[str],
+    check: Callable[[Connection, list[Made]], None] = lambda _connection, _made: None,
+) -> list[Made]:
     def ask(connection: Connection) -> list[Made]:
         made = make_runs(connection, wanted, requests)
+        check(connection, made)
         announce(connection)
         crash.at("enqueue.written")
         return made

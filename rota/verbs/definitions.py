@@ -76,6 +76,7 @@ def job_run(
     retry_delay: Any = None,
     concurrency_key: str | None = None,
     force: bool = False,
+    request: str | None = None,
 ) -> View:
     handle = rota.enqueue(
         name,
@@ -90,6 +91,7 @@ def job_run(
         retry_delay=retry_delay,
         concurrency_key=concurrency_key,
         force=force,
+        request=request,
     )
     return handle.show()
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
-import anyio
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -27,29 +26,18 @@ from rota.verbs.table import VERBS
 from rota.web import trust
 from rota.web.bodies import read_encoded, read_object, read_query
 from rota.web.doorkeeper import Doorkeeper
+from rota.web.events import Feed
+from rota.web.looks import add_looks
+from rota.web.monitoring import Monitoring
 from rota.web.openapi import Describe, Say, describe_route, nothing_known, nothing_said, show_openapi
 from rota.web.paging import LIMIT_DEFAULT, LIMIT_MAX, WITHIN_DEFAULT, WITHIN_MAX, read_key, show_page
 from rota.web.problems import Refusal, problem, problem_of, write_json
 from rota.web.resources import Resource, derive_resources
+from rota.web.threads import Threads
 
 ACTORS_MAX = 100  # for whom it is remembered what they were warned of
 
-T = TypeVar("T")
 Answer = Callable[[Request], Awaitable[Response]]
-
-
-class Threads:
-    """Runs what blocks in at most ``number`` threads at a time; more wait for a free one."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-        self._limiter: anyio.CapacityLimiter | None = None
-
-    async def run(self, work: Callable[[], T]) -> T:
-        """Run ``work`` and return what it returns. Whoever stops waiting leaves it to run to its end."""
-        if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(self._number)
-        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
 
 
 def make_app(
@@ -67,12 +55,16 @@ def make_app(
     given back when it ends.
     """
     in_threads = Threads(threads)
+    feed = Feed(rota, in_threads.run)
+    monitoring = Monitoring(rota)
+    monitoring.viewers.set_function(lambda: feed.count)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         try:
             yield
         finally:
+            feed.end()
             rota.close()
 
     app = FastAPI(
@@ -89,8 +81,10 @@ def make_app(
     for resource in derive_resources(VERBS.values()):
         answer = answer_with(resource, rota, in_threads)
         app.add_api_route(resource.path, answer, methods=[resource.method], **describe_route(resource, describe, say))
+    add_looks(app, rota, in_threads, feed, monitoring)
+    app.state.feed = feed
     app.openapi = functools.partial(show_openapi, app)
-    app.add_middleware(Doorkeeper, names=trust.names_of("localhost", names))
+    app.add_middleware(Doorkeeper, names=trust.names_of("localhost", names), monitoring=monitoring)
     return app
 
 
@@ -129,14 +123,14 @@ async def read_parameters(resource: Resource, request: Request) -> dict[str, Any
         return read_query(resource.verb, query)
     if query:
         raise Refusal(400, "unreadable", "what acts takes its parameters in the body: leave the query string out")
-    if resource.verb.name != "job.run" and "idempotency-key" in request.headers:
-        raise Refusal(
-            400,
-            "no-idempotency-key",
-            f"Idempotency-Key is known for job.run only; {resource.verb.name} would be done again: leave it out",
-            field="Idempotency-Key",
-        )
-    return await read_object(request.headers, request.stream())
+    word = request.headers.get("idempotency-key")
+    if word is not None and "request" not in resource.verb.parameters:
+        detail = f"Idempotency-Key is known for job.run only; {resource.verb.name} would be done again: leave it out"
+        raise Refusal(400, "no-idempotency-key", detail, field="Idempotency-Key")
+    given = await read_object(request.headers, request.stream())
+    if word is not None and given.setdefault("request", word) != word:
+        raise Refusal(400, "unreadable", "Idempotency-Key and request say different things", field="request")
+    return given
 
 
 def read_target(resource: Resource, request: Request, given: dict[str, Any]) -> str | None:
@@ -163,10 +157,11 @@ def read_page(resource: Resource, given: dict[str, Any]) -> tuple[dict[str, Any]
     if "before" in given:
         raise Refusal(422, "invalid", "before is not known here: give `next` of a page as after", field="before")
     asked: dict[str, Any] = {"limit": LIMIT_DEFAULT, **given}
-    if "within" in verb.parameters and not 1 <= asked.setdefault("within", WITHIN_DEFAULT) <= WITHIN_MAX:
-        raise Refusal(422, "invalid", f"within is refused: 1 to {WITHIN_MAX}", field="within", value=given["within"])
-    if isinstance(limit := asked["limit"], int) and not 1 <= limit <= LIMIT_MAX:
-        raise Refusal(422, "invalid", f"limit {limit} is refused: 1 to {LIMIT_MAX}", field="limit", value=limit)
+    if "within" in verb.parameters:
+        asked.setdefault("within", WITHIN_DEFAULT)
+    for name, most in (("limit", LIMIT_MAX), ("within", WITHIN_MAX)):
+        if isinstance(number := asked.get(name), int) and not 1 <= number <= most:
+            raise Refusal(422, "invalid", f"{name} {number} is refused: 1 to {most}", field=name, value=number)
     if "after" in given:
         asked[place] = read_key(verb.name, filters, asked.pop("after"))
     return filters, asked

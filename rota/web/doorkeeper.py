@@ -6,6 +6,7 @@ each answer what tells browsers to do nothing with it.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rota.web import trust
 from rota.web.bodies import read_encoded
+from rota.web.monitoring import Monitoring
 from rota.web.problems import Refusal, problem, problem_of
 
 HEADERS = {
@@ -31,9 +33,10 @@ PATH_BYTES_MAX = 8192
 class Doorkeeper:
     """ASGI around the application."""
 
-    def __init__(self, app: ASGIApp, *, names: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, *, names: frozenset[str], monitoring: Monitoring) -> None:
         self._app = app
         self._names = names
+        self._monitoring = monitoring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -44,11 +47,13 @@ class Doorkeeper:
                 await send({"type": "websocket.close", "code": 1008})
             return
         has_begun = False
+        began_at = time.monotonic()
 
         async def send_marked(message: Message) -> None:
             nonlocal has_begun
             if message["type"] == "http.response.start":
                 has_begun = True
+                self._monitoring.count(scope, message["status"], time.monotonic() - began_at)
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)

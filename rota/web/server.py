@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -23,6 +24,14 @@ JOIN_SECONDS_MAX = 10.0
 PORT = 8300
 
 
+class _Server(uvicorn.Server):
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Whoever looks on at events would never end by themselves.
+        app: Any = self.config.app
+        app.state.feed.end()
+        await super().shutdown(sockets)
+
+
 class WebServer:
     """Serves ``app`` at an address that it takes when it is made."""
 
@@ -35,7 +44,7 @@ class WebServer:
         check_address(host)
         self._socket = listen(host, port)
         self.url = shown_url(host, self._socket.getsockname()[1])
-        self._server = uvicorn.Server(
+        self._server = _Server(
             uvicorn.Config(
                 app,
                 log_config=None,

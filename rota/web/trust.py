@@ -28,7 +28,11 @@ class Identity:
 
     def may(self, verb: Verb) -> bool:
         """Tell whether they may use a verb."""
-        return ROLES.index(self.role) >= ROLES.index(verb.role)
+        return self.has(verb.role)
+
+    def has(self, role: Role) -> bool:
+        """Tell whether they may do what somebody in that role may."""
+        return ROLES.index(self.role) >= ROLES.index(role)
 
 
 def identify(headers: Mapping[str, str]) -> Identity:

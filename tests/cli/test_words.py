@@ -40,7 +40,7 @@ FLAGS = {
     "job delete": "",
     "job reset": "",
     "job run": "--args --at --in --start-within --key --unique-for --priority --retries --retry-delay "
-               "--concurrency-key --force --wait --follow",
+               "--concurrency-key --force --request --wait --follow",
     "schedule add": "--cron --every --at --interval --weekly --tz --gap --fold --anchor --start --end "
                     "--first-run --calendar --on-closed --delay --jitter --start-within --catch-up "
                     "--catch-up-limit --catch-up-order --overlap --in-order --args --if-exists",

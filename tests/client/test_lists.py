@@ -116,8 +116,9 @@ def test_pages_of_runs_hold_each_once(filled: Rota) -> None:
 
 
 def test_backfills_go_on_from_page_to_page(filled: Rota) -> None:
+    filled.schedules.add("daily", "a-b", cron="0 0 * * *")
     for day in (1, 2, 3):
-        filled.backfills.start("a-b", f"2026-01-0{day}", f"2026-01-0{day + 1}")
+        filled.backfills.start("daily", f"2026-01-0{day}", f"2026-01-0{day + 1}")
 
     page = filled.backfills.list(2)
 

@@ -1,0 +1,118 @@
+"""Who may ask, from where, and what a browser is told to do with what it gets."""
+
+from __future__ import annotations
+
+import pytest
+
+from rota.errors import ConfigError
+from rota.verbs.table import VERBS
+from rota.verbs.verb import Role
+from rota.web import trust
+from rota.web.trust import Identity, check_address, is_loopback
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])
+def test_this_machine_is_served_without_a_login(host):
+    check_address(host)
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org", ""])
+def test_any_other_address_is_refused_with_what_to_do(host):
+    with pytest.raises(ConfigError, match="there is no login; leave --host out"):
+        check_address(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8300", "127.0.0.1.evil.example", "localhost.evil", "", "["]
+)
+def test_a_name_that_somebody_has_pointed_here_is_refused(http, host):
+    answer = http.get("/api/v1/jobs", headers={"host": host})
+
+    assert answer.status_code == 421
+    assert answer.json()["code"] == "wrong-host"
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8300", "127.0.0.1:9", "[::1]:8300", "LOCALHOST:8300"])
+def test_the_names_of_this_machine_are_not(http, host):
+    assert http.get("/api/v1/jobs", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://localhost:9999"},
+        {"origin": "http://localhost:8300", "sec-fetch-site": "cross-site"},
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "PATCH", "DELETE", "PUT"])
+def test_a_page_of_another_site_may_not_act(http, rota, headers, method):
+    rota.jobs.add("load", shell="true")
+
+    answer = http.request(method, "/api/v1/jobs/load", headers=headers, json={})
+
+    assert answer.status_code == 403
+    assert answer.json()["code"] == "cross-site"
+    assert rota.jobs.show("load")
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"sec-fetch-site": "same-origin"}, {"origin": "http://localhost:8300"}, {"sec-fetch-site": "none"}]
+)
+def test_a_program_and_a_page_of_ours_may(http, rota, headers):
+    rota.jobs.add("load", shell="true")
+
+    assert http.post("/api/v1/jobs/load/pause", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""]
+)
+def test_what_a_form_can_send_is_no_body_that_acts(http, rota, kind):
+    rota.jobs.add("load", shell="true")
+
+    answer = http.post("/api/v1/jobs/load/pause", content=b"{}", headers={"content-type": kind})
+
+    assert answer.status_code == 415
+    assert rota.jobs.show("load")["state"] == "active"
+
+
+@pytest.mark.parametrize("path", ["/api/v1/jobs", "/nothing", "/api/openapi.json", "/healthz", "/metrics"])
+def test_every_answer_tells_browsers_to_do_nothing_with_it(http, path):
+    headers = http.get(path).headers
+
+    assert headers["content-security-policy"].startswith("default-src 'none'; frame-ancestors 'none'")
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert "access-control-allow-origin" not in headers
+
+
+def test_roles_hold_those_below_them():
+    wanted = {Role.VIEWER: "job.list", Role.OPERATOR: "job.pause", Role.ADMIN: "job.add"}
+    for number, role in enumerate(trust.ROLES):
+        may = [Identity("x", role).may(VERBS[wanted[other]]) for other in trust.ROLES]
+        assert may == [True] * (number + 1) + [False] * (2 - number)
+
+
+def test_whoever_has_not_the_role_is_refused(http, rota, monkeypatch):
+    rota.jobs.add("load", shell="true")
+    monkeypatch.setattr(trust, "identify", lambda _: Identity("ann", Role.VIEWER))
+
+    answers = [http.get("/api/v1/jobs/load"), http.post("/api/v1/jobs/load/pause"), http.delete("/api/v1/jobs/load")]
+
+    assert [answer.status_code for answer in answers] == [200, 403, 403]
+    assert answers[1].json()["detail"] == "job.pause wants the role operator; ann is viewer"
+    assert rota.jobs.show("load")["state"] == "active"
+
+
+def test_who_acts_stands_in_the_history(http, rota, monkeypatch):
+    rota.jobs.add("load", shell="true")
+    monkeypatch.setattr(trust, "identify", lambda _: Identity("ann", Role.ADMIN))
+
+    http.post("/api/v1/jobs/load/pause")
+
+    assert rota.why.job("load")["events"][-1]["actor"] == "ann"
