@@ -1,7 +1,8 @@
-"""Each verb through each door: the command line and SQL have the same effect, show the same, and refuse the same.
+"""Each verb through each door: the command line, SQL, Python and HTTP have the same effect, show and refuse the same.
 
-Two worlds are made alike; in one it is typed, in the other it is asked for with SQL. The table is held against the tree
-of commands, so that a verb that is missing here fails.
+Worlds are made alike; in one it is typed, in the others it is asked for through the other doors. The table is held
+against the tree of commands, so that a verb that is missing here fails. What the Python door is for a verb is found
+by its name, but for those whose words Python has otherwise.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import getpass
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from click.testing import CliRunner
@@ -20,6 +22,7 @@ from sqlalchemy import NullPool, create_engine, select, text
 
 from rota import Rota
 from rota.cli.main import main
+from rota.errors import RotaError, describe_error
 from rota.model.run import End, NodeIdentity
 from rota.store.database import Database
 from rota.store.endings import end_runs
@@ -28,8 +31,12 @@ from rota.store.nodes import register_node
 from rota.store.periods import look_at_periods
 from rota.store.tables import metadata
 from rota.verbs.answering import answer_commands
-from rota.verbs.table import VERBS
+from rota.verbs.table import NOT_HERE, VERBS
+from rota.web.app import make_app
+from rota.web.resources import derive_resources
+from tests.cli.test_words import commands
 from tests.servers import Server
+from tests.web.conftest import BASE, TestClient
 
 
 @dataclass
@@ -118,6 +125,60 @@ CASES = {
 }
 
 
+Python = Callable[[Rota, str, dict[str, Any]], Any]
+# Verbs whose words the Python door has otherwise: by default it is `rota.THINGs.word(target, **params)` for jobs,
+# calendars, pools, nodes and periods, and `rota.THINGs[target].word(**params)` for schedules, runs and backfills.
+IN_PYTHON: dict[str, Python] = {
+    "job.run": lambda rota, name, params: rota.enqueue(
+        name, params.get("args"), delay=params["in"], priority=params["priority"]
+    ).show(),
+    "job.delete": lambda rota, name, _: {"name": name, "deleted": rota.jobs.delete(name) is None},
+    "calendar.delete": lambda rota, name, _: {"name": name, "deleted": rota.calendars.delete(name) is None},
+    "pool.delete": lambda rota, name, _: {"name": name, "deleted": rota.pools.delete(name) is None},
+    "schedule.delete": lambda rota, key, _: {"key": key, "deleted": rota.schedules[key].delete() is None},
+    "node.forget": lambda rota, name, _: {"name": name, "forgotten": True, "missed": rota.nodes.forget(name)},
+    "schedule.add": lambda rota, key, params: rota.schedules.add(key, **params),
+    "schedule.next": lambda rota, key, params: rota.schedules[key].preview(params["n"], params["from"]),
+    "schedule.mark-succeeded": lambda rota, key, params: {
+        "key": key,
+        "runs": rota.schedules[key].mark_succeeded(params["slot"]),
+    },
+    "run.logs": lambda rota, run, _: {
+        "id": int(run),
+        "attempt": None,
+        "output": rota.runs[run].logs().decode(),
+    },
+    "period.list": lambda rota, job, params: rota.periods.list(job, last=params["to"]),
+    "backfill.start": lambda rota, name, params: rota.backfills.start(name, params["from"], params["to"]).show(),
+}
+ACTS_ON_RUNS = {"cancel", "freeze", "thaw", "rerun", "skip", "mark-succeeded"}
+
+
+def in_python(verb: str) -> Python:
+    """Find what a verb is in Python."""
+    if verb in IN_PYTHON:
+        return IN_PYTHON[verb]
+    thing, _, word = verb.partition(".")
+    method = word.replace("-", "_")
+
+    def call(rota: Rota, target: str | None, params: dict[str, Any]) -> Any:
+        given = dict(params)
+        if not word:
+            return getattr(rota, thing)(**given)
+        if thing == "why":
+            return getattr(rota.why, method)(target, **given)
+        things = getattr(rota, f"{thing}s")
+        if word == "list":
+            return things.list(**given)
+        if thing in {"schedule", "run", "backfill"}:
+            handle = things[target]
+            answer = getattr(handle, method)(**given)
+            return handle.show() if thing == "run" and word in ACTS_ON_RUNS else answer
+        return getattr(things, method)(target, **given)
+
+    return call
+
+
 class World:
     """A database with one of everything, made by the same steps each time."""
 
@@ -176,6 +237,35 @@ class World:
             return json.loads(row.outcome), None
         return None, json.loads(row.error)
 
+    def call(self, verb: str, target: str | None, params: dict[str, Any]) -> tuple[Any, dict[str, Any] | None]:
+        """Return what Python answers, as JSON would have it."""
+        rota = Rota.over(self.database, actor="python")
+        try:
+            view = in_python(verb)(rota, target, params)
+        except RotaError as error:
+            return None, json.loads(json.dumps(describe_error(error), default=str))
+        return json.loads(json.dumps(view, default=str)), None
+
+    def request(self, verb: str, target: str | None, params: dict[str, Any]) -> tuple[Any, dict[str, Any] | None]:
+        """Return what HTTP answers, or how it refuses."""
+        resource = next(one for one in derive_resources(VERBS.values()) if one.verb.name == verb)
+        if resource.names_target is not None:
+            params = {**params, resource.names_target: target}
+        path = resource.path.replace(f"{{{resource.verb.target}}}", quote(str(target), safe=""))
+        looks = resource.method == "GET"
+        with TestClient(make_app(Rota(self.url)), base_url=BASE) as http:
+            answer = http.request(
+                resource.method, path, params=params if looks else None, json=None if looks else params
+            )
+        view = answer.json()
+        if answer.is_success:
+            return (view["items"] if resource.lists else view), None
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.status_code == view["status"]
+        return None, {"message": view.pop("detail")} | {
+            name: value for name, value in view.items() if name not in {"type", "title", "status"}
+        }
+
     def rows(self) -> dict[str, list[Any]]:
         """All that stands there now, of that which a verb may change."""
         found: dict[str, list[Any]] = {}
@@ -190,7 +280,7 @@ class World:
 OF_ITS_OWN = {"actor", "request_id", "claim_id", "urgency", "due"}
 MOMENT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?")
 SPAN = re.compile(r"\d+(\.\d+)? ?(ms|s|m|h|d)\b")
-SOMEBODY = re.compile(rf"\b(sql|postgres|root@localhost|{re.escape(getpass.getuser())}@\S+)(?=\W|$)")
+SOMEBODY = re.compile(rf"\b(sql|python|postgres|local@host|root@localhost|{re.escape(getpass.getuser())}@\S+)(?=\W|$)")
 
 
 def plain(view: Any) -> Any:
@@ -208,6 +298,9 @@ def plain(view: Any) -> Any:
     return "MOMENT" if isinstance(view, float | datetime | bytes) else view
 
 
+DOORS = ("sql", "python", "http")
+
+
 @pytest.fixture
 def worlds(database_server: Server) -> Iterator[tuple[World, World]]:
     urls = [database_server.create_database() for _ in range(2)]
@@ -218,24 +311,42 @@ def worlds(database_server: Server) -> Iterator[tuple[World, World]]:
         database_server.drop_database(url)
 
 
+def through(door: str, world: World, verb: str, target: str | None, params: dict[str, Any]) -> tuple[Any, Any]:
+    """Ask for a verb through one of the doors."""
+    ask = {"sql": world.ask, "python": world.call, "http": world.request}[door]
+    return ask(verb, target, params)
+
+
 def test_every_verb_is_in_the_table() -> None:
     assert set(CASES) == set(VERBS)
 
 
+def test_every_command_that_is_a_verb_has_its_case_and_every_case_is_a_command() -> None:
+    typed = {words.replace(" ", ".") for words in commands()}
+
+    assert set(CASES) == typed - set(NOT_HERE)
+    for verb, case in CASES.items():
+        assert case.typed.startswith(verb.replace(".", " "))
+
+
+@pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("verb", CASES)
-def test_it_has_the_same_effect_and_shows_the_same_through_every_door(verb: str, worlds: tuple[World, World]) -> None:
+def test_it_has_the_same_effect_and_shows_the_same_through_every_door(
+    verb: str, door: str, worlds: tuple[World, World]
+) -> None:
     case, (typed, asked) = CASES[verb], worlds
 
     shown, error = typed.type(case.typed)
-    answered, refused = asked.ask(verb, case.target, case.params)
+    answered, refused = through(door, asked, verb, case.target, case.params)
 
     assert (error, refused) == (None, None)
     assert plain(answered) == plain(shown)
     assert asked.rows() == typed.rows()
 
 
+@pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("verb", [verb for verb, case in CASES.items() if case.target is not None])
-def test_it_refuses_the_same_through_every_door(verb: str, worlds: tuple[World, World]) -> None:
+def test_it_refuses_the_same_through_every_door(verb: str, door: str, worlds: tuple[World, World]) -> None:
     case, (typed, asked) = CASES[verb], worlds
     nothing = "987654321" if case.target is not None and case.target.isdigit() else "no such name"
     words = case.typed.split()
@@ -243,7 +354,7 @@ def test_it_refuses_the_same_through_every_door(verb: str, worlds: tuple[World, 
     words[at] = nothing.replace(" ", "@")
 
     shown, error = typed.type(" ".join(words))
-    answered, refused = asked.ask(verb, nothing, case.params)
+    answered, refused = through(door, asked, verb, nothing, case.params)
 
     assert shown is None
     assert answered is None
