@@ -167,6 +167,8 @@ def in_python(verb: str) -> Python:
             return getattr(rota, thing)(**given)
         if thing == "why":
             return getattr(rota.why, method)(target, **given)
+        if thing == "board":
+            return getattr(rota.board, method)(**given)
         things = getattr(rota, f"{thing}s")
         if word == "list":
             return things.list(**given)
