@@ -43,8 +43,7 @@ class Tidier:
 
     def begin(self) -> None:
         """Take the turn: do the first batch now, and let others be due."""
-        self._is_folding = True
-        self._next_at = self._clock()
+        self._fold()
         if is_clock_fresh(self._database):
             return
         if self.keep_output_seconds is not None and (count := tidy_output(self._database, self.keep_output_seconds)):
