@@ -218,17 +218,13 @@ HAS_SCHEDULE = (
 HAS_SCHEDULE_IN = HAS_SCHEDULE.where(job.c.env == bindparam("env", type_=job.c.env.type))
 HAS_SCHEDULE_WITH = HAS_SCHEDULE.where(_names_secrets)
 
-_latest = select(func.coalesce(func.max(run.c.id), 0)).scalar_subquery()
+# By a bound that a planner sees, as in `status`.
+_recent = select(run.c.id, run.c.job_id, run.c.state).order_by(desc(run.c.id)).limit(RECENT_RUNS).subquery("recent")
 _BAD = (RunState.FAILED.value, RunState.LOST.value)
 _ENDED_BY_ITSELF = {RunState.SUCCEEDED.value, *_BAD}
 # Jobs that may be failing: of which several runs failed lately, and those that were before. Served by the primary key,
 # and by rota_run_job for the runs of each.
-FIND_FAILED_JOBS = (
-    select(run.c.job_id)
-    .where(run.c.id > _latest - RECENT_RUNS, run.c.state.in_(_BAD))
-    .group_by(run.c.job_id)
-    .limit(FOUND_MAX)
-)
+FIND_FAILED_JOBS = select(_recent.c.job_id).where(_recent.c.state.in_(_BAD)).group_by(_recent.c.job_id).limit(FOUND_MAX)
 FIND_JOBS_FOUND = (
     select(job.c.id)
     .join(finding, finding.c.subject == job.c.name)
