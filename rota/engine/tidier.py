@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from rota.store.database import Database
 from rota.store.retention import REMOVED_MAX, is_clock_fresh, remove_events, remove_runs
-from rota.store.rollups import fold_tallies
+from rota.store.rollups import KEEP_SECONDS, Unit, fold_tallies, remove_counts
 from rota.store.tidying import tidy_output
 
 log = logging.getLogger("rota.scheduler")
@@ -40,12 +40,16 @@ class Tidier:
         self._batch_size = REMOVED_MAX
         self._removed = 0
         self._is_folding = False
+        # Of the roll-ups, behind which job the next turn goes on; None: from the start.
+        self._counted: dict[Unit, int | None] = dict.fromkeys(KEEP_SECONDS)
 
     def begin(self) -> None:
         """Take the turn: do the first batch now, and let others be due."""
         self._fold()
         if is_clock_fresh(self._database):
             return
+        for unit in KEEP_SECONDS:
+            self._counted[unit] = remove_counts(self._database, unit, after=self._counted[unit] or -1)
         if self.keep_output_seconds is not None and (count := tidy_output(self._database, self.keep_output_seconds)):
             log.info("deleted what %d attempts wrote: it was kept long enough", count)
         if self.keep_runs is not None and self._clock() >= self._rest_until:

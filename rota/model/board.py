@@ -25,8 +25,8 @@ class Zoom:
 
     @property
     def counts_runs(self) -> bool:
-        """Whether its cells are short enough that runs are looked at one by one, where they are not too many."""
-        return self.cell_seconds < 3600
+        """Whether its cells are shorter than what is counted: runs are looked at one by one, if they are few."""
+        return self.cell_seconds < 900
 
     @property
     def span(self) -> timedelta:
@@ -78,7 +78,7 @@ def choose_window(zoom: Zoom, now: datetime, start: datetime | None) -> Window:
     """Return the window that begins with the cell of ``start``; without one, most of it is past and now is in it."""
     if start is None:
         start = now + zoom.span * AHEAD_SHARE - zoom.span + timedelta(seconds=zoom.cell_seconds)
-    # Cells lie on a grid that is the same for everybody, so that what is counted by hours and days fits into them.
+    # Cells lie on a grid that is the same for everybody, so that what is counted fits into them.
     seconds = int((start - _EPOCH).total_seconds())
     return Window(zoom, _EPOCH + timedelta(seconds=seconds - seconds % zoom.cell_seconds))
 

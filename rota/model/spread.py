@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-HOURS_MAX = 10_000  # that one row is spread over
+STRETCHES_MAX = 10_000  # that one row is spread over
 
 
 def spread_evenly(first: int, last: int, count: int) -> dict[int, int]:
-    """Spread ``count`` (also one below zero) over the hours from ``first`` to ``last``: how many fall into each.
+    """Spread ``count`` (also one below zero) over the stretches from ``first`` to ``last``: how many fall into each.
 
-    They lie at equal distances, at most 10,000 of them; the sum is ``count``. What was taken for some hours can be
-    given back for the same hours.
+    They lie at equal distances, at most 10,000 of them; the sum is ``count``. What was given can be
+    taken back from the same ones.
     """
     sign, left = (1, count) if count >= 0 else (-1, -count)
-    hours = max(1, min(left, last - first + 1, HOURS_MAX))
+    stretches = max(1, min(left, last - first + 1, STRETCHES_MAX))
     span = max(0, last - first + 1)
     found: dict[int, int] = {}
-    for number in range(hours):
-        share = left * (number + 1) // hours - left * number // hours
+    for number in range(stretches):
+        share = left * (number + 1) // stretches - left * number // stretches
         if share:
-            found[first + span * number // hours] = sign * share
+            found[first + span * number // stretches] = sign * share
     return found

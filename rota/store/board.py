@@ -1,9 +1,9 @@
 """The board: what jobs, or nodes, had at which time, have now, and will have.
 
-Invariant: what is read does not grow with the ledger. Hours and days come from the roll-ups. Where cells are shorter,
-runs are looked at one by one, by the index on their moments, of those jobs that have few enough in the window, which
-their roll-ups tell beforehand; what these count beyond that is spread over its hour. Unfinished runs come by an index
-of their own, up to a bound.
+Invariant: what is read does not grow with the ledger. What ended comes from the roll-ups. Where cells are shorter than
+what these count, runs are looked at one by one, by the index on their moments, of those jobs that have few enough in
+the window, which the roll-ups tell beforehand; what these count beyond that is spread over its quarter of an hour.
+Unfinished runs come by an index of their own, up to a bound.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from rota.store.rollups import (
 from rota.store.tables import job, node, run, schedule
 from rota.store.types import AnyRow, Instant, seconds_since_1970
 
-RUNS_MAX = 50_000  # that are looked at one by one
+RUNS_MAX = 20_000  # that are looked at one by one
 UNFINISHED_MAX = 20_000
 AHEAD_MAX = 3_000  # coming slots
 ALL = ""  # the name of the row that counts all of them
-_HOUR = timedelta(hours=1)
+_SECONDS = {Unit.QUARTER: 900, Unit.HOUR: 3600, Unit.DAY: 86400}
 _cell = (seconds_since_1970(run.c.moment_at) - bindparam("start_seconds")) // bindparam("cell_seconds")
 
 _JOB = (job.c.id, job.c.name, job.c.state)
@@ -183,7 +183,7 @@ def read_node_board(
         lines = {row.name: Line(row.name, row.state) for row in shown}
         everything = Line(ALL, None)
         if lines:
-            counts = read_node_counts(connection, _unit_of(zoom), list(lines), *_hours(window))
+            counts = read_node_counts(connection, _unit_of(zoom), list(lines), *_counted(window))
             for (name, moment, state), count in counts.found.items():
                 for line in (lines[str(name)], everything):
                     _put(line, window, moment, counts.unit, state, count.ended_count)
@@ -204,7 +204,7 @@ def _find_jobs(
     wanted: dict[str, Any] = {"after": after, "pattern": _pattern(part), "limit": limit}
     if not is_troubled:
         return connection.execute(READ_JOBS, wanted).all()
-    first, end = _hours(window)
+    first, end = _counted(window)
     wanted |= {"unit": _unit_of(window.zoom).value, "first": first, "end": end}
     return connection.execute(READ_TROUBLED, wanted).all()
 
@@ -214,25 +214,26 @@ def _pattern(part: str) -> str:
 
 
 def _unit_of(zoom: Zoom) -> Unit:
-    return Unit.DAY if zoom.cell_seconds % 86400 == 0 else Unit.HOUR
+    return next((unit for unit in (Unit.DAY, Unit.HOUR) if zoom.cell_seconds % _SECONDS[unit] == 0), Unit.QUARTER)
 
 
-def _hours(window: Window) -> tuple[datetime, datetime]:
-    """Return the window, widened to whole hours."""
-    start = window.start.replace(minute=0, second=0)
-    end = window.end.replace(minute=0, second=0)
-    return start, end if end == window.end else end + _HOUR
+def _counted(window: Window) -> tuple[datetime, datetime]:
+    """Return the window, widened to whole stretches of what is counted for it."""
+    seconds = _SECONDS[_unit_of(window.zoom)]
+    before = timedelta(seconds=window.start_seconds % seconds)
+    behind = timedelta(seconds=-(window.start_seconds + window.zoom.cell_seconds * window.zoom.cell_count) % seconds)
+    return window.start - before, window.end + behind
 
 
 def _fill_all(connection: Connection, window: Window, line: Line) -> None:
-    counts = read_all_counts(connection, _unit_of(window.zoom), *_hours(window))
+    counts = read_all_counts(connection, _unit_of(window.zoom), *_counted(window))
     for (_, moment, state), count in counts.found.items():
         _put(line, window, moment, counts.unit, state, count.ended_count)
 
 
 def _put(line: Line, window: Window, moment: datetime, unit: Unit, state: str, count: int) -> None:
     """Put what is counted of a stretch that begins at ``moment`` into its cells."""
-    first, last = window.cell_of(moment), window.cell_of(moment + (_HOUR if unit is Unit.HOUR else 24 * _HOUR)) - 1
+    first, last = window.cell_of(moment), window.cell_of(moment + timedelta(seconds=_SECONDS[unit])) - 1
     for cell, share in spread_evenly(first, max(first, last), count).items():
         if 0 <= cell < window.zoom.cell_count:
             line.cell(cell).add(state, share)
@@ -240,7 +241,7 @@ def _put(line: Line, window: Window, moment: datetime, unit: Unit, state: str, c
 
 def _fill_jobs(connection: Connection, window: Window, now: datetime, lines: dict[int, Line]) -> bool:
     zoom = window.zoom
-    counts = read_job_counts(connection, _unit_of(zoom), list(lines), *_hours(window))
+    counts = read_job_counts(connection, _unit_of(zoom), list(lines), *_counted(window))
     if zoom.counts_runs:
         _take_runs(connection, window, lines, counts)
     for (job_id, moment, state), count in counts.found.items():
@@ -263,21 +264,21 @@ def _take_runs(connection: Connection, window: Window, lines: dict[int, Line], c
             few.append(job_id)
     if not few:
         return
-    first, end = _hours(window)
+    first, end = _counted(window)
     wanted = {
         "job_ids": few,
         "first": first,
         "end": end,
-        "start_seconds": window.start_seconds - window.start_seconds % 3600,
+        "start_seconds": window.start_seconds,
         "cell_seconds": window.zoom.cell_seconds,
     }
-    hidden = window.start_seconds % 3600 // window.zoom.cell_seconds  # cells of the first hour that are not shown
     for row in connection.execute(READ_CELLS, wanted):
-        cell = int(row.cell) - hidden  # a decimal number on MariaDB
+        cell = int(row.cell)  # a decimal number on MariaDB
         if 0 <= cell < window.zoom.cell_count:
             lines[row.job_id].cell(cell).add(row.state, row.number, row.run_id)
-        moment = window.start_of(cell).replace(minute=0, second=0)
-        counts.of(row.job_id, moment, row.state).ended_count -= row.number
+        moment = window.start_of(cell)
+        quarter = moment - timedelta(minutes=moment.minute % 15)
+        counts.of(row.job_id, quarter, row.state).ended_count -= row.number
 
 
 def _fill_unfinished(connection: Connection, window: Window, lines: dict[int, Line]) -> bool:

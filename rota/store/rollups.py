@@ -1,8 +1,8 @@
-"""Roll-ups: how many runs of each job, and attempts on each node, ended how in each hour and each day.
+"""Roll-ups: how many runs of each job, and attempts on each node, ended how in each quarter of an hour, hour and day.
 
 Invariant: a tally is folded in the transaction that removes it, by one node at a time, so that each counts once. What
-is read here adds the tallies that nobody has folded yet: it is exact at any moment, whether nodes live or not. Hours
-and days are those of UTC.
+is read here adds the tallies that nobody has folded yet: it is exact at any moment, whether nodes live or not. All of
+them are those of UTC.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from rota.model.spread import spread_evenly
 from rota.model.states import RunState
 from rota.store.database import Database
 from rota.store.tables import job_rollup, node_rollup, tally
-from rota.store.tallies import hour_of
+from rota.store.tallies import QUARTER_SECONDS, quarter_of
 from rota.store.turns import ROLLUPS, take_turn
-from rota.store.types import AnyRow, Instant, Word, encode_rows, given_rows
+from rota.store.types import AnyRow, Instant, Number, Word, db_now_plus, encode_rows, given_rows
 
 FOLD_MAX = 2000  # tallies in one transaction
 ALL_JOBS = 0
@@ -48,8 +48,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Unit(StrEnum):
     """How long the stretches are that a roll-up counts."""
 
+    QUARTER = "quarter"  # of an hour
     HOUR = "hour"
     DAY = "day"
+
+
+KEEP_SECONDS = {Unit.QUARTER: 8 * 86400.0, Unit.HOUR: 100 * 86400.0}  # days are kept for ever
+JOBS_MAX = 100  # of which one batch removes what was kept long enough
+QUARTERS = {Unit.QUARTER: 1, Unit.HOUR: 4, Unit.DAY: 96}
 
 
 # Served by the primary key.
@@ -64,8 +70,8 @@ _first, _end = bindparam("first", type_=Instant()), bindparam("end", type_=Insta
 READ_OF_JOBS = union_all(
     select(
         job_rollup.c.job_id,
-        hour_of(job_rollup.c.start_at).label("hour"),
-        null().label("hour_last"),
+        quarter_of(job_rollup.c.start_at).label("quarter"),
+        null().label("quarter_last"),
         job_rollup.c.state,
         job_rollup.c.ended_count,
         job_rollup.c.delay_seconds,
@@ -78,8 +84,8 @@ READ_OF_JOBS = union_all(
     ),
     select(
         case((bindparam("of_all", type_=Boolean), ALL_JOBS), else_=tally.c.job_id),
-        tally.c.hour,
-        tally.c.hour_last,
+        tally.c.quarter,
+        tally.c.quarter_last,
         tally.c.state,
         tally.c.ended_count,
         tally.c.delay_seconds,
@@ -92,8 +98,8 @@ READ_OF_JOBS = union_all(
 READ_OF_NODES = union_all(
     select(
         node_rollup.c.node,
-        hour_of(node_rollup.c.start_at).label("hour"),
-        null().label("hour_last"),
+        quarter_of(node_rollup.c.start_at).label("quarter"),
+        null().label("quarter_last"),
         node_rollup.c.state,
         node_rollup.c.ended_count,
         node_rollup.c.busy_seconds,
@@ -104,7 +110,7 @@ READ_OF_NODES = union_all(
         node_rollup.c.start_at < _end,
     ),
     select(
-        tally.c.node, tally.c.hour, tally.c.hour_last, tally.c.state, tally.c.ended_count, tally.c.busy_seconds
+        tally.c.node, tally.c.quarter, tally.c.quarter_last, tally.c.state, tally.c.ended_count, tally.c.busy_seconds
     ).where(tally.c.node.in_(bindparam("nodes", expanding=True))),
 )
 # The jobs of which something ended badly in this time. Served by rota_job_rollup_state.
@@ -120,11 +126,28 @@ FIND_TROUBLED = union(
     select(tally.c.job_id).where(
         tally.c.node == "",
         tally.c.state.in_(_bad_states),
-        func.coalesce(tally.c.hour_last, tally.c.hour) >= hour_of(_first),
-        tally.c.hour < hour_of(_end),
+        func.coalesce(tally.c.quarter_last, tally.c.quarter) >= quarter_of(_first),
+        tally.c.quarter < quarter_of(_end),
         tally.c.ended_count > 0,
     ),
 )
+
+
+_old = db_now_plus(-bindparam("keep_seconds", type_=Number))
+# Jobs of which something is counted. Served by the primary key, as the next two are.
+FIND_COUNTED = (
+    select(job_rollup.c.job_id)
+    .where(job_rollup.c.unit == _unit, job_rollup.c.job_id > bindparam("after"))
+    .distinct()
+    .order_by(job_rollup.c.job_id)
+    .limit(JOBS_MAX)
+)
+REMOVE_OF_JOBS = delete(job_rollup).where(
+    job_rollup.c.unit == _unit,
+    job_rollup.c.job_id.in_(bindparam("job_ids", expanding=True)),
+    job_rollup.c.start_at < _old,
+)
+REMOVE_OF_NODES = delete(node_rollup).where(node_rollup.c.unit == _unit, node_rollup.c.start_at < _old)
 
 
 class _Fold:
@@ -188,13 +211,13 @@ class Counts:
     )
 
     def add(self, row: AnyRow, *subjects: int | str) -> None:
-        """Add what a row says of an hour, or of many, to each of these."""
-        first = int(row.hour)  # a decimal number on MariaDB
-        hours = {first: row.ended_count}
-        if row.hour_last is not None:
-            hours = spread_evenly(first, int(row.hour_last), row.ended_count)
-        for number, (hour, count) in enumerate(hours.items()):
-            start = _EPOCH + timedelta(hours=hour if self.unit is Unit.HOUR else hour - hour % 24)
+        """Add what a row says of a stretch, or of many, to each of these."""
+        first = int(row.quarter)  # a decimal number on MariaDB
+        quarters = {first: row.ended_count}
+        if row.quarter_last is not None:
+            quarters = spread_evenly(first, int(row.quarter_last), row.ended_count)
+        for number, (quarter, count) in enumerate(quarters.items()):
+            start = _EPOCH + timedelta(seconds=QUARTER_SECONDS * (quarter - quarter % QUARTERS[self.unit]))
             for subject in subjects:
                 self.of(subject, start, row.state).add(row, count, is_first=number == 0)
 
@@ -231,6 +254,27 @@ def fold_tallies(database: Database) -> bool:
         return len(rows) == FOLD_MAX
 
     return database.write(fold, repeatable=True)
+
+
+def remove_counts(database: Database, unit: Unit, *, after: int = -1) -> int | None:
+    """Remove what is counted by ``unit`` and was kept long enough, of the next jobs after the id ``after``.
+
+    Return where the next batch begins; None: all jobs were looked through.
+
+    Raises:
+        DatabaseUnavailable: calling again is safe.
+    """
+    wanted: dict[str, Any] = {"unit": unit.value, "keep_seconds": KEEP_SECONDS[unit]}
+
+    def remove(connection: Connection) -> int | None:
+        job_ids = connection.execute(FIND_COUNTED, {"unit": unit.value, "after": after}).scalars().all()
+        if job_ids:
+            connection.execute(REMOVE_OF_JOBS, wanted | {"job_ids": job_ids})
+        if after < 0:
+            connection.execute(REMOVE_OF_NODES, wanted)
+        return job_ids[-1] if len(job_ids) == JOBS_MAX else None
+
+    return database.write(remove, repeatable=True)
 
 
 def read_job_counts(

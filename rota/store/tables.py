@@ -763,8 +763,8 @@ tally = Table(
     Column("id", Id, primary_key=True),
     Column("job_id", Id, nullable=False),  # 0: it is of a node
     Column("node", Name, nullable=False),  # '': it is of a job
-    Column("hour", Id, nullable=False),  # since 1970 began
-    Column("hour_last", Id),  # of a row that stands for many slots, spread over these hours; NULL: that hour alone
+    Column("quarter", Id, nullable=False),  # of an hour, since 1970 began
+    Column("quarter_last", Id),  # of a row that stands for many slots, spread up to there; NULL: that one alone
     Column("state", Word, nullable=False),
     Column("ended_count", Id, nullable=False),  # less than zero: so many are done again, or are something else now
     Column("busy_seconds", Number, nullable=False),
@@ -775,11 +775,12 @@ tally = Table(
 
 _NO_SEQUENCE = {name: value for name, value in _MYSQL.items() if name != "sqlite_autoincrement"}
 
-# How the runs of each job ended, by the hours and the days (in UTC) that they are for. It outlives them.
+# How the runs of each job ended, by the quarters of an hour, the hours and the days (in UTC) that they are for. Days
+# outlive the runs.
 job_rollup = Table(
     "rota_job_rollup",
     metadata,
-    Column("unit", Word, primary_key=True),  # hour, day
+    Column("unit", Word, primary_key=True),  # quarter, hour, day
     Column("job_id", Id, primary_key=True, autoincrement=False),  # 0: all jobs together
     Column("start_at", Instant, primary_key=True),
     Column("state", Word, primary_key=True),
@@ -789,13 +790,22 @@ job_rollup = Table(
     **_NO_SEQUENCE,
 )
 # Serves FIND_TROUBLED: the jobs of which something ended badly.
-Index("rota_job_rollup_state", job_rollup.c.unit, job_rollup.c.state, job_rollup.c.start_at, job_rollup.c.job_id)
+_ended_badly = text("state in ('failed', 'lost', 'missed')")
+Index(
+    "rota_job_rollup_state",
+    job_rollup.c.unit,
+    job_rollup.c.state,
+    job_rollup.c.start_at,
+    job_rollup.c.job_id,
+    postgresql_where=_ended_badly,
+    sqlite_where=_ended_badly,
+)
 
-# How the attempts on each node ended, by the hours and the days in which they did.
+# How the attempts on each node ended, by when they did, likewise.
 node_rollup = Table(
     "rota_node_rollup",
     metadata,
-    Column("unit", Word, primary_key=True),  # hour, day
+    Column("unit", Word, primary_key=True),  # quarter, hour, day
     Column("node", Name, primary_key=True),
     Column("start_at", Instant, primary_key=True),
     Column("state", Word, primary_key=True),

@@ -14,20 +14,20 @@ from sqlalchemy import ColumnElement, Connection, Insert, case, func, insert, li
 from rota.store.tables import attempt, run, tally
 from rota.store.types import Number, encode_rows, given_rows, seconds_between, seconds_since_1970
 
-HOUR_SECONDS = 3600
+QUARTER_SECONDS = 900
 
-_FIELDS = "job_id node hour hour_last state ended_count busy_seconds delay_seconds delay_count".split()
+_FIELDS = "job_id node quarter quarter_last state ended_count busy_seconds delay_seconds delay_count".split()
 _nothing = literal(0.0, Number)
 
 
-def hour_of(moment: Any) -> ColumnElement[int]:
-    """Return the hour since 1970 in which a moment lies, as a whole number."""
-    return seconds_since_1970(moment) // HOUR_SECONDS
+def quarter_of(moment: Any) -> ColumnElement[int]:
+    """Return the quarter of an hour since 1970 in which a moment lies, as a whole number."""
+    return seconds_since_1970(moment) // QUARTER_SECONDS
 
 
 _moment = func.coalesce(run.c.moment_at, run.c.slot_at, run.c.period_start_at, run.c.enqueued_at)
-RUN_HOUR = hour_of(_moment)
-RUN_HOUR_LAST = case((run.c.slot_count > 1, hour_of(run.c.slot_last_at)), else_=null())
+RUN_QUARTER = quarter_of(_moment)
+RUN_QUARTER_LAST = case((run.c.slot_count > 1, quarter_of(run.c.slot_last_at)), else_=null())
 # Where it had one attempt, run_at is still when it might start.
 _has_delay = (run.c.attempt == 1) & run.c.started_at.is_not(None)
 _delay = case((_has_delay, seconds_between(run.c.run_at, run.c.started_at)), else_=_nothing)
@@ -35,11 +35,13 @@ _delay = case((_has_delay, seconds_between(run.c.run_at, run.c.started_at)), els
 
 def tally_runs(*where: ColumnElement[bool]) -> Insert:
     """Make the statement that tells of the finished runs that ``where`` finds how they ended."""
-    told = (run.c.job_id, literal(""), RUN_HOUR, RUN_HOUR_LAST, run.c.state)
+    told = (run.c.job_id, literal(""), RUN_QUARTER, RUN_QUARTER_LAST, run.c.state)
     counted = select(*told, func.sum(run.c.slot_count), _nothing, _nothing, literal(0)).where(
         run.c.finished_at.is_not(None), *where
     )
-    return insert(tally).from_select(_FIELDS, counted.group_by(run.c.job_id, RUN_HOUR, RUN_HOUR_LAST, run.c.state))
+    return insert(tally).from_select(
+        _FIELDS, counted.group_by(run.c.job_id, RUN_QUARTER, RUN_QUARTER_LAST, run.c.state)
+    )
 
 
 _changes = given_rows("changes", run_id="id", state="word", sign="id")
@@ -50,8 +52,8 @@ TALLY_CHANGES = insert(tally).from_select(
     select(
         run.c.job_id,
         literal(""),
-        RUN_HOUR,
-        RUN_HOUR_LAST,
+        RUN_QUARTER,
+        RUN_QUARTER_LAST,
         _changes.c.state,
         func.sum(_changes.c.sign * run.c.slot_count),
         _nothing,
@@ -59,18 +61,18 @@ TALLY_CHANGES = insert(tally).from_select(
         func.sum(case((_is_new & _has_delay, 1), else_=0)),
     )
     .where(run.c.id == _changes.c.run_id)
-    .group_by(run.c.job_id, RUN_HOUR, RUN_HOUR_LAST, _changes.c.state),
+    .group_by(run.c.job_id, RUN_QUARTER, RUN_QUARTER_LAST, _changes.c.state),
 )
 
 _claims = given_rows("claims", claim_id="token", sign="id")
-_ended_hour = hour_of(attempt.c.finished_at)
+_ended_quarter = quarter_of(attempt.c.finished_at)
 # Of these attempts, how they have ended, or what they are no longer. Served by the unique claim.
 TALLY_ATTEMPTS = insert(tally).from_select(
     _FIELDS,
     select(
         literal(0),
         attempt.c.node,
-        _ended_hour,
+        _ended_quarter,
         null(),
         attempt.c.state,
         func.sum(_claims.c.sign),
@@ -79,7 +81,7 @@ TALLY_ATTEMPTS = insert(tally).from_select(
         literal(0),
     )
     .where(attempt.c.claim_id == _claims.c.claim_id, attempt.c.finished_at.is_not(None))
-    .group_by(attempt.c.node, _ended_hour, attempt.c.state),
+    .group_by(attempt.c.node, _ended_quarter, attempt.c.state),
 )
 
 

@@ -1,4 +1,4 @@
-"""What one row stands for is spread over its hours, whole and evenly."""
+"""What one row stands for is spread over its time, whole and evenly."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rota.model.spread import HOURS_MAX, spread_evenly
+from rota.model.spread import STRETCHES_MAX, spread_evenly
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from rota.model.spread import HOURS_MAX, spread_evenly
         (10, 9, 4, {10: 4}),
         (10, 12, 0, {}),
     ],
-    ids=["one hour", "one each", "many each", "fewer than hours", "taken back", "backwards", "none"],
+    ids=["one stretch", "one each", "many each", "fewer than stretches", "taken back", "backwards", "none"],
 )
 def test_it_is_spread_evenly(first: int, last: int, count: int, found: dict[int, int]) -> None:
     assert spread_evenly(first, last, count) == found
@@ -31,7 +31,7 @@ def test_nothing_is_lost_or_made_and_what_is_taken_back_is_what_was_given(first:
     found = spread_evenly(first, first + span, count)
 
     assert sum(found.values()) == count
-    assert len(found) <= HOURS_MAX
-    assert all(first <= hour <= first + span for hour in found)
+    assert len(found) <= STRETCHES_MAX
+    assert all(first <= one <= first + span for one in found)
     assert max(found.values()) - min(found.values()) <= 1
-    assert spread_evenly(first, first + span, -count) == {hour: -number for hour, number in found.items()}
+    assert spread_evenly(first, first + span, -count) == {one: -number for one, number in found.items()}

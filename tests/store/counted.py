@@ -32,7 +32,7 @@ def miscounted(connection: Connection) -> list[tuple[object, ...]]:
         text("select coalesce(max(id), 0) = count(*) and count(*) > 0 from rota_run")
     ).scalar()
     wrong: list[tuple[object, ...]] = []
-    for unit in ("hour", "day"):
+    for unit in ("quarter", "hour", "day"):
         for is_so, said in (
             (count(IN_LEDGER), count(TOLD, FOLDED.format(unit))),
             (count(CLOSED), count(NODES_TOLD, NODES_FOLDED.format(unit))),

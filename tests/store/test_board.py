@@ -77,7 +77,7 @@ def test_each_zoom_shows_the_same_runs(mixed: Ledger, zoom: str, is_folded: bool
 
 
 def test_a_cell_with_one_run_says_which(mixed: Ledger) -> None:
-    board = look(mixed, "day")
+    board = look(mixed, "6h")
     cells = line(board).cells
 
     assert cells[board.window.cell_of(NOON - HOUR)].run_id == 1
@@ -90,7 +90,9 @@ def test_what_is_for_an_earlier_time_and_not_finished_is_told_beside_the_cells(m
     assert line(look(mixed, "day")).before == {"running": 1, "waiting": 1}
 
 
-def test_of_a_job_with_too_many_runs_hours_are_shown(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_job_with_too_many_runs_quarters_of_an_hour_are_shown(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, count in (("few", 3), ("many", 10)):
         ledger.add_job(name)
         for _ in range(count):
@@ -102,7 +104,7 @@ def test_of_a_job_with_too_many_runs_hours_are_shown(ledger: Ledger, monkeypatch
 
     assert at(exact, NOON, "few") == at(board, NOON, "few") == {"succeeded": 3}
     assert at(exact, NOON, "many") == {"succeeded": 10}
-    # Within the hour that begins at noon nobody has looked when: they are spread over it, as far as it is shown.
+    # Within the quarter that begins at noon nobody has looked when: they are spread over it, as far as it is shown.
     assert 0 < summed(line(board, "many"))["succeeded"] < 10
     assert summed(board.all) == summed(exact.all)
 

@@ -301,7 +301,7 @@ def test_what_has_ended_before_there_were_roll_ups_is_counted(empty: Database) -
     )
     hours = [slot.replace(minute=0) + timedelta(hours=number) for number in range(6)]
     assert {tuple(row) for row in empty.read(lambda c: c.execute(of_hours).all())} == {
-        (1, hours[0], 1), (1, hours[5], 1), *((2, hour, 1) for hour in hours),
+        (1, hours[0], 1), (1, hours[5], 1), *((2, hour, 1) for hour in (*hours[:3], hours[4])), (2, hours[3], 2),
     }  # fmt: skip
     busy = text("select node, busy_seconds from rota_node_rollup where unit = 'day'")
     assert [tuple(row) for row in empty.read(lambda c: c.execute(busy).all())] == [("a", 5.0)]

@@ -245,3 +245,31 @@ def test_tallies_are_folded_a_batch_at_a_time(ledger: Ledger, monkeypatch: pytes
 
     assert folded == [True] * (told // 2) + [False]
     assert both(ledger, lambda: counted(ledger)) == {(NOON, "succeeded"): 3}
+
+
+@pytest.mark.breaks_invariants
+def test_quarters_and_hours_go_after_their_time_and_days_stay(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two", "three"):
+        ledger.add_job(name)
+        ledger.enqueue(name)
+    ledger.end_all(ledger.claim())
+    fold_tallies(ledger.database)
+    monkeypatch.setattr(rollups, "JOBS_MAX", 2)
+    monkeypatch.setattr(rollups, "FIND_COUNTED", rollups.FIND_COUNTED.limit(2))
+
+    def units() -> list[str]:
+        for unit in rollups.KEEP_SECONDS:
+            after: int | None = -1
+            while after is not None:
+                after = rollups.remove_counts(ledger.database, unit, after=after)
+        tables = ("job", "node")
+        found = [ledger.rows(f"select unit from rota_{table}_rollup group by unit order by unit") for table in tables]
+        assert found[0] == found[1]
+        return [row.unit for row in found[0]]
+
+    assert units() == ["day", "hour", "quarter"]
+    ledger.clock.advance(days=9)
+    assert units() == ["day", "hour"]
+    ledger.clock.advance(days=100)
+    assert units() == ["day"]
+    assert counted(ledger, Unit.DAY, ALL_JOBS) == {(TODAY, "succeeded"): 3}

@@ -1,4 +1,4 @@
-"""Roll-ups: how runs and attempts ended, counted by hours and days.
+"""Roll-ups: how runs and attempts ended, counted by quarters of an hour, hours and days.
 
 Revision 0010. A program that knows only schema 9 works on: what ends by it is not counted, and what it makes has no
 moment.
@@ -23,19 +23,19 @@ OPTIONS: dict[str, Any] = {
     "mariadb_engine": "InnoDB",
     "mariadb_charset": "utf8mb4",
 }
-HOUR = {
-    "postgresql": "date_trunc('{unit}', {moment} at time zone 'UTC') at time zone 'UTC'",
-    "mysql": "timestampadd({unit}, timestampdiff({unit}, '1970-01-01', {moment}), '1970-01-01 00:00:00.000000')",
-    "sqlite": "strftime('{format}', {moment})",
+NUMBER = {
+    "postgresql": "extract(epoch from {moment} at time zone 'UTC')::bigint / {seconds}",
+    "mysql": "timestampdiff(second, '1970-01-01', {moment}) div {seconds}",
+    "sqlite": "cast(strftime('%s', {moment}) as integer) / {seconds}",
 }
-HOUR["mariadb"] = HOUR["mysql"]
-FORMATS = {"hour": "%Y-%m-%d %H:00:00.000000", "day": "%Y-%m-%d 00:00:00.000000"}
-HOUR_NUMBER = {
-    "postgresql": "extract(epoch from {moment} at time zone 'UTC')::bigint / 3600",
-    "mysql": "timestampdiff(hour, '1970-01-01', {moment})",
-    "sqlite": "cast(strftime('%s', {moment}) as integer) / 3600",
+NUMBER["mariadb"] = NUMBER["mysql"]
+START = {
+    "postgresql": "to_timestamp(({number}) * {seconds})",
+    "mysql": "timestampadd(second, ({number}) * {seconds}, '1970-01-01 00:00:00.000000')",
+    "sqlite": "strftime('%Y-%m-%d %H:%M:00.000000', ({number}) * {seconds}, 'unixepoch')",
 }
-HOUR_NUMBER["mariadb"] = HOUR_NUMBER["mysql"]
+START["mariadb"] = START["mysql"]
+UNITS = {"quarter": 900, "hour": 3600, "day": 86400}
 
 
 def upgrade() -> None:
@@ -50,8 +50,8 @@ def upgrade() -> None:
         sa.Column("id", Id, nullable=False),
         sa.Column("job_id", Id, nullable=False),
         sa.Column("node", Name, nullable=False),
-        sa.Column("hour", Id, nullable=False),
-        sa.Column("hour_last", Id, nullable=True),
+        sa.Column("quarter", Id, nullable=False),
+        sa.Column("quarter_last", Id, nullable=True),
         sa.Column("state", Word, nullable=False),
         sa.Column("ended_count", Id, nullable=False),
         sa.Column("busy_seconds", Number, nullable=False),
@@ -82,7 +82,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("unit", "node", "start_at", "state", name=op.f("rota_node_rollup_pkey")),
         **OPTIONS,
     )
-    steps.create_index("rota_job_rollup_state", "rota_job_rollup", ["unit", "state", "start_at", "job_id"])
+    ended_badly = sa.text("state in ('failed', 'lost', 'missed')")
+    steps.create_index(
+        "rota_job_rollup_state",
+        "rota_job_rollup",
+        ["unit", "state", "start_at", "job_id"],
+        postgresql_where=ended_badly,
+        sqlite_where=ended_badly,
+    )
     op.execute(
         "update rota_run set moment_at = coalesce(slot_at, period_start_at, enqueued_at) where moment_at is null"
     )
@@ -105,24 +112,26 @@ def count_all() -> None:
     kind = op.get_context().dialect.name
     for table in ("rota_job_rollup", "rota_node_rollup", "rota_tally"):
         op.execute(f"delete from {table}")  # of an upgrade that was cut off
-    for unit in ("hour", "day"):
-        of_run = HOUR[kind].format(unit=unit, format=FORMATS[unit], moment="moment_at")
+    for unit, seconds in UNITS.items():
+        of_run, of_attempt = (
+            START[kind].format(number=NUMBER[kind].format(moment=moment, seconds=seconds), seconds=seconds)
+            for moment in ("moment_at", "finished_at")
+        )
         for job_id in ("job_id", "0"):
             op.execute(
                 "insert into rota_job_rollup (unit, job_id, start_at, state, ended_count, delay_seconds, delay_count) "
                 f"select '{unit}', {job_id}, {of_run}, state, count(*), 0, 0 from rota_run "
                 "where finished_at is not null and slot_count = 1 group by 2, 3, 4"
             )
-        of_attempt = HOUR[kind].format(unit=unit, format=FORMATS[unit], moment="finished_at")
         op.execute(
             "insert into rota_node_rollup (unit, node, start_at, state, ended_count, busy_seconds) "
             f"select '{unit}', node, {of_attempt}, state, count(*), sum(coalesce(seconds, 0)) from rota_attempt "
             "where finished_at is not null group by 2, 3, 4"
         )
-    hours = {name: HOUR_NUMBER[kind].format(moment=name) for name in ("slot_at", "slot_last_at")}
+    first, last = (NUMBER[kind].format(moment=moment, seconds=900) for moment in ("slot_at", "slot_last_at"))
     op.execute(
         "insert into rota_tally "
-        "(job_id, node, hour, hour_last, state, ended_count, busy_seconds, delay_seconds, delay_count) "
-        f"select job_id, '', {hours['slot_at']}, {hours['slot_last_at']}, state, slot_count, 0, 0, 0 from rota_run "
+        "(job_id, node, quarter, quarter_last, state, ended_count, busy_seconds, delay_seconds, delay_count) "
+        f"select job_id, '', {first}, {last}, state, slot_count, 0, 0, 0 from rota_run "
         "where finished_at is not null and slot_count > 1"
     )
