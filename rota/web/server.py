@@ -5,9 +5,12 @@ The address is taken before anything else begins, so that whoever starts learns 
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
 import socket
 import threading
+from collections.abc import Generator
 from typing import Any
 
 import uvicorn
@@ -19,13 +22,28 @@ from rota.web.trust import check_address
 log = logging.getLogger("rota.web")
 
 CONNECTIONS_MAX = 1000  # of clients; more are told to come back
+BACKLOG = 2048  # connections that wait to be taken
 GRACE_SECONDS = 5  # for requests under way when it is told to stop
 JOIN_SECONDS_MAX = 10.0
-PORT = 8300
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Let signals end it, where it may have them: to have been told to stop is no failure."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more requests, and let those under way end."""
         # Whoever looks on at events would never end by themselves.
         app: Any = self.config.app
         app.state.feed.end()
@@ -54,6 +72,7 @@ class WebServer:
                 proxy_headers=False,  # who asks is never told by a header that anybody can send
                 ws="none",
                 limit_concurrency=CONNECTIONS_MAX,
+                backlog=BACKLOG,
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )
@@ -98,6 +117,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind((host.strip("[]"), port))
+        taken.listen(BACKLOG)  # whoever reads that it serves may ask at once
     except (OSError, OverflowError) as error:
         taken.close()
         raise ConfigError(f"{shown_url(host, port)} cannot be had: {error}; choose another with --port") from error

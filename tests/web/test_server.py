@@ -1,0 +1,135 @@
+"""The server as a process: beside a node and by itself, told to stop, and refused where it may not be."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from rota import Rota
+from rota.client import schema
+
+SECONDS_MAX = 30  # a hang guard
+SERVING = re.compile(r"serving at (http://\S+)")
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    made = f"sqlite:///{tmp_path}/rota.db"
+    schema.upgrade(made)
+    return made
+
+
+@contextmanager
+def running(url: str, tmp_path: Path, *words: str, **environ: str) -> Iterator[tuple[subprocess.Popen, Path]]:
+    log = tmp_path / "log"
+    state = tempfile.mkdtemp(prefix="rota-web-")  # sockets are in it: no long path
+    environment = {**os.environ, "ROTA_DB": url, "ROTA_STATE_DIR": state, **environ}
+    with log.open("wb") as file:
+        process = subprocess.Popen([sys.executable, "-m", "rota", *words], stderr=file, stdout=file, env=environment)
+    try:
+        yield process, log
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(state, ignore_errors=True)
+
+
+def wait_for(log: Path, pattern: re.Pattern[str], process: subprocess.Popen) -> str:
+    ends = time.monotonic() + SECONDS_MAX
+    while (found := pattern.search(log.read_text())) is None:
+        assert time.monotonic() < ends, log.read_text()
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
+    return found[1] if found.groups() else found[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_it_serves_until_it_is_told_to_stop_also_while_somebody_looks_on(url, tmp_path, number):
+    with running(url, tmp_path, "web", ROTA_WEB_PORT="0") as (process, log):
+        base = wait_for(log, SERVING, process)
+        with urllib.request.urlopen(f"{base}/healthz", timeout=SECONDS_MAX) as answer:
+            assert json.load(answer)["status"] == "alive"
+        looking = urllib.request.urlopen(f"{base}/api/v1/events", timeout=SECONDS_MAX)
+        assert looking.readline() == b"retry: 2000\n"
+
+        process.send_signal(number)
+
+        assert process.wait(SECONDS_MAX) == 0
+        looking.close()
+
+
+def test_events_come_over_the_wire_and_go_on_where_they_were(url, tmp_path):
+    rota = Rota(url)
+    with running(url, tmp_path, "web", "--port", "0") as (process, log):
+        base = wait_for(log, SERVING, process)
+        looking = urllib.request.urlopen(f"{base}/api/v1/events", timeout=SECONDS_MAX)
+        looking.readline()
+        rota.jobs.add("load", shell="true")
+        told = _read_event(looking)
+        looking.close()
+
+        again = urllib.request.Request(f"{base}/api/v1/events", headers={"Last-Event-ID": "0"})
+        with urllib.request.urlopen(again, timeout=SECONDS_MAX) as looking:
+            assert _read_event(looking) == told
+    rota.close()
+    assert told["job"] == "load"
+
+
+def _read_event(stream) -> dict:
+    while not (line := stream.readline()).startswith(b"data: "):
+        assert line
+    return json.loads(line.removeprefix(b"data: "))
+
+
+def test_up_serves_beside_its_node(url, tmp_path):
+    with running(url, tmp_path, "up", "--port", "0") as (process, log):
+        base = wait_for(log, SERVING, process)
+        wait_for(log, re.compile("pools default"), process)
+        with urllib.request.urlopen(f"{base}/api/v1/nodes", timeout=SECONDS_MAX) as answer:
+            assert len(json.load(answer)["items"]) == 1
+
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(SECONDS_MAX) == 0
+
+
+def test_up_goes_on_where_it_cannot_serve(url, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with running(url, tmp_path, "up", "--port", port) as (process, log):
+            wait_for(log, re.compile("no web here: .* cannot be had: .*; choose another with --port"), process)
+            wait_for(log, re.compile("pools default"), process)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(SECONDS_MAX) == 0
+
+
+@pytest.mark.parametrize("command", ["web", "up"])
+def test_an_address_that_others_reach_is_refused_at_the_start(url, tmp_path, command):
+    with running(url, tmp_path, command, "--host", "0.0.0.0", "--port", "0") as (process, log):
+        assert process.wait(SECONDS_MAX) == 2
+        assert "there is no login" in log.read_text()
+
+
+def test_without_the_extra_it_says_what_to_install(url, tmp_path):
+    without = tmp_path / "without"
+    without.mkdir()
+    (without / "fastapi.py").write_text("raise ModuleNotFoundError(\"No module named 'fastapi'\", name='fastapi')\n")
+    with running(url, tmp_path, "web", PYTHONPATH=str(without)) as (process, log):
+        assert process.wait(SECONDS_MAX) == 2
+        assert "pip install 'rota[web]'" in log.read_text()
+    with running(url, tmp_path, "up", PYTHONPATH=str(without)) as (process, log):
+        wait_for(log, re.compile(r"no web here: the web needs fastapi"), process)
