@@ -40,6 +40,8 @@ def describe(verb: Verb) -> dict[str, dict[str, Any]]:
             word = _word_of(one, known, is_open=verb.takes_others and thing not in _DEFINITIONS)
             if word is not None:
                 found[word] = _schema_of(one) | {"description": one.help or ""}
+        elif isinstance(one, click.Argument) and (word := str(one.name).removesuffix("_name")) in known:
+            found[word] = {"type": "string", "description": f"The {word}, which on the command line has no flag."}
     return found
 
 

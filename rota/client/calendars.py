@@ -5,9 +5,11 @@ Checks are ``rota.model.calendars``'s; rows are ``rota.store.calendars``'s.
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from rota.client.listing import check_search, gather
+from rota.client.options import check_names
 from rota.model.calendars import Calendar
 from rota.model.names import check_name
 from rota.model.pages import Page
@@ -17,6 +19,8 @@ from rota.store.jobs import check_if_exists
 
 if TYPE_CHECKING:
     from rota.client.rota import Rota
+
+CALENDAR_OPTIONS = sorted(set(inspect.signature(Calendar.checked).parameters) - {"name", "first_year", "years"})
 
 
 class Calendars:
@@ -40,6 +44,7 @@ class Calendars:
         """
         decision = check_if_exists(if_exists)
         database = self._rota.database
+        check_names("calendar", options, CALENDAR_OPTIONS)
         new = Calendar.checked(name, first_year=database.read(now_of).year, **options)
         return calendars.add_calendar(database, new, actor=self._rota.actor, if_exists=decision)
 

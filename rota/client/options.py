@@ -27,7 +27,7 @@ def check_job_options(options: Mapping[str, Any], *, new: bool) -> dict[str, Any
     Raises:
         Invalid: none of the four where there must be one, more than one, or an option that no job has.
     """
-    _check_names("job", options, JOB_OPTIONS)
+    check_names("job", options, JOB_OPTIONS)
     given = [kind for kind in _KINDS if options.get(kind) is not None]
     if len(given) > 1 or (new and not given):
         raise Invalid("job", " and ".join(given) if given else [], "it has exactly one of call, command, shell and sql")
@@ -41,11 +41,16 @@ def check_schedule_options(options: Mapping[str, Any], *, new: bool) -> dict[str
     Raises:
         Invalid: one is not.
     """
-    _check_names("schedule", options, SCHEDULE_OPTIONS)
+    check_names("schedule", options, SCHEDULE_OPTIONS)
     return {name: value for name, value in options.items() if not (new and value is None)}
 
 
-def _check_names(what: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
+def check_names(what: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Check that each option is one of those that are known.
+
+    Raises:
+        Invalid: one is not.
+    """
     for name, value in options.items():
         if name not in known:
             near = get_close_matches(name, known, n=1)
