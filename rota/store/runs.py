@@ -75,11 +75,13 @@ READ_NUMBERS = (
 )
 RUN_EXISTS = select(run.c.id).where(run.c.id == bindparam("run_id"))
 
+_running = run.alias("running")
 # Each condition on its own, joined once per combination and kept: the texts stay few.
 _CONDITIONS = {
     "job": run.c.job == bindparam("job"),
     "job_id": run.c.job_id == bindparam("job_id"),  # served by rota_run_job
-    "is_running": run.c.lease_ends_at.is_not(None),  # served by rota_run_lease
+    # Served by rota_run_lease: by themselves they are few, while the list in its order would be read to its end.
+    "is_running": run.c.id.in_(select(_running.c.id).where(_running.c.lease_ends_at.is_not(None))),
     "from_id": run.c.id >= bindparam("from_id"),
     "schedule": run.c.schedule == bindparam("schedule"),
     "states": run.c.state.in_(bindparam("states", expanding=True)),
@@ -92,7 +94,11 @@ _lists: dict[tuple[str, ...], Select[Any]] = {}
 # any other it is looked for, so many ids at a time, since no row may pass it for millions.
 _SERVED = frozenset({"job_id", "before", "group_id", "is_running"})
 READ_JOB_ID = select(job.c.id).where(job.c.name == bindparam("name"))
-READ_BOUNDS = select(func.min(run.c.id).label("first"), func.max(run.c.id).label("last"))
+# Each is one look at an end of the primary key; SQLite reads all of it for two in one.
+READ_BOUNDS = select(
+    select(func.min(run.c.id)).scalar_subquery().label("first"),
+    select(func.max(run.c.id)).scalar_subquery().label("last"),
+)
 WINDOW = 10_000  # ids looked at in one statement; in those that follow, up to WINDOW_MAX
 WINDOW_MAX = 1_000_000
 
