@@ -28,7 +28,10 @@ READ_IDS = select(event.c.id).where(event.c.id > bindparam("after"), event.c.id 
 _EVENT = select(*shown(event.c))
 READ_NEWER = _EVENT.where(event.c.id > bindparam("after")).order_by(event.c.id).limit(bindparam("limit"))
 READ_SPANS = (
-    _EVENT.where(or_(*(event.c.id.between(bindparam(f"first_{n}"), bindparam(f"last_{n}")) for n in range(SPANS_MAX))))
+    _EVENT.where(
+        event.c.id.between(bindparam("lowest"), bindparam("highest")),  # or SQLite would read all of them
+        or_(*(event.c.id.between(bindparam(f"first_{n}"), bindparam(f"last_{n}")) for n in range(SPANS_MAX))),
+    )
     .order_by(event.c.id)
     .limit(bindparam("limit"))
 )
@@ -66,10 +69,11 @@ def read_feed(database: Database, after: int, missing: Sequence[Span] = ()) -> l
         rows: list[Any] = []
         for start in range(0, len(missing), SPANS_MAX):
             spans = list(missing[start : start + SPANS_MAX])
-            spans += [(0, 0)] * (SPANS_MAX - len(spans))
+            bounds = {"lowest": min(first for first, _ in spans), "highest": max(last for _, last in spans)}
+            spans += [spans[0]] * (SPANS_MAX - len(spans))
             given = {f"first_{n}": first for n, (first, _) in enumerate(spans)}
             given |= {f"last_{n}": last for n, (_, last) in enumerate(spans)}
-            rows += connection.execute(READ_SPANS, given | {"limit": FEED_MAX}).all()
+            rows += connection.execute(READ_SPANS, given | bounds | {"limit": FEED_MAX}).all()
         rows += connection.execute(READ_NEWER, {"after": after, "limit": FEED_MAX}).all()
         return [show_fed(row) for row in rows]
 

@@ -38,7 +38,7 @@ PAGED: dict[str, tuple[Any, dict[str, Any]]] = {
     "a job's id": (READ_JOB_ID, {"name": "job"}),
     "the newest event": (READ_TOP, {}),
     "newer events": (READ_NEWER, {"after": 2500, "limit": 1000}),
-    "late events": (READ_SPANS, {**SPANS, "limit": 1000}),
+    "late events": (READ_SPANS, {**SPANS, "lowest": 0, "highest": 19, "limit": 1000}),
     "events read again": (READ_RECENT, {"after": 2000, "top": 2900, "seconds": 60.0, "limit": 1000}),
     "the newest run": (READ_LAST_RUN, {}),
     "the oldest ready run": (READ_OLDEST_READY, {}),
