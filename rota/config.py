@@ -101,6 +101,7 @@ class Config:
     on_term: OnTerm
     cgroup: str  # auto, off, or the absolute path of a directory
     keep_output_seconds: float | None
+    keep_audit_seconds: float | None
     keep_runs: Mapping[str, float | None]  # seconds, by how a run ended; None: for ever
     connections: Mapping[str, Connection]
     environments: tuple[Environment, ...]  # of this node; more may be registered by what is installed on it
@@ -222,6 +223,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("on_term",       "ROTA_ON_TERM",       OnTerm.AUTO,  _on_term,                      _shown),
     Setting("cgroup",        "ROTA_CGROUP",        "auto",       _cgroup,                       _shown),
     Setting("keep_output",   "ROTA_KEEP_OUTPUT",   2592000.0,    _keep,                         _shown_keep),
+    Setting("keep_audit",    "ROTA_KEEP_AUDIT",    31536000.0,   _keep,                         _shown_keep),
     Setting("keep_runs",     "ROTA_KEEP_RUNS",     KEEP_DEFAULT, check_keep_setting,            format_keep),
 )
 # fmt: on
@@ -287,6 +289,7 @@ def read_config(
         on_term=resolved["on_term"].value,
         cgroup=resolved["cgroup"].value,
         keep_output_seconds=resolved["keep_output"].value,
+        keep_audit_seconds=resolved["keep_audit"].value,
         keep_runs=resolved["keep_runs"].value,
         connections=connections,
         environments=environments,

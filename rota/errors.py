@@ -95,8 +95,10 @@ class AlreadyExists(StateError):
 
     code = "already-exists"
 
-    def __init__(self, kind: str, name: str) -> None:
-        super().__init__(f"{kind} {name!r} exists already; choose another name, or say what to do with --if-exists")
+    def __init__(
+        self, kind: str, name: str, hint: str = "choose another name, or say what to do with --if-exists"
+    ) -> None:
+        super().__init__(f"{kind} {name!r} exists already; {hint}")
         self.kind = kind
         self.name = name
 

@@ -49,6 +49,8 @@ SETTING_MEANINGS = {
     "drain_timeout": "How long a worker that was told to drain waits for its jobs.",
     "keep_output": "How long what an attempt wrote is kept after its end, or `forever`. Any node deletes what is older "
     "by its own setting, so give all of them the same.",
+    "keep_audit": "How long the [audit](../trust.md#the-audit) is kept, or `forever`. Any node deletes what is older "
+    "by its own setting, so give all of them the same.",
     "keep_runs": "How long finished runs are kept with their history, by how they ended, of jobs that do not say so "
     "(`--keep`): a section, a duration or `forever` for all ends, or as a text `failed=90d,lost=forever`; ends that "
     "are not named keep their default. Any node removes what is older by its own setting, so give all of them the "

@@ -60,7 +60,7 @@ class Door:
             from rota.cli.logs import Warnings
             from rota.client import Rota
 
-            self._rota = Rota(self.database_url(), default_zone=self.config.zone)
+            self._rota = Rota(self.database_url(), default_zone=self.config.zone, door="cli")
             self._warnings = Warnings()
         return self._rota
 

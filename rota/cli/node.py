@@ -82,6 +82,7 @@ def read_settings(
         on_term=config.on_term,
         cgroup=config.cgroup,
         keep_output_seconds=config.keep_output_seconds,
+        keep_audit_seconds=config.keep_audit_seconds,
         keep_runs=config.keep_runs,
         poll_seconds=config.poll_seconds,
         modules=modules,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from rota.client.declared import REGISTERED, Declaration, DeclaredJob, declare_all
 from rota.client.location import database_url
 from rota.errors import Invalid, UsageError
+from rota.model.actor import Actor, Door
 from rota.model.concurrency import check_key
 from rota.model.documents import encode_arguments
 from rota.model.durations import parse_duration
@@ -26,6 +27,7 @@ from rota.model.job import check_priority, check_retries, check_retry_delay, che
 from rota.model.names import check_name
 from rota.model.run import NewRun
 from rota.model.uniqueness import check_unique_for
+from rota.model.values import check_whole, check_word
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from rota.client.periods import Periods
     from rota.client.runs import RunHandle, Runs
     from rota.client.schedules import Schedules
+    from rota.client.trust import Tokens, Users
     from rota.client.warner import Warner
     from rota.store.database import Database
 
@@ -52,6 +55,7 @@ REQUEST_OPTIONS = frozenset(
 REQUEST_LENGTH_MAX = 200
 Request = Mapping[str, Any] | tuple[str, Mapping[str, object] | None]
 
+ID_MAX = 2**63 - 1
 CONNECTIONS_MAX = 5  # one for each thread of an application that asks at the same moment; more wait for a free one
 
 
@@ -62,22 +66,36 @@ class Rota:
     folder. Times without an offset are in ``default_zone``, which is also the zone of schedules that name none. Nothing
     is sent before it is first used, and then the schema is checked first. May be used from several threads.
 
+    ``actor`` is who acts, user@host unless told, and ``door`` how they came (python, cli, http, page, sql): the history
+    and the audit say so.
+
     Raises:
         ConfigError: the URL cannot be used.
         DatabaseVersion: (at the first use) the schema does not fit: run ``rota db upgrade``.
     """
 
-    def __init__(self, url: str | None = None, *, default_zone: str = "UTC", actor: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        default_zone: str = "UTC",
+        actor: str | None = None,
+        door: str = Door.PYTHON,
+    ) -> None:
         self.default_zone = check_zone("default_zone", default_zone).key
         self._url = url
         self._actor = actor
+        self._door = check_word("door", door, Door)
         self._database: Database | None = None
         self._opening = threading.Lock()
 
     @classmethod
-    def over(cls, database: Database, *, actor: str, default_zone: str = "UTC") -> Rota:
-        """Return one that uses a database which somebody else has opened, and closes."""
-        made = cls(default_zone=default_zone, actor=actor)
+    def over(cls, database: Database, *, actor: str, default_zone: str = "UTC", door: str = Door.PYTHON) -> Rota:
+        """Return one that uses a database which somebody else has opened, and closes.
+
+        An ``Actor`` knows its door already; any other text acts through ``door``.
+        """
+        made = cls(default_zone=default_zone, actor=actor, door=door)
         made._database = database
         return made
 
@@ -111,9 +129,11 @@ class Rota:
         return self._database
 
     @cached_property
-    def actor(self) -> str:
-        """Who acts, for the history: user@host unless told."""
-        return self._actor or _who_am_i()
+    def actor(self) -> Actor:
+        """Who acts, for the history and the audit: user@host unless told."""
+        if isinstance(self._actor, Actor):
+            return self._actor
+        return Actor(self._actor or _who_am_i(), door=self._door)
 
     @cached_property
     def jobs(self) -> Jobs:
@@ -186,6 +206,20 @@ class Rota:
         return Board(self)
 
     @cached_property
+    def users(self) -> Users:
+        """All users."""
+        from rota.client.trust import Users
+
+        return Users(self)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """All tokens."""
+        from rota.client.trust import Tokens
+
+        return Tokens(self)
+
+    @cached_property
     def warner(self) -> Warner:
         """What tells callers of pools that no node serves."""
         from rota.client.warner import Warner
@@ -197,6 +231,37 @@ class Rota:
         from rota.client.claims import Poller
 
         return Poller(self)
+
+    def audit(
+        self,
+        *,
+        actor: str | None = None,
+        door: str | None = None,
+        kind: str | None = None,
+        subject: str | None = None,
+        since: str | datetime | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> list[dict[str, Any]]:
+        """Return who did what, the newest first: at most ``limit``, up to 1000, of those below the number ``before``.
+
+        Each has ``id``, ``at``, ``actor``, ``door``, ``address``, ``via``, ``kind``, ``subject``, ``did`` and ``text``.
+
+        Raises:
+            Invalid: there is no such door, ``since`` is no time, or a number is none.
+        """
+        from rota.store.audit import LIST_MAX, list_audit
+
+        return list_audit(
+            self.database,
+            actor=actor,
+            door=None if door is None else check_word("door", door, Door).value,
+            kind=kind,
+            subject=subject,
+            since=None if since is None else parse_instant("since", since, check_zone("tz", self.default_zone)),
+            before=None if before is None else check_whole("before", before, 0, ID_MAX),
+            limit=check_whole("limit", limit, 1, LIST_MAX),
+        )
 
     def job(
         self, *bare: Callable[..., Any], name: str | None = None, **options: Any

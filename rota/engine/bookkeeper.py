@@ -205,6 +205,7 @@ class Bookkeeper(threading.Thread):
     def _keep(self, settings: NodeSettings) -> None:
         tidier = self._scheduler.tidier
         tidier.keep_output_seconds, tidier.keep_runs = settings.keep_output_seconds, settings.keep_runs
+        tidier.keep_audit_seconds = settings.keep_audit_seconds
 
     def rename(self, identity: NodeIdentity) -> None:
         """Claim under another name from now on."""

@@ -51,6 +51,7 @@ class NodeSettings:
     warm_reuse: int = 1000  # Python jobs that a warm parent forks before it is renewed; 0: each starts cold
     output_bytes_max: int = 1 << 20  # kept of each stream of an attempt, half head and half tail
     keep_output_seconds: float | None = 30 * 86400.0  # after an attempt has ended; None: for ever
+    keep_audit_seconds: float | None = 365 * 86400.0  # what people did; None: for ever
     keep_runs: Mapping[str, float | None] = field(default_factory=lambda: dict(KEEP_DEFAULT))  # by how they ended
     python: str = sys.executable
     # Variables of this process.

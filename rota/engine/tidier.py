@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
+from rota.store.audit import remove_audit
 from rota.store.database import Database
+from rota.store.log_ins import remove_log_ins
 from rota.store.retention import REMOVED_MAX, is_clock_fresh, remove_events, remove_runs
 from rota.store.rollups import KEEP_SECONDS, Unit, fold_tallies, remove_counts
 from rota.store.tidying import tidy_output
@@ -32,6 +34,7 @@ class Tidier:
         self._database = database
         self._clock = clock
         self.keep_output_seconds: float | None = None
+        self.keep_audit_seconds: float | None = None
         self.keep_runs: Mapping[str, float | None] | None = None  # None: it removes no runs
         self._left = 0
         self._next_at = 0.0
@@ -52,6 +55,10 @@ class Tidier:
             self._counted[unit] = remove_counts(self._database, unit, after=self._counted[unit] or -1)
         if self.keep_output_seconds is not None and (count := tidy_output(self._database, self.keep_output_seconds)):
             log.info("deleted what %d attempts wrote: it was kept long enough", count)
+        if self.keep_audit_seconds is not None and (count := remove_audit(self._database, self.keep_audit_seconds)):
+            log.info("deleted %d rows of the audit: they were kept long enough", count)
+        if count := remove_log_ins(self._database):
+            log.info("deleted %d sessions and failed log-ins that are over", count)
         if self.keep_runs is not None and self._clock() >= self._rest_until:
             self._left = BATCHES_MAX
             self._next_at = self._clock()

@@ -120,7 +120,8 @@ def count_states(connection: Connection, backfill_id: int) -> dict[int, Counts]:
 
 def tell_backfill(connection: Connection, row: AnyRow, became: str, *, actor: str | None, more: str = "") -> None:
     """Tell in the history what became of a backfill."""
-    tell_change(connection, "backfill", became, f"backfill {row.id} of {row.name}: {became}{more}", actor=actor)
+    text = f"backfill {row.id} of {row.name}: {became}{more}"
+    tell_change(connection, "backfill", became, text, actor=actor, subject=row.id)
 
 
 # -- cancelling

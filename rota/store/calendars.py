@@ -68,7 +68,7 @@ def add_calendar(database: Database, new: Calendar, *, actor: str, if_exists: If
 
     def add(connection: Connection) -> dict[str, Any]:
         connection.execute(INSERT_CALENDAR, {"name": new.name, "definition": encode_definition(new.definition())})
-        tell_change(connection, "calendar", "added", f"calendar {new.name} was added", actor=actor)
+        tell_change(connection, "calendar", "added", f"calendar {new.name} was added", actor=actor, subject=new.name)
         return _show(connection, new.name)
 
     try:
@@ -97,7 +97,9 @@ def replace_calendar(database: Database, new: Calendar, *, actor: str) -> dict[s
             if connection.execute(CHANGE_CALENDAR, which).rowcount != 1:
                 raise Stale(f"calendar {new.name} was changed meanwhile")
             move_on_by_calendar(connection, _users(connection, new.name))
-            tell_change(connection, "calendar", "edited", f"calendar {new.name} was edited", actor=actor)
+            tell_change(
+                connection, "calendar", "edited", f"calendar {new.name} was edited", actor=actor, subject=new.name
+            )
             announce(connection)
         return _show(connection, new.name)
 
@@ -118,7 +120,7 @@ def delete_calendar(database: Database, name: str, *, actor: str) -> None:
             shown_users = ", ".join(users[:5]) + (" and others" if len(users) > 5 else "")
             raise Conflict(f"calendar {name} is named by schedule {shown_users}: edit or delete them first")
         connection.execute(DELETE_CALENDAR, {"of_name": name})
-        tell_change(connection, "calendar", "deleted", f"calendar {name} was deleted", actor=actor)
+        tell_change(connection, "calendar", "deleted", f"calendar {name} was deleted", actor=actor, subject=name)
 
     write_fresh(database, remove)
 

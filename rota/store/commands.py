@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Boolean, Connection, bindparam, case, null, select, update
 from sqlalchemy.exc import DBAPIError
 
 from rota import crash
@@ -41,6 +41,7 @@ ANSWER = (
         error=bindparam("new_error"),
         answered_at=db_now(),
         answered_by=bindparam("node"),
+        params=case((bindparam("is_secret", type_=Boolean()), null()), else_=command.c.params),
     )
 )
 
@@ -51,11 +52,13 @@ def answer_pending(
     *,
     node: str,
     limit: int,
+    forgets: Container[str] = (),
 ) -> int:
     """Have the oldest commands that nobody has answered carried out, in one transaction; return how many.
 
     ``carry_out`` does what one asks for within the transaction, by the database that it is given, and returns what
-    became of it, with the outcome or the error as JSON. When it raises, nothing of the batch was done.
+    became of it, with the outcome or the error as JSON. When it raises, nothing of the batch was done. The
+    parameters of the verbs that ``forgets`` holds are taken out of their rows.
 
     Raises:
         DatabaseUnavailable: nobody answers.
@@ -76,7 +79,8 @@ def answer_pending(
                 state, text = CommandState.REFUSED, json.dumps(_unforeseen(error))
             is_done = state is CommandState.DONE
             values: dict[str, Any] = {"new_outcome": text if is_done else None, "new_error": None if is_done else text}
-            connection.execute(ANSWER, {"of_id": row.id, "new_state": state.value, "node": node} | values)
+            values |= {"new_state": state.value, "node": node, "is_secret": row.verb in forgets}
+            connection.execute(ANSWER, {"of_id": row.id} | values)
             crash.at("commands.answered")
         return len(rows)
 

@@ -13,10 +13,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, exists, false, func, insert, literal, null, select
+from sqlalchemy import Connection, bindparam, case, cast, exists, false, func, insert, literal, null, select
 
 from rota import crash
 from rota.errors import Conflict, Invalid, NotFound
+from rota.model.actor import Actor, Door
 from rota.model.concurrency import key_of
 from rota.model.reasons import Reason
 from rota.model.run import Made, NewRun
@@ -27,9 +28,9 @@ from rota.store.fanout import leave_out_fired, spread_requests
 from rota.store.keys import find_holders, let_go_of_keys
 from rota.store.moves import Stale
 from rota.store.sharing import share_fairly
-from rota.store.tables import event, job, run
+from rota.store.tables import audit, event, job, run
 from rota.store.tallies import tally_runs
-from rota.store.types import db_now, encode_rows, given_rows, in_portions
+from rota.store.types import Name, db_now, encode_rows, given_rows, in_portions
 
 ROW_BYTES = 1000  # about what a row takes beside its arguments
 MADE_MAX = 50_000  # runs in one transaction
@@ -163,6 +164,23 @@ TALLY_SLOTS = tally_runs(
     run.c.slot_at == _told.c.slot_at,
     run.c.target_node == func.coalesce(_told.c.target_node, ""),
     _untold,
+)
+_audited = given_rows("audited", request_id="token", actor="name", door="word", address="token", via="name")
+# Who asked for those that have not been told of yet: before TELL_ASKED, so that a request that is sent again leaves no
+# second row.
+AUDIT_ASKED = insert(audit).from_select(
+    ["at", "actor", "door", "address", "via", "kind", "subject", "did", "text"],
+    select(
+        db_now(),
+        _audited.c.actor,
+        _audited.c.door,
+        _audited.c.address,
+        _audited.c.via,
+        literal("job"),
+        run.c.job,
+        literal("run"),
+        literal("asked for run ").concat(cast(run.c.id, Name)),
+    ).where(run.c.request_id == _audited.c.request_id, _untold),
 )
 FIND_ASKED = select(run.c.id, run.c.request_id).where(run.c.request_id == _asked.c.request_id)
 
@@ -306,8 +324,21 @@ def _insert_asked(connection: Connection, rows: Sequence[dict[str, Any]]) -> dic
     _insert_runs(connection, rows)
     crash.at("enqueue.inserted")
     asked = encode_rows({"request_id": row["request_id"]} for row in rows)
+    if audited := [_audit_row(row) for row in rows if _is_audited(row["requested_by"])]:
+        connection.execute(AUDIT_ASKED, {"audited": encode_rows(audited)})
     connection.execute(TELL_ASKED, {"asked": asked})
     return {row.request_id: row.id for row in connection.execute(FIND_ASKED, {"asked": asked})}
+
+
+def _is_audited(requested_by: str) -> bool:
+    # Programs ask for thousands of runs a second, and each run says who asked for it.
+    return isinstance(requested_by, Actor) and requested_by.door is not Door.PYTHON
+
+
+def _audit_row(row: dict[str, Any]) -> dict[str, Any]:
+    actor: Actor = row["requested_by"]
+    by = {"actor": str(actor), "door": actor.door.value, "address": actor.address, "via": actor.via}
+    return {"request_id": row["request_id"], **by}
 
 
 def _request_row(new: NewRun, request: str, known: Any, now: datetime | None) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def redo_runs(
                     because=Because.RERUN,
                     reason=Reason.UPSTREAM if awaits else Reason.RERUN,
                     text=f"{text}; it had ended {row.state}: {row.reason_text}",
-                    actor=actor[:200],
+                    actor=actor,
                     resets=True,
                     awaits=awaits,
                     backfill_id=backfill_id,
@@ -189,5 +189,5 @@ def withdrawal(row: AnyRow, text: str, actor: str) -> Move:
         because=Because.CANCEL_ASKED,
         reason=Reason.CANCEL,
         text=text,
-        actor=actor[:200],
+        actor=actor,
     )

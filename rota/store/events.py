@@ -22,6 +22,8 @@ from sqlalchemy import (
     select,
 )
 
+from rota.model.actor import Actor
+from rota.store.audit import note_act
 from rota.store.shown import shown
 from rota.store.tables import event, run
 from rota.store.types import db_now, encode_rows, given_rows
@@ -110,8 +112,14 @@ def tell_change(
     job: str | None = None,
     schedule: str | None = None,
     node: str | None = None,
+    subject: object = None,
+    audited: str | None = None,
 ) -> None:
-    """Write one event about a job, a schedule or a node into the caller's transaction."""
+    """Write one event about a job, a schedule or a node into the caller's transaction, and the audit of who did it.
+
+    ``subject`` names what it is about where that is none of these. ``audited`` is what the audit says of it where the
+    text quotes values.
+    """
     connection.execute(
         TELL_CHANGE,
         {
@@ -124,6 +132,9 @@ def tell_change(
             "node": node,
         },
     )
+    about = {"job": job, "schedule": schedule, "node": node}.get(kind, subject)
+    assert about is not None or not isinstance(actor, Actor), f"an act on a {kind} has a subject"
+    note_act(connection, actor, kind, about, became, text if audited is None else audited)
 
 
 def read_events(connection: Connection, kind: str, name: str, *, limit: int = EVENTS_MAX) -> list[dict[str, Any]]:

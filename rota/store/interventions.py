@@ -18,6 +18,7 @@ from rota.model.period_step import DONE_PERIODS, PeriodState
 from rota.model.reasons import Reason
 from rota.model.run import CLIENT_PREFIX
 from rota.model.states import FINISHED, Because, Delivery, RunState, sources_of
+from rota.store.audit import note_act
 from rota.store.database import Database
 from rota.store.dialects import Trouble
 from rota.store.downstream import redo_downstream
@@ -125,6 +126,8 @@ def cancel_within(connection: Connection, run_id: int, *, actor: str) -> str:
             raise Stale(f"run {run_id} moved on")
         text = f"{actor} asked to cancel it; {row.node} is to stop it"
         connection.execute(TELL_ASKED, _asked_event(row, actor, text, Reason.CANCEL))
+        audited = f"run {run_id} of {row.job}: {row.node} is to stop it"
+        note_act(connection, actor, "run", run_id, "cancel-asked", audited)
         announce(connection)
     return state.value
 
@@ -170,6 +173,8 @@ def _ask_freeze(database: Database, run_id: int, actor: str, *, is_frozen: bool)
         what = "hold its processes" if is_frozen else "let its processes go on"
         text = f"{actor} asked to {word} it; {row.node} is to {what}"
         connection.execute(TELL_ASKED, _asked_event(row, actor, text, None))
+        audited = f"run {run_id} of {row.job}: {row.node} is to {what}"
+        note_act(connection, actor, "run", run_id, f"{word}-asked", audited)
         announce(connection)
         return True
 
@@ -362,7 +367,7 @@ def _apply(
         because=because,
         reason=reason,
         text=text,
-        actor=actor[:200],
+        actor=actor,
         resets=resets,
     )
     apply_moves(connection, [move])

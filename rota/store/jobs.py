@@ -200,8 +200,10 @@ def _replace(
     if new == differences_from:
         return
     _replace_definition(connection, row, new, differences_from)
-    how = differences(differences_from.definition(), new.definition()) if differences_from else "all of it was replaced"
-    tell_change(connection, "job", "edited", f"job {new.name} was edited: {how}", actor=actor, job=new.name)
+    was, is_now = differences_from.definition() if differences_from else None, new.definition()
+    said = f"job {new.name} was edited"
+    text, audited = f"{said}: {differences(was, is_now)}", f"{said}: {changed_names(was, is_now)}"
+    tell_change(connection, "job", "edited", text, actor=actor, job=new.name, audited=audited)
 
 
 def _replace_definition(connection: Connection, row: Row[Any], new: JobSpec, old: JobSpec | None) -> None:
@@ -242,8 +244,9 @@ def declare_job(database: Database, spec: JobSpec, *, module: str, actor: str) -
         if _declared_then(row.declared) != held:
             return "edited elsewhere", difference
         _replace_definition(connection, row, spec, spec_of(row))
-        text = f"job {spec.name} was declared anew by {module}: {difference}"
-        tell_change(connection, "job", "edited", text, actor=actor, job=spec.name)
+        said = f"job {spec.name} was declared anew by {module}"
+        audited = f"{said}: {changed_names(held, spec.definition())}"
+        tell_change(connection, "job", "edited", f"{said}: {difference}", actor=actor, job=spec.name, audited=audited)
         return "changed", difference
 
     if database.read(lambda connection: connection.execute(READ_JOB, {"name": spec.name}).one_or_none()) is None:
@@ -502,8 +505,17 @@ def _show_breaker(row: Row[Any]) -> dict[str, Any] | None:
     return found | {"run": row.breaker_run_id}
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Say in one line which values differ, and how."""
+def changed_names(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
+    """Say in one line which values differ, and nothing of what they are."""
+    if old is None:
+        return "all of it was replaced"
+    return ", ".join(name for name in sorted({*old, *new}) if old.get(name) != new.get(name)) or "nothing"
+
+
+def differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
+    """Say in one line which values differ, and how. None: what was there could not be understood."""
+    if old is None:
+        return "all of it was replaced"
     changed = [
         f"{name} {_brief(old.get(name))} -> {_brief(new.get(name))}"
         for name in sorted({*old, *new})

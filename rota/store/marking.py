@@ -15,6 +15,7 @@ from rota.errors import Conflict, Invalid
 from rota.model.policy import SlotDecision
 from rota.model.reasons import Reason
 from rota.model.states import Because, RunState, check_move
+from rota.store.audit import note_act
 from rota.store.calendars import load_calendars
 from rota.store.creation import insert_slots
 from rota.store.database import Database
@@ -80,6 +81,8 @@ def mark_slot(database: Database, key: str, slot: datetime, *, actor: str) -> li
             _insert(connection, row, slot, actor)
             found = connection.execute(FIND_OF_SLOT, which).all()
             wake_dependants(connection, [one.id for one in found])
+        text = f"slot {say_moment(slot)} of schedule {key} counts as done"
+        note_act(connection, actor, "schedule", key, "mark-succeeded", text)
         announce(connection)
         return [one.id for one in found]
 
@@ -125,7 +128,7 @@ def _move(row: AnyRow, source: RunState, target: RunState, text: str, actor: str
         because=Because.MARKED if is_marked else Because.CANCEL_ASKED,
         reason=Reason.MARKED if is_marked else Reason.CANCEL,
         text=f"{text}; it had ended {source}: {row.reason_text}" if is_marked else text,
-        actor=actor[:200],
+        actor=actor,
     )
 
 

@@ -87,7 +87,9 @@ def create_pool(database: Database, rule: PoolRule, *, actor: str, if_exists: If
 
     def create(connection: Connection) -> dict[str, Any]:
         connection.execute(INSERT_POOL, {"name": rule.pool} | _columns_of(rule))
-        tell_change(connection, "pool", "added", f"pool {rule.pool} was created{_say(rule)}", actor=actor)
+        tell_change(
+            connection, "pool", "added", f"pool {rule.pool} was created{_say(rule)}", actor=actor, subject=rule.pool
+        )
         _correct_absent(connection, PoolRule(rule.pool), rule)
         announce(connection)
         return _show(connection, rule.pool)
@@ -124,7 +126,7 @@ def edit_pool(database: Database, name: str, change: Change, *, actor: str) -> d
             known = {"of_pool": name} | {f"of_{part}": getattr(row, part) or "" for part in columns}
             if connection.execute(CHANGE_POOL, known | columns).rowcount != 1:
                 raise Stale(f"pool {name} was changed meanwhile")
-            tell_change(connection, "pool", "edited", f"pool {name} was edited{_say(new)}", actor=actor)
+            tell_change(connection, "pool", "edited", f"pool {name} was edited{_say(new)}", actor=actor, subject=name)
             _correct_absent(connection, old, new)
             announce(connection)
         return _show(connection, name)
@@ -210,7 +212,7 @@ def delete_pool(database: Database, name: str, *, actor: str) -> None:
             )
         connection.execute(DELETE_POOL, of_pool)
         _correct_absent(connection, rule, PoolRule(name))
-        tell_change(connection, "pool", "deleted", f"pool {name} was deleted", actor=actor)
+        tell_change(connection, "pool", "deleted", f"pool {name} was deleted", actor=actor, subject=name)
         announce(connection)
 
     database.write(remove, repeatable=False)

@@ -26,7 +26,7 @@ from rota.store.violations import CREATE_VIEW, DROP_VIEW, VIEW
 if TYPE_CHECKING:
     from alembic.config import Config
 
-SCHEMA_VERSION = 10  # what this program needs at least, and what `rota db upgrade` makes
+SCHEMA_VERSION = 11  # what this program needs at least, and what `rota db upgrade` makes
 VERSION_TABLE = "rota_migration"
 
 _NAME_ANOTHER = "name another one with --db or ROTA_DB"

@@ -15,9 +15,11 @@ from typing import Any, Protocol, TypeVar
 from sqlalchemy import Connection, and_, case, func, not_, null, or_, update
 
 from rota.errors import DatabaseUnavailable
+from rota.model.actor import ACTOR_LENGTH_MAX, Actor
 from rota.model.reasons import Reason
 from rota.model.run import End
 from rota.model.states import FINISHED, AttemptState, Because, RunState, check_move
+from rota.store.audit import Act, note_acts
 from rota.store.dependants import touch_dependants, wake_dependants
 from rota.store.events import tell_runs
 from rota.store.keys import HOLDS_KEY_BEYOND
@@ -274,6 +276,7 @@ def apply_moves(connection: Connection, moves: Sequence[Move]) -> int:
         tally_attempts(connection, [move.claim_id for move in ended], 1)
     connection.execute(TELL_MOVES, {"moves": rows})
     tally_changes(connection, _finishes(moves))
+    _audit(connection, moves)
     wake_dependants(connection, [move.run_id for move in moves if move.target in FINISHED])
     touch_dependants(connection, [move.run_id for move in moves if move.resets])
     return freed
@@ -282,6 +285,16 @@ def apply_moves(connection: Connection, moves: Sequence[Move]) -> int:
 def _finishes(moves: Sequence[Move]) -> list[tuple[int, str, int]]:
     came = [(move.run_id, move.target.value, 1) for move in moves if move.target in FINISHED]
     return came + [(move.run_id, move.source.value, -1) for move in moves if move.source in FINISHED]
+
+
+def _audit(connection: Connection, moves: Sequence[Move]) -> None:
+    acts: dict[Actor, list[Act]] = {}
+    for move in moves:
+        if isinstance(move.actor, Actor):
+            text = f"run {move.run_id} was {move.source.value} and is {move.target.value}: {move.because.value}"
+            acts.setdefault(move.actor, []).append(Act("run", str(move.run_id), move.target.value, text))
+    for actor, done in acts.items():
+        note_acts(connection, actor, done)
 
 
 def complete_attempts(connection: Connection, ends: Sequence[End]) -> None:
@@ -310,7 +323,7 @@ def _move_row(move: Move) -> dict[str, Any]:
         "awaits": move.awaits,
         "backfill_id": move.backfill_id,
         "window_seconds": move.window_seconds,
-        "actor": move.actor,
+        "actor": move.actor[:ACTOR_LENGTH_MAX] if move.actor else None,
         "avoids_node": move.avoids_node,
         "lease_seen_at": move.lease_seen_at,
         "cancel_seen": move.cancel_seen,

@@ -19,6 +19,7 @@ from rota.model.period import Period
 from rota.model.period_step import UNFINISHED_PERIODS, PeriodReason, PeriodState
 from rota.model.slot_rule import CatchUpOrder
 from rota.model.timeline import Timeline
+from rota.store.audit import Act, note_acts
 from rota.store.database import Database
 from rota.store.events import tell_periods
 from rota.store.interventions import cancel_within
@@ -221,18 +222,16 @@ def _act(
             continue
     names = _names_of(connection, chosen)
     state = PeriodState.SKIPPED if statement is SKIP else PeriodState.OPEN
+    told = {job_id: _tell(names.get(job_id, str(job_id)), rows, text) for job_id, rows in chosen.items()}
     tell_periods(
         connection,
         [
-            {
-                "job": names.get(job_id),
-                "to_state": state.value,
-                "text": _tell(names.get(job_id, str(job_id)), rows, text),
-                "actor": by,
-            }
-            for job_id, rows in chosen.items()
+            {"job": names.get(job_id), "to_state": state.value, "text": said, "actor": by}
+            for job_id, said in told.items()
         ],
     )
+    acts = [Act("period", names.get(job_id, str(job_id)), state.value, said) for job_id, said in told.items()]
+    note_acts(connection, actor, acts)
     wake_builders(connection, [_span_of(job_id, rows) for job_id, rows in chosen.items()])
     wake_oldest(connection, chosen)
     announce(connection)

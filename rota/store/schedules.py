@@ -26,6 +26,7 @@ from rota.model.schedule import ScheduleSpec
 from rota.model.slot_rule import OnClosed, SlotRule
 from rota.model.states import JobState, RunState
 from rota.model.timing import Timing
+from rota.store.audit import Act, note_acts
 from rota.store.calendars import load_calendars
 from rota.store.creation import insert_slots
 from rota.store.database import Database, now_of
@@ -33,7 +34,7 @@ from rota.store.events import TELL_CHANGE, tell_change
 from rota.store.fanout import Registered, decide_targets, slot_group
 from rota.store.firing import cancel_replaced, names_of_calendars, read_open, rule_of, slot_row
 from rota.store.groups import read_completeness, show_completeness
-from rota.store.jobs import Declared, IfExists, adding, differences, encode_definition
+from rota.store.jobs import Declared, IfExists, adding, changed_names, differences, encode_definition
 from rota.store.listing import PAGE_ROWS, Listing, has_part
 from rota.store.moves import Stale, write_fresh
 from rota.store.schedule_rows import columns_of, show_schedule, spec_of
@@ -203,6 +204,11 @@ def _add_many(specs: list[ScheduleSpec], actor: str, if_exists: IfExists, connec
             }
             for spec in wanted
         ],
+    )
+    note_acts(
+        connection,
+        actor,
+        [Act("schedule", spec.name, "added", f"schedule {spec.name} was added for job {spec.job}") for spec in wanted],
     )
     announce(connection)
     return len(wanted)
@@ -426,9 +432,13 @@ def _change(connection: Connection, row: Row[Any], values: Mapping[str, Any]) ->
         raise Stale(f"schedule {row.name} was changed, or fired, meanwhile")
 
 
-def _tell(connection: Connection, row: Row[Any], became: str, actor: str, more: str = "") -> None:
-    text = f"schedule {row.name} was {became}{more}"
-    tell_change(connection, "schedule", became, text, actor=actor, schedule=row.name, job=row.job_name)
+def _tell(
+    connection: Connection, row: Row[Any], became: str, actor: str, more: str = "", audited: str | None = None
+) -> None:
+    said = f"schedule {row.name} was {became}"
+    audited = None if audited is None else f"{said}{audited}"
+    text = f"{said}{more}"
+    tell_change(connection, "schedule", became, text, actor=actor, schedule=row.name, job=row.job_name, audited=audited)
 
 
 def _replace(connection: Connection, row: Row[Any], old: ScheduleSpec | None, new: ScheduleSpec, actor: str) -> None:
@@ -448,8 +458,8 @@ def _replace(connection: Connection, row: Row[Any], old: ScheduleSpec | None, ne
         values |= {"next_slot_at": new.first_slot(after, known), "last_slot_at": last}
     _change(connection, row, values)
     insert_slots(connection, [passed] if passed else [])
-    how = differences(old.definition(), new.definition()) if old is not None else "all of it was replaced"
-    _tell(connection, row, "edited", actor, f": {how}")
+    was, is_now = old.definition() if old is not None else None, new.definition()
+    _tell(connection, row, "edited", actor, f": {differences(was, is_now)}", f": {changed_names(was, is_now)}")
     announce(connection)
 
 

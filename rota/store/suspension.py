@@ -159,7 +159,7 @@ def _set_pool(database: Database, name: str, statement: Any, became: str, actor:
     def change(connection: Connection) -> dict[str, Any]:
         given = {"of_pool": name, "actor": actor[:200]} if statement is PAUSE_POOL else {"of_pool": name}
         if connection.execute(statement, given).rowcount == 1:
-            tell_change(connection, "pool", became, f"pool {name} was {became}", actor=actor)
+            tell_change(connection, "pool", became, f"pool {name} was {became}", actor=actor, subject=name)
             announce(connection)
         row = connection.execute(READ_POOL, {"of_pool": name}).one_or_none()
         if row is None:

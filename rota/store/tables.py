@@ -26,12 +26,15 @@ from sqlalchemy import (
     text,
 )
 
+from rota.model.accounts import AccountState, Source
+from rota.model.actor import Door
 from rota.model.backfill import ACTIVE_MAX, BackfillState
 from rota.model.concurrency import CONCURRENCY_RANGES, RUNNING_MAX
 from rota.model.durations import DURATION_SECONDS_MAX
 from rota.model.job import LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, PRIORITY_MAX
 from rota.model.limits import RANGES as LIMIT_RANGES
 from rota.model.period_step import UNFINISHED_PERIODS, PeriodState
+from rota.model.roles import Role
 from rota.model.slot_rule import CatchUpOrder, OnClosed
 from rota.model.states import AttemptState, CommandState, Delivery, JobState, NodeState, RunState
 from rota.model.timing import Fold, Gap
@@ -841,6 +844,86 @@ Index(
     sqlite_where=command.c.state == text("'pending'"),
 )
 
+# Who may log in over HTTP, and what each may do then.
+account = Table(
+    "rota_user",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Name, nullable=False, unique=True),
+    Column("role", Word, nullable=False),  # viewer, operator, admin
+    Column("state", Word, nullable=False, server_default=AccountState.ACTIVE.value),
+    Column("password_hash", Name),  # argon2id with its parameters; NULL: nobody logs in by a password
+    Column("created_at", Instant, nullable=False),
+    Column("created_by", Name, nullable=False),
+    Column("password_at", Instant),  # when it was set last
+    Column("last_login_at", Instant),
+    _one_of("role", Role),
+    _one_of("state", AccountState),
+    **_MYSQL,
+)
+
+# What a program shows to act over HTTP. The secret itself is nowhere: only what it is compared by.
+token = Table(
+    "rota_token",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Name, nullable=False, unique=True),
+    Column("public_id", Token, nullable=False, unique=True),  # the first part of it, to recognise it by
+    Column("secret_hash", Token, nullable=False),  # SHA-256 of all of it
+    Column("user_id", Id),  # whose it is; NULL: a service's, that is nobody's
+    Column("role", Word, nullable=False),  # and never more than its user's
+    Column("scopes", LongText),  # JSON list of patterns of verbs; NULL: all that the role may
+    Column("created_at", Instant, nullable=False),
+    Column("created_by", Name, nullable=False),
+    Column("expires_at", Instant),
+    Column("last_used_at", Instant),  # written once a minute at most
+    Column("revoked_at", Instant),
+    Column("revoked_by", Name),
+    _one_of("role", Role),
+    **_MYSQL,
+)
+# Serves what becomes of a user's tokens.
+Index("rota_token_user", token.c.user_id)
+
+# Who is logged in with a browser.
+session = Table(
+    "rota_session",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("key_hash", Token, nullable=False, unique=True),  # SHA-256 of the key in the browser's cookie
+    Column("csrf", Token, nullable=False),
+    Column("user_id", Id),  # NULL: somebody whom another system has identified, and who has no row here
+    Column("user_name", Name, nullable=False),
+    Column("role", Word, nullable=False),  # of who has no row here; of a user it is the user's
+    Column("source", Word, nullable=False),  # password, oidc, proxy
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Column("seen_at", Instant, nullable=False),  # written once a minute at most
+    Column("address", Token),
+    Column("user_agent", Name),  # shortened
+    _one_of("role", Role),
+    _one_of("source", Source),
+    **_MYSQL,
+)
+# Serves the end of all sessions of a user.
+Index("rota_session_user", session.c.user_name)
+# Serves the tidying.
+Index("rota_session_expires", session.c.expires_at)
+
+# Log-ins that did not succeed, or are tried at this moment: for an hour. Names only as hashes: people type passwords
+# into the wrong field.
+login_failure = Table(
+    "rota_login_failure",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("at", Instant, nullable=False),
+    Column("name_hash", Token, nullable=False),
+    Column("address", Token, nullable=False),  # of IPv6 the network of 64 bits
+    **_MYSQL,
+)
+Index("rota_login_failure_name", login_failure.c.name_hash, login_failure.c.at)
+Index("rota_login_failure_address", login_failure.c.address, login_failure.c.at)
+
 # What does not go on by itself, as it was last seen: told when it begins and when it ends, and not in between.
 finding = Table(
     "rota_finding",
@@ -883,3 +966,28 @@ Index(
     postgresql_where=event.c.kind != text("'run'"),
     sqlite_where=event.c.kind != text("'run'"),
 )
+
+
+# Who did what, through which door: a row for each act of a person, written in the transaction of the act.
+audit = Table(
+    "rota_audit",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("at", Instant, nullable=False),
+    Column("actor", Name, nullable=False),
+    Column("door", Word, nullable=False),  # cli, python, http, page, sql
+    Column("address", Token),  # where the request came from
+    Column("via", Name),  # the token by which the actor acted
+    Column("kind", Word, nullable=False),  # job, schedule, run, period, node, pool, calendar, backfill, user, token ...
+    Column("subject", Name, nullable=False),  # its name, or its number
+    Column("did", Word, nullable=False),  # what became of it: added, paused, cancelled ...
+    Column("text", LongText, nullable=False),
+    _one_of("door", Door),
+    **_MYSQL,
+)
+# Each serves a list of its own, newest first; the last one finds where a time begins.
+Index("rota_audit_actor", audit.c.actor, audit.c.id)
+Index("rota_audit_door", audit.c.door, audit.c.id)
+Index("rota_audit_kind", audit.c.kind, audit.c.id)
+Index("rota_audit_subject", audit.c.subject, audit.c.id)
+Index("rota_audit_at", audit.c.at)

@@ -10,6 +10,7 @@ from rota.store.types import insert_if_new
 PERIODS = "periods"
 COMMANDS = "commands"
 ROLLUPS = "rollups"
+LOG_INS = "log-ins"
 
 _turn = select(lock.c.name).where(lock.c.name == bindparam("turn", type_=lock.c.name.type))
 WAIT_FOR_TURN = _turn.with_for_update()

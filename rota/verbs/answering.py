@@ -12,10 +12,11 @@ from typing import Any, cast
 
 from rota.client import Rota
 from rota.errors import Conflict, Invalid, RotaError, describe_error
+from rota.model.actor import Actor, Door
 from rota.model.states import CommandState
 from rota.store.commands import answer_pending
 from rota.store.database import Database
-from rota.verbs.table import find_verb
+from rota.verbs.table import NOT_BY_SQL, find_verb
 
 log = logging.getLogger("rota.verbs")
 
@@ -40,7 +41,7 @@ def answer_commands(database: Database, *, node: str, zone: str = "UTC") -> int:
                 said = _write({"code": facts["code"], "message": facts["message"]})
             return CommandState.REFUSED, said
 
-    return answer_pending(database, carry_out, node=node, limit=BATCH_MAX)
+    return answer_pending(database, carry_out, node=node, limit=BATCH_MAX, forgets=NOT_BY_SQL)
 
 
 def run_command(database: Database, word: str, target: str | None, params: str | None, *, actor: str, zone: str) -> str:
@@ -52,7 +53,9 @@ def run_command(database: Database, word: str, target: str | None, params: str |
         RotaError: it was refused.
     """
     verb = find_verb(word)
-    rota = Rota.over(database, actor=actor, default_zone=zone)
+    if (why_not := NOT_BY_SQL.get(word)) is not None:
+        raise Invalid("verb", word, f"it is not for SQL: {why_not}; use the command line or HTTP")
+    rota = Rota.over(database, actor=Actor(actor, door=Door.SQL), default_zone=zone)
 
     def act(_: object) -> str:
         outcome = _write(verb.run(rota, target, read_parameters(params)))

@@ -241,6 +241,21 @@ def board_nodes(
     return rota.board.nodes(zoom, start=start, after=after, limit=limit)
 
 
+@verb("audit", Role.ADMIN, acts=False)
+def audit(
+    rota: Rota,
+    *,
+    actor: str | None = None,
+    door: str | None = None,
+    kind: str | None = None,
+    subject: str | None = None,
+    since: str | None = None,
+    before: int | None = None,
+    limit: int = 50,
+) -> View:
+    return rota.audit(actor=actor, door=door, kind=kind, subject=subject, since=since, before=before, limit=limit)
+
+
 @verb("why.run", Role.VIEWER)
 def why_run(rota: Rota, run: str) -> View:
     return rota.why.run(run)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from rota.errors import Invalid
-from rota.verbs import definitions, operations
+from rota.verbs import definitions, operations, trust
 from rota.verbs.verb import VERBS, Verb
 
-__all__ = ["NOT_HERE", "VERBS", "definitions", "find_verb", "operations"]
+__all__ = ["NOT_BY_SQL", "NOT_HERE", "VERBS", "definitions", "find_verb", "operations", "trust"]
 
 # Commands that are no verbs: what they are about is this machine, a terminal, or a wait.
 NOT_HERE = {
@@ -31,6 +31,14 @@ NOT_HERE = {
         "a word of a running job to its guardian",
     ),
 }  # fmt: skip
+
+# Verbs that are not for SQL: what they are given, or what they answer, would stand in rota_command, and in the logs of
+# the database server.
+NOT_BY_SQL = {
+    "user.add": "it is given a password, and what stands in a row is no secret",
+    "user.passwd": "it is given a password, and what stands in a row is no secret",
+    "token.add": "it answers with the token, and what stands in a row is no secret",
+}
 
 
 def find_verb(word: str) -> Verb:

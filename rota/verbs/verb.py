@@ -11,23 +11,18 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from enum import StrEnum
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from rota.client import Rota
 from rota.errors import Invalid
+from rota.model.roles import Role
+from rota.model.verb_words import VERB_WORDS
+
+__all__ = ["VERBS", "Role", "Verb", "View", "verb"]
 
 View = Any  # what can be written as JSON
 
 F = TypeVar("F", bound=Callable[..., View])
-
-
-class Role(StrEnum):
-    """Who may use a verb."""
-
-    VIEWER = "viewer"
-    OPERATOR = "operator"
-    ADMIN = "admin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +37,7 @@ class Verb:
     wanted: tuple[str, ...]  # those of them without which it does nothing
     kinds: Mapping[str, type[bool | int | str]]  # of those that are of one kind only; None is not given
     takes_others: bool  # and those of a definition, which the client checks
+    acts: bool  # it may change something; the others only look
     act: Callable[..., View]
 
     def run(self, rota: Rota, target: str | None, parameters: Mapping[str, Any]) -> View:
@@ -78,8 +74,11 @@ VERBS: dict[str, Verb] = {}
 _NO_OPTIONS = frozenset({"self", "rota", "name", "key"})  # of a definition: Python has these for what it is about
 
 
-def verb(name: str, role: Role) -> Callable[[F], F]:
-    """Make the function below the verb ``name``: its second parameter is the target, its keywords the parameters."""
+def verb(name: str, role: Role, *, acts: bool | None = None) -> Callable[[F], F]:
+    """Make the function below the verb ``name``: its second parameter is the target, its keywords the parameters.
+
+    Unless told, what is for more than a viewer acts.
+    """
 
     def add(act: F) -> F:
         parameters = list(inspect.signature(act).parameters.values())
@@ -87,6 +86,7 @@ def verb(name: str, role: Role) -> Callable[[F], F]:
         keywords = {_as_word(one.name): one for one in parameters if one.kind is one.KEYWORD_ONLY}
         hints = get_type_hints(act)
         assert name not in VERBS
+        assert name in VERB_WORDS, f"{name} is missing in rota.model.verb_words"
         assert len(positional) <= 1
         VERBS[name] = Verb(
             name=name,
@@ -97,6 +97,7 @@ def verb(name: str, role: Role) -> Callable[[F], F]:
             wanted=tuple(word for word, one in keywords.items() if one.default is one.empty),
             kinds={word: kind for word, one in keywords.items() if (kind := _kind_of(hints[one.name])) is not None},
             takes_others=any(one.kind is one.VAR_KEYWORD for one in parameters),
+            acts=role is not Role.VIEWER if acts is None else acts,
             act=act,
         )
         return act

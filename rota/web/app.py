@@ -22,6 +22,7 @@ from rota import __version__
 from rota.client import Rota
 from rota.client.rota import CONNECTIONS_MAX
 from rota.errors import Invalid
+from rota.model.accounts import Identity
 from rota.verbs.table import VERBS
 from rota.web import trust
 from rota.web.bodies import read_encoded, read_object, read_query
@@ -93,20 +94,23 @@ def answer_with(resource: Resource, rota: Rota, threads: Threads) -> Answer:
     verb = resource.verb
 
     @functools.lru_cache(maxsize=ACTORS_MAX)
-    def rota_of(actor: str) -> Rota:
-        return Rota.over(rota.database, actor=actor, default_zone=rota.default_zone)
+    def rota_of(identity: Identity, address: str | None) -> Rota:
+        return Rota.over(rota.database, actor=identity.acting("http", address), default_zone=rota.default_zone)
 
     async def answer(request: Request) -> Response:
-        identity = trust.identify(request.headers)
+        identity = await threads.run(functools.partial(trust.identify, rota.database, request.headers))
         if not identity.may(verb):
             rule = f"{verb.name} wants the role {verb.role}; {identity.name} is {identity.role}"
+            if identity.role.covers(verb.role):
+                rule = f"{verb.name} is not in the scopes of the token {identity.via}"
             raise Refusal(403, "forbidden", rule)
         given = await read_parameters(resource, request)
         target = read_target(resource, request, given)
         filters, asked = read_page(resource, given)
+        address = request.client.host if request.client is not None else None
 
         def ask() -> Response:
-            view = verb.run(rota_of(identity.name), target, asked)
+            view = verb.run(rota_of(identity, address), target, asked)
             if filters is not None:
                 view = show_page(verb.name, filters, view)
             return write_answer(resource, target, view)
@@ -156,7 +160,7 @@ def read_page(resource: Resource, given: dict[str, Any]) -> tuple[dict[str, Any]
     place = "after" if "after" in verb.parameters else "before"
     if "before" in given:
         raise Refusal(422, "invalid", "before is not known here: give `next` of a page as after", field="before")
-    asked: dict[str, Any] = {"limit": LIMIT_DEFAULT, **given}
+    asked: dict[str, Any] = {"limit": LIMIT_DEFAULT, **given} if "limit" in verb.parameters else dict(given)
     if "within" in verb.parameters:
         asked.setdefault("within", WITHIN_DEFAULT)
     for name, most in (("limit", LIMIT_MAX), ("within", WITHIN_MAX)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -14,7 +15,7 @@ from rota.client import Rota
 from rota.client.runs import check_run_id
 from rota.errors import RotaError
 from rota.model.durations import parse_duration
-from rota.verbs.verb import Role
+from rota.model.roles import Role
 from rota.web import trust
 from rota.web.bodies import split_query
 from rota.web.events import Feed, Wanted
@@ -36,7 +37,8 @@ def add_looks(app: FastAPI, rota: Rota, threads: Threads, feed: Feed, monitoring
     """Add them."""
 
     async def events(request: Request) -> Response:
-        if not trust.identify(request.headers).has(Role.VIEWER):
+        identity = await threads.run(functools.partial(trust.identify, rota.database, request.headers))
+        if not identity.role.covers(Role.VIEWER):
             raise Refusal(403, "forbidden", "events are for viewers")
         try:
             given = read_words(request, *_OF_EVENTS)

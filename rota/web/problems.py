@@ -83,6 +83,8 @@ def problem(status: int, code: str, detail: str, **facts: Any) -> Response:
     title = TITLES.get(status, "Refused")
     view = {"type": f"{TYPES}{code}", "title": title, "status": status, "detail": detail, "code": code} | shown
     headers = {"Cache-Control": "no-store"}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     if status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return Response(write_json(view), status, headers, MEDIA_TYPE)

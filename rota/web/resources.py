@@ -9,7 +9,7 @@
     what only looks              GET     /api/v1/Xs/{target}/word, or /api/v1/word without a target
     what acts                    POST    /api/v1/Xs/{target}/word
 
-Invariant: a GET is a verb for viewers, and nothing else is; what acts is never a GET.
+Invariant: a GET is a verb that only looks, and nothing else is; what acts is never a GET.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from rota.verbs.verb import Role, Verb
+from rota.verbs.verb import Verb
 
 ROOT = "/api/v1"
 MAKING = ("create", "add", "start")  # the first of these that a thing has makes one; another one is done to one
@@ -57,7 +57,7 @@ def derive_resources(verbs: Iterable[Verb]) -> list[Resource]:
 
 def _derive(verb: Verb, names: set[str]) -> Iterator[Resource]:
     thing, _, word = verb.name.partition(".")
-    looks = verb.role is Role.VIEWER
+    looks = not verb.acts
     if verb.name in ALSO:
         method, path, target = ALSO[verb.name]
         yield Resource(verb, method, f"{ROOT}{path}", target)
@@ -66,7 +66,7 @@ def _derive(verb: Verb, names: set[str]) -> Iterator[Resource]:
         return
     if thing == "why":
         thing, word = word, "why"
-    many = f"{ROOT}/{thing}s"
+    many = f"{ROOT}/{thing if thing == 'board' else f'{thing}s'}"
     one = f"{many}/{{{verb.target}}}" if verb.target is not None else many
     if word == next((making for making in MAKING if f"{thing}.{making}" in names), None):
         yield Resource(verb, "POST", many, verb.target)

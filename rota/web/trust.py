@@ -9,35 +9,35 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from rota.errors import ConfigError
-from rota.verbs.verb import Role, Verb
+from rota.model.accounts import Identity, Source
+from rota.model.roles import Role
+from rota.store.database import Database
+from rota.store.tokens import identify_token
+from rota.web.problems import Refusal
 
-ROLES = (Role.VIEWER, Role.OPERATOR, Role.ADMIN)  # each may do what those before it may
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+LOCAL = Identity("local@host", Role.ADMIN, Source.LOCAL)  # without logins: everybody on this machine
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who asks."""
+def identify(database: Database, headers: Mapping[str, str]) -> Identity:
+    """Return who asks: whose token it is, or without one whoever is on this machine. It asks the database.
 
-    name: str
-    role: Role
-
-    def may(self, verb: Verb) -> bool:
-        """Tell whether they may use a verb."""
-        return self.has(verb.role)
-
-    def has(self, role: Role) -> bool:
-        """Tell whether they may do what somebody in that role may."""
-        return ROLES.index(self.role) >= ROLES.index(role)
-
-
-def identify(headers: Mapping[str, str]) -> Identity:
-    """Return who asks. Without logins everybody on this machine is its administrator."""
-    return Identity("local@host", Role.ADMIN)
+    Raises:
+        Refusal: the token is none, or no longer.
+    """
+    if (given := headers.get("authorization")) is None:
+        return LOCAL
+    scheme, _, secret = given.partition(" ")
+    if scheme.lower() != "bearer":
+        detail = "Authorization is refused: write `Bearer TOKEN`, of a token that `rota token add` has shown"
+        raise Refusal(401, "unauthorized", detail, field="Authorization")
+    found = identify_token(database, secret.strip())
+    if isinstance(found, Identity):
+        return found
+    raise Refusal(401, "unauthorized", found.text, field="Authorization")
 
 
 def is_loopback(host: str) -> bool:

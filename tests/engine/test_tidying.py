@@ -7,8 +7,11 @@ from collections.abc import Mapping
 
 import pytest
 
+from rota.model.accounts import Source
 from rota.model.keeping import KEEP_DEFAULT
+from rota.model.roles import Role
 from rota.model.run import NewRun
+from rota.store.log_ins import open_session
 from rota.store.retention import REMOVED_MAX
 from tests.engine.node import Node
 from tests.store.ledger import Ledger
@@ -80,3 +83,18 @@ def test_a_node_whose_database_clock_has_stepped_removes_nothing_for_a_day(node:
     ledger.clock.advance(days=2)
     node.round()
     assert len(ledger.runs()) == 1
+
+
+@pytest.mark.parametrize(("keep_seconds", "left"), [(DAY, 1), (None, 2)])
+def test_a_node_removes_what_was_kept_long_enough_of_the_audit_and_the_log_ins(
+    node: Node, ledger: Ledger, keep_seconds: float | None, left: int
+) -> None:
+    open_session(ledger.database, "ann", role=Role.VIEWER, source=Source.OIDC)
+    ledger.clock.advance(days=2)
+    open_session(ledger.database, "ann", role=Role.VIEWER, source=Source.OIDC)
+    node.bookkeeper.apply(dataclasses.replace(node.settings, keep_audit_seconds=keep_seconds))
+
+    node.round()
+
+    assert ledger.value("select count(*) from rota_audit") == left
+    assert ledger.value("select count(*) from rota_session") == 1

@@ -15,7 +15,7 @@ from rota.store.advancing import FIND_WAITED
 from rota.store.backfill_ends import COUNT_STATES, FIND_OURS, READ_UNFINISHED
 from rota.store.backfill_slots import READ_COVERING, READ_SLOTS, READ_TAKERS
 from rota.store.backfill_steps import FIND_BACKFILLS
-from rota.store.creation import INSERT_RUNS, TALLY_SLOTS, TELL_ASKED, TELL_SLOTS
+from rota.store.creation import AUDIT_ASKED, INSERT_RUNS, TALLY_SLOTS, TELL_ASKED, TELL_SLOTS
 from rota.store.dependants import FIND_DEPENDANTS, READ_DECIDED
 from rota.store.dialects import ClaimForm
 from rota.store.endings import FIND_ENDING, FIND_EXPIRED, KEEP_ORPHANS
@@ -402,6 +402,7 @@ GIVEN: dict[str, tuple[Any, str]] = {
     "INSERT_RUNS": (INSERT_RUNS, "new"),
     "TELL_SLOTS": (TELL_SLOTS, "told"),
     "TELL_ASKED": (TELL_ASKED, "asked"),
+    "AUDIT_ASKED": (AUDIT_ASKED, "audited"),
     "FIND_KEYED": (FIND_KEYED, "wanted"),
     "LET_GO": (LET_GO, "wanted"),
     "APPLY_MOVES": (APPLY_MOVES, "moves"),

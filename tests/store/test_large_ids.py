@@ -12,13 +12,17 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from rota import Rota
+from rota.model.accounts import Identity, Refusal, Source
 from rota.model.backfill import Wish
 from rota.model.job import JobSpec
 from rota.model.keeping import KEEP_DEFAULT
+from rota.model.roles import Role
 from rota.model.run import Claim, NewRun, Piece, Report, Written
 from rota.model.schedule import ScheduleSpec
 from rota.store import jobs, schedules
 from rota.store.advancing import advance_runs
+from rota.store.audit import list_audit
 from rota.store.backfills import start_backfill
 from rota.store.breakers import let_runs_through
 from rota.store.endings import rescue_runs
@@ -27,6 +31,7 @@ from rota.store.groups import read_group
 from rota.store.history import why_run
 from rota.store.interventions import cancel_run, freeze_run, mark_succeeded, rerun_run, skip_run, thaw_run
 from rota.store.leases import renew_claims
+from rota.store.log_ins import log_in, open_session
 from rota.store.outlook import look
 from rota.store.periods import look_at_periods
 from rota.store.permits import tidy_permits
@@ -36,6 +41,7 @@ from rota.store.runs import list_runs, read_run
 from rota.store.slot_history import why_schedule
 from rota.store.status import read_status
 from rota.store.tables import attempt, event, job, permit, run, schedule
+from rota.store.tokens import identify_token
 from rota.verbs.answering import answer_commands
 from tests.clock import BEGINNING
 from tests.store.large_ids import NUMBERED, begin_ids_at
@@ -95,6 +101,18 @@ def test_every_table_that_counts_its_rows_counts_on_from_there(ledger: Ledger, f
     ledger.execute("insert into rota_command (verb) values ('status')")
     answer_commands(ledger.database, node="a")
     start_backfill(ledger.database, "each", BEGINNING, BEGINNING + timedelta(minutes=5), Wish.checked(), actor=ANN)
+
+    with_users = Rota.over(ledger.database, actor=ANN, door="cli")
+    with_users.users.add("ann", role="viewer")
+    identity = identify_token(ledger.database, with_users.tokens.add("ci", user="ann")["secret"])
+    assert isinstance(identity, Identity)
+    assert identity.name == "ann"
+    open_session(ledger.database, "eve", role=Role.VIEWER, source=Source.OIDC)
+    assert log_in(ledger.database, "ann", "no password of hers") == Refusal(
+        "wrong", "the name or the password is wrong"
+    )
+    pages = [view["id"] for view in list_audit(ledger.database, limit=2)]
+    assert [view["id"] for view in list_audit(ledger.database, before=pages[-1])][-1] == firsts["rota_audit"]
 
     found = {
         table: ledger.value(f"select min(id) from {table}") for table in NUMBERED if table not in

@@ -16,6 +16,9 @@ OF_THE_SCREEN = {"as_json", "db", "config_file", "help", "nagios", "follow", "wa
 # Where a door that is given values has one word for what the command line needs two for.
 SPELT = {
     ("job.run", "delay"): "in",
+    ("user.add", "password_file"): "password",
+    ("user.passwd", "password_file"): "password",
+    ("audit", "through"): "door",
     ("schedule.next", "count"): "n",
     ("schedule.next", "after"): "from",
     ("period.list", "first"): "from",

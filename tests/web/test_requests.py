@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from rota.errors import Conflict, Invalid
+from rota.model.accounts import Identity, Source
+from rota.model.roles import Role
 from rota.web import trust
-from rota.web.trust import Identity, Role
 
 KEY = {"idempotency-key": "order-17"}
 
@@ -53,7 +54,7 @@ def test_a_key_that_has_asked_for_something_else_is_refused(http, job, other):
 
 def test_one_person_does_not_get_the_run_of_another(http, job, monkeypatch):
     http.post("/api/v1/jobs/load/run", headers=KEY)
-    monkeypatch.setattr(trust, "identify", lambda _: Identity("ann", Role.ADMIN))
+    monkeypatch.setattr(trust, "identify", lambda *_: Identity("ann", Role.ADMIN, Source.LOCAL))
     http.post("/api/v1/jobs/load/run", headers=KEY)
 
     assert len(job.runs.list()) == 2
