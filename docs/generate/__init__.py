@@ -14,7 +14,7 @@ from docs.generate.commands import write_commands, write_definitions, write_envi
 from docs.generate.crash import write_crash_points
 from docs.generate.protocol import write_protocol
 from docs.generate.python import write_errors, write_python
-from docs.generate.schema import write_states, write_tables, write_transitions, write_violations
+from docs.generate.schema import write_states, write_tables, write_transitions, write_views, write_violations
 
 FOLDER = Path(__file__).parent.parent
 NOTE = "<!-- Written by `make docs` from the code. Changes made here are lost. -->\n\n"
@@ -28,6 +28,7 @@ PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "reference/environment.md": write_environment,
     "reference/python.md": write_python,
     "reference/tables.md": write_tables,
+    "reference/views.md": write_views,
     "reference/violations.md": write_violations,
     "internals/states.md": write_transitions,
     "internals/crash-points.md": write_crash_points,

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from sqlalchemy import Column, ForeignKeyConstraint, Index, Table, UniqueConstraint
+from sqlalchemy import Column, ColumnElement, ForeignKeyConstraint, Index, Table, UniqueConstraint
 from sqlalchemy.dialects import postgresql
 
 from docs.generate.markdown import fence, notes_above, prose, read_comments, table, table_of_enum
 from rota.model import reasons, states
 from rota.store import tables
+from rota.store.views import VIEWS
 from rota.store.violations import VIOLATIONS
 
 
@@ -100,7 +101,7 @@ def write_tables() -> Iterator[str]:
             yield "\n".join(f"- {key}" for key in keys)
 
 
-def _type_of(column: Column[Any]) -> str:
+def _type_of(column: ColumnElement[Any]) -> str:
     return column.type.compile(dialect=postgresql.dialect()).lower()
 
 
@@ -143,6 +144,22 @@ def _find_calls(module: ModuleType) -> dict[str, int]:
                 assert isinstance(argument.args[0], ast.Constant)
                 found[f"{name}.{argument.args[0].value}"] = argument.end_lineno or 0
     return found
+
+
+def write_views() -> Iterator[str]:
+    yield "# Views"
+    yield prose("""
+        What is asked most at a SQL prompt. Their columns are stable, and each is served by indexes however long the
+        ledger is. There is also [`rota_violations`](violations.md). Instants are in UTC.
+    """)
+    for view in VIEWS:
+        yield f"## {view.name}"
+        yield view.about
+        rows = [
+            (f"`{name}`", _type_of(column), meaning)
+            for (name, meaning), column in zip(view.columns.items(), view.query.selected_columns, strict=True)
+        ]
+        yield table(("column", "type", "meaning"), rows)
 
 
 def write_violations() -> Iterator[str]:

@@ -10,7 +10,7 @@ from rota.config import mask_password
 
 @click.group()
 def db() -> None:
-    """The schema: upgrade, check, or print as SQL."""
+    """The schema: upgrade, check, or print as SQL; and who may do what with it."""
 
 
 @db.command()
@@ -49,4 +49,20 @@ def sql(door: Door) -> None:
     from rota.client import schema
 
     text = schema.sql(door.database_url())
+    door.screen.tell(text, {"sql": text})
+
+
+@db.command()
+@click.option("--owner", "owners", metavar="NAME", multiple=True, help="Makes and upgrades the schema.")
+@click.option("--node", "nodes", metavar="NAME", multiple=True, help="Does what a worker does.")
+@click.option("--submit", "submitters", metavar="NAME", multiple=True, help="Asks for something, and no more.")
+@click.option("--read", "readers", metavar="NAME", multiple=True, help="Reads what there is, save secrets.")
+@through_door
+def grants(
+    door: Door, owners: tuple[str, ...], nodes: tuple[str, ...], submitters: tuple[str, ...], readers: tuple[str, ...]
+) -> None:
+    """Print the statements that grant users of the database what they need, for its kind. Runs nothing."""
+    from rota.client import schema
+
+    text = schema.grants(door.database_url(), owners, nodes, submitters, readers)
     door.screen.tell(text, {"sql": text})

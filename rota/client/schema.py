@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rota.store import migrate
 from rota.store.database import Database
 
@@ -38,5 +40,26 @@ def sql(url: str) -> str:
     database = Database(url)
     try:
         return migrate.upgrade_sql(database)
+    finally:
+        database.close()
+
+
+def grants(
+    url: str,
+    owners: Sequence[str] = (),
+    nodes: Sequence[str] = (),
+    submitters: Sequence[str] = (),
+    readers: Sequence[str] = (),
+) -> str:
+    """Return the statements that grant users of the database what they need; nothing is connected.
+
+    Raises:
+        Invalid: a name cannot be a user's, or none is given.
+    """
+    from rota.store.grants import Users, grants_sql
+
+    database = Database(url)
+    try:
+        return grants_sql(database, Users(owners, nodes, submitters, readers))
     finally:
         database.close()

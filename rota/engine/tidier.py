@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from rota.store.audit import remove_audit
 from rota.store.database import Database
 from rota.store.log_ins import remove_log_ins
-from rota.store.retention import REMOVED_MAX, is_clock_fresh, remove_events, remove_runs
+from rota.store.retention import REMOVED_MAX, is_clock_fresh, remove_commands, remove_events, remove_runs
 from rota.store.rollups import KEEP_SECONDS, Unit, fold_tallies, remove_counts
 from rota.store.tidying import tidy_output
 
@@ -64,6 +64,8 @@ class Tidier:
             self._next_at = self._clock()
             if self._after == 0 and (count := remove_events(self._database)):
                 log.info("deleted %d events of half a year ago and before", count)
+            if self._after == 0 and (count := remove_commands(self._database)):
+                log.info("deleted %d commands that were answered a month ago and before", count)
 
     @property
     def seconds_until_next(self) -> float | None:

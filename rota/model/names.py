@@ -17,7 +17,7 @@ NAME_MARKS = frozenset("._:/-")
 ENV_DEFAULT = "default"
 
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+!-]{0,99}", re.ASCII)
-_RULE = f"1 to {NAME_LENGTH_MAX} characters: letters, digits and . _ : / -"
+NAME_RULE = f"1 to {NAME_LENGTH_MAX} characters: letters, digits and . _ : / -"
 
 
 def check_name(field: str, value: object) -> str:
@@ -27,14 +27,14 @@ def check_name(field: str, value: object) -> str:
         Invalid: it is empty, too long, or holds a character that names do not have.
     """
     if not isinstance(value, str):
-        raise Invalid(field, value, f"a name is text of {_RULE}")
+        raise Invalid(field, value, f"a name is text of {NAME_RULE}")
     if not value:
-        raise Invalid(field, value, f"a name has {_RULE}; it is empty")
+        raise Invalid(field, value, f"a name has {NAME_RULE}; it is empty")
     if len(value) > NAME_LENGTH_MAX:
-        raise Invalid(field, value, f"a name has {_RULE}; this one has {len(value)}")
+        raise Invalid(field, value, f"a name has {NAME_RULE}; this one has {len(value)}")
     for character in value:
-        if not _belongs_to_a_name(character):
-            raise Invalid(field, value, f"a name has {_RULE}; not {_describe(character)}")
+        if not belongs_to_a_name(character):
+            raise Invalid(field, value, f"a name has {NAME_RULE}; not {_describe(character)}")
     return value
 
 
@@ -74,7 +74,8 @@ def check_env(field: str, value: object) -> str:
     return value
 
 
-def _belongs_to_a_name(character: str) -> bool:
+def belongs_to_a_name(character: str) -> bool:
+    """Tell whether a name may hold this character."""
     # str.isalnum() would also let in fractions, circled digits and other characters that merely have a number.
     category = unicodedata.category(character)
     return category[0] == "L" or category == "Nd" or character in NAME_MARKS

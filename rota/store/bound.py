@@ -27,8 +27,12 @@ class BoundDatabase(Database):
         self._connection = connection
 
     def read(self, work: Callable[[Connection], T], *, over: Connection | None = None) -> T:
-        """Run ``work``, which sees what the transaction has written."""
-        return work(self._connection)
+        """Run ``work``, which sees what the transaction has written. A statement that is refused ends nothing else.
+
+        Raises:
+            DatabaseRefused: as ``write`` does.
+        """
+        return self.write(work, repeatable=True)
 
     def write(self, work: Callable[[Connection], T], *, repeatable: bool, over: Connection | None = None) -> T:
         """Run ``work``; what it writes is taken back if it raises.

@@ -9,7 +9,6 @@ runs both. An upgrade that is killed is done by the next one: see ``migrations.s
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +19,12 @@ from rota.errors import ConfigError, DatabaseRefused, DatabaseUnavailable, Datab
 from rota.store import tables
 from rota.store.database import Database, first_line
 from rota.store.dialects import Trouble
-from rota.store.guards import create_guards, drop_guards
-from rota.store.violations import CREATE_VIEW, DROP_VIEW, VIEW
+from rota.store.violations import DROP_VIEW, VIEW
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-SCHEMA_VERSION = 11  # what this program needs at least, and what `rota db upgrade` makes
+SCHEMA_VERSION = 12  # what this program needs at least, and what `rota db upgrade` makes
 VERSION_TABLE = "rota_migration"
 
 _NAME_ANOTHER = "name another one with --db or ROTA_DB"
@@ -44,13 +42,6 @@ _LOCK = {
     ),
     "mysql": ("set session lock_wait_timeout = {seconds}", "select get_lock('rota_migration', 60)"),
 }
-_OTHER_COLUMNS = "42P16"  # invalid_table_definition: of a view that is to be replaced by one with other columns
-_READ_GRANTS = (
-    "select format('grant %s on %s to %s', privilege_type, table_name,"
-    " case grantee when 'PUBLIC' then 'public' else quote_ident(grantee) end)"
-    " from information_schema.role_table_grants"
-    " where table_schema = current_schema() and table_name = :view and grantee <> current_user"
-)
 _UNLOCK = {"mysql": "select release_lock('rota_migration')"}
 
 
@@ -116,14 +107,9 @@ def _upgrade(connection: Connection, dialect: str) -> int | None:
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-        # View and triggers are derived from the schema, so they are made anew rather than migrated.
-        if dialect == "postgresql":
-            _replace_view(connection)
-        elif dialect == "sqlite":
-            for statement in _derived_sql(dialect):
-                connection.exec_driver_sql(statement)
-        else:
-            connection.execute(text(CREATE_VIEW))
+        from rota.store.derived import make_derived
+
+        make_derived(connection)
     if schema_version(connection) is None:
         raise DatabaseVersion(
             "the table rota_schema has lost its row, by which programs know the schema: "
@@ -134,22 +120,6 @@ def _upgrade(connection: Connection, dialect: str) -> int | None:
         connection.execute(text(_UNLOCK[dialect]))
         connection.commit()
     return before[0] if before else None
-
-
-def _replace_view(connection: Connection) -> None:
-    """Make the view anew on PostgreSQL: in place, since who may read it is lost with it and others may build on it.
-
-    Where its columns have got another type that is refused; then those who could read it can read the new one.
-    """
-    try:
-        with connection.begin_nested():
-            connection.execute(text(CREATE_VIEW.replace("create view", "create or replace view", 1)))
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != _OTHER_COLUMNS:
-            raise
-        grants = connection.execute(text(_READ_GRANTS), {"view": VIEW}).scalars().all()
-        for statement in (DROP_VIEW, CREATE_VIEW, *grants):
-            connection.exec_driver_sql(statement)
 
 
 def _touch_tables(connection: Connection) -> None:
@@ -174,16 +144,10 @@ def upgrade_sql(database: Database) -> str:
     config = _config(buffer)
     config.attributes["dialect"] = database.engine.dialect
     command.upgrade(config, "head", sql=True)
-    derived = _derived_sql(database.dialect.name)
+    from rota.store.derived import derived_sql
+
+    derived = derived_sql(database.engine.dialect)
     return buffer.getvalue() + "".join(f"\n{statement};\n" for statement in derived)
-
-
-def _derived_sql(dialect: str) -> Iterator[str]:
-    """Give the statements that make anew what follows from the schema."""
-    yield from (DROP_VIEW, CREATE_VIEW)
-    if dialect == "sqlite":
-        yield from drop_guards()
-        yield from create_guards()
 
 
 def schema_version(connection: Connection) -> tuple[int, int] | None:

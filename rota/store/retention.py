@@ -1,4 +1,4 @@
-"""Retention: finished runs that were kept long enough go, with their attempts, output and events.
+"""Retention: finished runs that were kept long enough go, with their attempts, output and events; so do old commands.
 
 Invariant: nothing goes that still decides something. A run stays while it is unfinished, while its key keeps another
 one from being made, while its slot is not behind the cursor of its schedule, while it is the newest of its job or
@@ -21,10 +21,11 @@ from sqlalchemy import Connection, String, bindparam, delete, desc, exists, func
 from sqlalchemy.sql.selectable import ScalarSelect
 
 from rota.model.keeping import Keeping, read_keep
+from rota.model.states import CommandState
 from rota.store.database import Database
 from rota.store.dependants import NEXT_SLOT, is_latest_for
 from rota.store.keys import HOLDS_KEY_BEYOND
-from rota.store.tables import dependency, event, job, period, run, schedule
+from rota.store.tables import command, dependency, event, job, period, run, schedule
 from rota.store.types import FIRST, AnyRow, Number, db_now, db_now_plus
 
 READ_MAX = 1000
@@ -32,6 +33,8 @@ REMOVED_MAX = 100
 ATTEMPTS_MAX = 500  # of the runs that one transaction removes, unless one of them has more
 EVENTS_MAX = 500
 KEEP_EVENTS_SECONDS = 180 * 86400.0
+COMMANDS_MAX = 500
+KEEP_COMMANDS_SECONDS = 30 * 86400.0
 AFTER_STEP_SECONDS = 86400.0
 # Whatever is told that concerns no run.
 KINDS = ("schedule", "job", "calendar", "pool", "node", "clock", "health")
@@ -151,6 +154,18 @@ FIND_OLD_EVENTS = (
     .limit(EVENTS_MAX)
 )
 REMOVE_EVENTS = delete(event).where(event.c.id.in_(bindparam("ids", expanding=True)))
+# The oldest commands. Numbers rise with time. Served by the primary key, in its order, and so is the next one.
+FIND_OLD_COMMANDS = (
+    select(
+        command.c.id,
+        (command.c.answered_at < db_now_plus(bindparam("minus_seconds", type_=Number))).label("is_old"),
+    )
+    .order_by(command.c.id)
+    .limit(COMMANDS_MAX)
+)
+REMOVE_COMMANDS = delete(command).where(
+    command.c.id.in_(bindparam("ids", expanding=True)), command.c.state != CommandState.PENDING.value
+)
 # Served by rota_event_kind.
 FIND_STEP = (
     select(event.c.id)
@@ -319,4 +334,20 @@ def remove_events(database: Database) -> int:
     for start in range(0, len(ids), EVENTS_MAX):
         some = {"ids": ids[start : start + EVENTS_MAX]}
         database.write(lambda connection: connection.execute(REMOVE_EVENTS, some), repeatable=True)  # noqa: B023 - at once
+    return len(ids)
+
+
+def remove_commands(database: Database) -> int:
+    """Remove up to 500 commands that were answered a month ago and before; return how many went.
+
+    What nobody has answered stays.
+
+    Raises:
+        DatabaseUnavailable: calling again is safe.
+    """
+    given = {"minus_seconds": -KEEP_COMMANDS_SECONDS}
+    rows = database.read(lambda connection: connection.execute(FIND_OLD_COMMANDS, given).all())
+    ids = [row.id for row in rows if row.is_old]
+    if ids:
+        database.write(lambda connection: connection.execute(REMOVE_COMMANDS, {"ids": ids}), repeatable=True)
     return len(ids)

@@ -538,11 +538,12 @@ Index(
 Index("rota_run_job", run.c.job_id, run.c.id)
 # Serves the board: what a job has at a time.
 Index("rota_run_moment", run.c.job_id, run.c.moment_at)
-# Likewise: what of a job is not finished, whenever it is for.
+# Likewise: what of a job is not finished, whenever it is for. The job comes second, or MariaDB would take this one for
+# whatever asks for the runs of a job.
 Index(
     "rota_run_unfinished",
-    run.c.job_id,
     run.c.finished_at,
+    run.c.job_id,
     postgresql_where=run.c.finished_at.is_(None),
     sqlite_where=run.c.finished_at.is_(None),
 )

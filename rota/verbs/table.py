@@ -22,6 +22,7 @@ NOT_HERE = {
     "db.upgrade": "the schema, before there are commands",
     "db.check": "the schema, before there are commands",
     "db.sql": "the schema, before there are commands",
+    "db.grants": "a script for whoever may grant",
     "config.show": "the settings of this machine",
     **dict.fromkeys(
         (

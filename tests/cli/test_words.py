@@ -114,6 +114,7 @@ FLAGS = {
     "db upgrade": "",
     "db check": "",
     "db sql": "",
+    "db grants": "--owner --node --submit --read",
     "config show": "",
 }
 # fmt: on

@@ -452,11 +452,23 @@ def test_an_upgrade_that_was_refused_lets_the_next_one_in(empty: Database, empty
     other.close()
 
 
+def split_statements(script: str) -> Iterator[str]:
+    """Give the statements of a script; within dollars, PostgreSQL's quotes, none ends."""
+    begun = ""
+    for part in script.split(";\n"):
+        begun += part
+        if begun.count("$do$") % 2 == 0:
+            yield begun
+            begun = ""
+        else:
+            begun += ";\n"
+
+
 def test_the_statements_of_an_upgrade_can_be_applied_by_hand(empty: Database) -> None:
     script = upgrade_sql(empty)
 
     with empty.engine.connect() as connection:
-        for statement in script.split(";\n"):
+        for statement in split_statements(script):
             lines = [line for line in statement.splitlines() if line.strip() and not line.startswith("--")]
             bare = "\n".join(lines).strip()
             if bare and bare.upper() not in {"BEGIN", "COMMIT"}:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rota.engine.tidier import Tidier
 from rota.model.findings import FindingCode
 from rota.model.keeping import KEEP_DEFAULT
 from rota.model.run import NewRun, Written
@@ -21,8 +22,9 @@ from rota.store.firing import fire_schedules
 from rota.store.health import check_health
 from rota.store.interventions import rerun_run
 from rota.store.nodes import describe_node, leave_node, read_node
-from rota.store.retention import is_clock_fresh, remove_events, remove_runs
+from rota.store.retention import is_clock_fresh, remove_commands, remove_events, remove_runs
 from rota.store.slot_history import why_schedule
+from rota.store.tables import command
 from tests.store.ledger import Ledger, identity_of
 from tests.store.living import start_node
 
@@ -419,3 +421,53 @@ def test_why_says_of_a_slot_without_a_row_that_it_may_have_been_removed(ledger: 
     answer = why_schedule(ledger.database, "each", first)
 
     assert "no row of it is left: it was removed" in answer["because"][0]
+
+
+def ask(ledger: Ledger, count: int = 1) -> None:
+    for _ in range(count):
+        ledger.execute(command.insert().values(verb="status", created_at=ledger.clock.now, requested_by="ann"))
+
+
+def answer(ledger: Ledger) -> None:
+    is_pending = command.c.state == "pending"
+    ledger.execute(command.update().where(is_pending).values(state="done", outcome="{}", answered_at=ledger.clock.now))
+
+
+def test_a_command_goes_a_month_after_its_answer_and_stays_without_one(ledger: Ledger) -> None:
+    ask(ledger, 2)
+    answer(ledger)
+    ask(ledger)
+    ledger.clock.advance(days=2)
+    ask(ledger)
+    answer(ledger)
+    ask(ledger)
+    ledger.clock.advance(days=28, seconds=1)
+
+    assert [remove_commands(ledger.database), remove_commands(ledger.database)] == [2, 0]
+
+    left = [(row.id, row.state) for row in ledger.rows("select id, state from rota_command order by id")]
+    assert [state for _, state in left] == ["done", "done", "pending"]
+    ledger.clock.advance(days=400)
+    assert remove_commands(ledger.database) == 2
+    assert ledger.value("select state from rota_command") == "pending"
+
+
+def test_commands_go_in_batches(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "FIND_OLD_COMMANDS", retention.FIND_OLD_COMMANDS.limit(2))
+    ask(ledger, 3)
+    answer(ledger)
+    ledger.clock.advance(days=31)
+
+    assert [remove_commands(ledger.database) for _ in range(3)] == [2, 1, 0]
+
+
+def test_the_tidier_removes_commands(ledger: Ledger) -> None:
+    ask(ledger)
+    answer(ledger)
+    ledger.clock.advance(days=31)
+    tidier = Tidier(ledger.database, ledger.clock.uptime)
+    tidier.keep_runs = FOR_A_DAY
+
+    tidier.begin()
+
+    assert ledger.rows("select id from rota_command") == []

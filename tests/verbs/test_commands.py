@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any, Literal
 
 import pytest
 from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy.exc import DataError, DBAPIError
 
 from rota import Rota, crash
 from rota.store.outlook import look
@@ -229,3 +231,93 @@ def test_what_is_asked_for_with_sql_is_what_python_asks_for(prompt: Prompt, ledg
             view.pop(name, None)
 
     assert one == two
+
+
+HOSTILE: dict[str, tuple[str, str | None, str | None]] = {
+    "deeply nested": ("job.add", "x", "[" * 100_000 + "]" * 100_000),
+    "a deeply nested value": ("job.run", "report", '{"args": ' + '{"a":' * 5_000 + "1" + "}" * 5_000 + "}"),
+    "8 MB of parameters": ("job.run", "report", '{"args": {"a": "' + "x" * 8_000_000 + '"}}'),
+    "a number that Python refuses to read": ("job.run", "report", '{"args": {"a": ' + "9" * 10_000 + "}}"),
+    "not a number": ("job.run", "report", '{"args": {"a": NaN}}'),
+    "NUL in a value": ("job.run", "report", '{"args": {"a": "\\u0000"}}'),
+    "NUL in a name": ("job.run", "report", '{"key": "a\\u0000"}'),
+    "a list for a word": ("job.edit", "report", '{"pool": ["a"]}'),
+    "a parameter of the function below": ("job.run", "report", '{"self": 1}'),
+    "its own target as a parameter": ("job.pause", "report", '{"name": "other"}'),
+    "the object behind it": ("job.pause", "report", '{"rota": 1}'),
+    "an attribute for a verb": ("__class__", None, None),
+    "a long target": ("job.pause", "n" * 200, None),
+    "a verb with spaces": (" job.pause ", "report", None),
+    "no parameters at all": ("job.run", "report", ""),
+    "a number for parameters": ("job.run", "report", "5"),
+}
+
+
+@pytest.mark.every_database
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_row_is_set_aside_with_a_reason_and_stops_nobody_else(
+    prompt: Prompt, ledger: Ledger, name: str
+) -> None:
+    prompt.done("job.add", "report", {"shell": "true"})
+    asked = [prompt.ask(*HOSTILE[name]), prompt.ask("job.pause", "report")]
+
+    assert answer_commands(ledger.database, node="a") == 2
+
+    wrong, right = map(prompt.answer, asked)
+    assert (wrong.state, right.state) == ("refused", "done")
+    error = json.loads(wrong.error)
+    assert error["code"] in {"invalid", "not-found"}
+    assert error["message"]
+    assert ledger.runs() == []
+
+
+@pytest.mark.every_database
+@pytest.mark.parametrize("column", ["verb", "target", "params"])
+def test_a_nul_in_a_row_is_refused_by_the_database_or_in_the_row(prompt: Prompt, ledger: Ledger, column: str) -> None:
+    given = {"verb": "job.show", "target": "report", "params": "{}"}
+    given[column] += "\0"
+    try:
+        error = prompt.refused(**given)
+    except (DataError, ValueError):  # PostgreSQL's own, whose text has no such character
+        assert ledger.database.dialect.name == "postgresql"
+        return
+
+    assert error["code"] in {"invalid", "not-found"}
+
+
+NO_COMMANDS = [
+    {"state": "'asked'"},
+    {"state": "null"},
+    {"verb": "null"},
+    {"requested_by": "null"},
+    {"created_at": "null"},
+]
+
+
+@pytest.mark.every_database
+@pytest.mark.parametrize("columns", NO_COMMANDS, ids=str)
+def test_a_row_that_can_be_no_command_is_refused_by_the_database(prompt: Prompt, columns: dict[str, str]) -> None:
+    given = {"verb": "'status'"} | columns
+    statement = f"insert into rota_command ({', '.join(given)}) values ({', '.join(given.values())})"
+
+    with pytest.raises(DBAPIError), prompt.engine.begin() as connection:
+        connection.exec_driver_sql(statement)
+
+
+@pytest.mark.every_database
+def test_a_row_that_says_it_was_done_is_not_carried_out(prompt: Prompt, ledger: Ledger) -> None:
+    prompt.done("job.add", "report", {"shell": "true"})
+    ledger.execute("insert into rota_command (verb, target, state) values ('job.pause', 'report', 'done')")
+
+    assert answer_commands(ledger.database, node="a") == 0
+    assert ledger.value("select state from rota_job") == "active"
+
+
+@pytest.mark.every_database
+def test_what_a_node_may_not_see_is_left_out_of_an_answer(
+    prompt: Prompt, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unseen = dataclasses.replace(ledger.database.dialect, find_transactions="select nothing from nowhere")
+    monkeypatch.setattr(ledger.database, "dialect", unseen)
+
+    assert prompt.done("status")["nodes"] == []

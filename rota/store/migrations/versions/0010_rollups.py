@@ -99,7 +99,7 @@ def upgrade() -> None:
     steps.create_index(
         "rota_run_unfinished",
         "rota_run",
-        ["job_id", "finished_at"],
+        ["finished_at", "job_id"],
         postgresql_where=is_unfinished,
         sqlite_where=is_unfinished,
     )
