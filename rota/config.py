@@ -7,6 +7,7 @@ line, again by a worker that is told to read its configuration anew.
     database = "postgresql://rota@db/rota"
     zone = "Europe/Amsterdam"     # of new schedules that name none
     retry_delay = "30s"           # of new jobs that name none
+    alert_default = ["ops"]       # likewise: who is told of them
     pools = ["default", "reports"]
     lease = "60s"
     labels = { gpu = "yes" }      # of this node, for the rules of pools and for jobs that name nodes by them
@@ -23,6 +24,17 @@ line, again by a worker that is told to read its configuration anew.
 
     [secrets]                     # for jobs with --secret DB_PASSWORD: where it is, never the secret itself
     DB_PASSWORD = { file = "/run/secrets/db" }
+
+    [alerts.ops]                  # for jobs with --alert ops
+    webhook = "https://hooks.example.com/rota"
+    secret = { file = "/run/secrets/ops" }
+
+    [alerts.mail]
+    email = ["ops@example.com"]
+
+    [smtp]                        # what takes the mail
+    host = "mail.example.com"
+    from = "rota@example.com"
 """
 
 from __future__ import annotations
@@ -36,7 +48,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from rota.alerts.channel import Channel, read_channel
 from rota.errors import ConfigError, Invalid
+from rota.model.alerts import CHANNELS_MAX, check_alert
 from rota.model.durations import format_duration, parse_duration
 from rota.model.environment import Environment
 from rota.model.instants import check_zone
@@ -92,6 +106,7 @@ class Config:
     poll_seconds: float | None
     lease_seconds: float
     retry_delay_seconds: float
+    alert_default: tuple[str, ...]  # channels, of new jobs that name none
     state_dir: Path | None  # of workers: sockets and journals of this machine
     log_file: Path | None
     slots: int | None
@@ -106,6 +121,7 @@ class Config:
     connections: Mapping[str, Connection]
     environments: tuple[Environment, ...]  # of this node; more may be registered by what is installed on it
     secrets: tuple[SecretSource, ...]  # where this node has those of jobs
+    alerts: tuple[Channel, ...]  # where this node can send alerts
     resolved: Mapping[str, Resolved]
 
 
@@ -175,6 +191,16 @@ def _labels(field: str, value: object) -> dict[str, str]:
     return check_labels(field, value)
 
 
+def _channels(field: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, str | list | tuple):
+        raise Invalid(field, value, 'name the channels, for example ["ops"]')
+    return check_alert(cast("object", value))
+
+
+def _shown_channels(value: Any) -> str:
+    return ", ".join(value) or "(none)"
+
+
 def _shown_labels(value: Any) -> str:
     return ", ".join(f"{name}={text}" for name, text in value.items()) or "(none)"
 
@@ -214,6 +240,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("poll",          "ROTA_POLL",          None,         _duration(0.1),                _shown_duration),
     Setting("lease",         "ROTA_LEASE",         LEASE_SECONDS, _duration(LEASE_SECONDS_MIN),  _shown_duration),
     Setting("retry_delay",   "ROTA_RETRY_DELAY",   10.0,         _duration(0, zero_ok=True),    _shown_duration),
+    Setting("alert_default", "ROTA_ALERT_DEFAULT", (),           _channels,                     _shown_channels),
     Setting("state_dir",     "ROTA_STATE_DIR",     None,         _path,                         _shown_state_dir),
     Setting("log_file",      "ROTA_LOG_FILE",      None,         _path,                         _shown_path),
     Setting("slots",         "ROTA_SLOTS",         None,         _slots,                        _shown),
@@ -274,12 +301,16 @@ def read_config(
     secrets = _read_secrets(file, written.get("secrets"))
     for source in secrets:
         resolved[f"secrets.{source.name}"] = Resolved(source, f"file {file}", str(source))
+    alerts = _read_alerts(file, written.get("alerts"), written.get("smtp"), len(secrets))
+    for channel in alerts:
+        resolved[f"alerts.{channel.name}"] = Resolved(channel, f"file {file}", str(channel))
     return Config(
         database=resolved["database"].value,
         zone=resolved["zone"].value,
         poll_seconds=resolved["poll"].value,
         lease_seconds=resolved["lease"].value,
         retry_delay_seconds=resolved["retry_delay"].value,
+        alert_default=resolved["alert_default"].value,
         state_dir=resolved["state_dir"].value,
         log_file=resolved["log_file"].value,
         slots=resolved["slots"].value,
@@ -294,6 +325,7 @@ def read_config(
         connections=connections,
         environments=environments,
         secrets=secrets,
+        alerts=alerts,
         resolved=resolved,
     )
 
@@ -331,7 +363,7 @@ def _read_file(file: Path) -> Mapping[str, Any]:
         raise ConfigError(f"the configuration {file} cannot be read: {_because(error)}") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"the configuration {file} is not TOML: {error}") from error
-    _refuse_unknown(file, written, (*KEYS, "connections", "environments", "secrets"), "")
+    _refuse_unknown(file, written, (*KEYS, "connections", "environments", "secrets", "alerts", "smtp"), "")
     return written
 
 
@@ -406,6 +438,23 @@ def _read_secrets(file: Path | None, written: object) -> tuple[SecretSource, ...
     if len(found) > SECRETS_MAX:
         raise ConfigError(f"{file}: there are {len(found)} secrets, and a node has at most {SECRETS_MAX}")
     return tuple(found)
+
+
+def _read_alerts(file: Path | None, written: object, smtp: object, secrets: int) -> tuple[Channel, ...]:
+    """Read ``[alerts.NAME]``, with ``[smtp]``. What is refused is not shown where it may be secret."""
+    if written is None:
+        return ()
+    if not isinstance(written, dict):
+        raise ConfigError(f"{file}: alerts is a section for each channel: [alerts.NAME] with webhook, email or apprise")
+    try:
+        found = tuple(read_channel(name, one, smtp) for name, one in cast("dict[str, Any]", written).items())
+    except Invalid as error:
+        raise ConfigError(f"{file}: {error}") from error
+    if len(found) > CHANNELS_MAX:
+        raise ConfigError(f"{file}: there are {len(found)} channels of alerts, and a node has at most {CHANNELS_MAX}")
+    if len(found) + secrets > SECRETS_MAX:
+        raise ConfigError(f"{file}: secrets and channels of alerts together are at most {SECRETS_MAX}")
+    return found
 
 
 def _shown_environment(one: Environment) -> str:

@@ -28,6 +28,7 @@ from rota.errors import Invalid, StateError
 from rota.execution.context import CurrentPeriod
 from rota.execution.limits import say_time_limit
 from rota.execution.python_job import call, find_callable, name_bases, name_type
+from rota.model.alerts import ALERT_CALL
 from rota.model.documents import encode_document
 from rota.model.durations import parse_duration
 from rota.model.instants import check_zone, parse_instant
@@ -379,7 +380,7 @@ class Simulation:
         for job, handler, takes in self._handlers:
             if job == claim.job if isinstance(job, str) else job.fullmatch(claim.job):
                 return handler, takes
-        if claim.kind == JobKind.CALL:
+        if claim.kind == JobKind.CALL and claim.target != ALERT_CALL:  # nobody is told of what is simulated
             return lambda run: call(find_callable(claim.target), run.args), 0.0
         return lambda _: None, 0.0
 

@@ -503,3 +503,23 @@ def test_periods_are_worked_on_when_they_have_closed_by_the_clocks_of_their_zone
         ("23:00", "2026-03-28T23"), ("23:00", "2026-03-28"), ("00:00", "2026-03-29T00"), ("01:00", "2026-03-29T01"),
         ("02:00", "2026-03-29T03"),
     ]  # fmt: skip
+
+
+def test_alerts_are_made_and_can_be_looked_at_and_none_is_sent(sim: Simulation) -> None:
+    def fail(_run: SimulatedRun) -> None:
+        raise ValueError("no")
+
+    sim.rota.jobs.add("load", command=["true"], alert=["ops", "boss"])
+    told: list[Any] = []
+    sim.handle("load", fail)
+    sim.handle("rota:alert:ops", lambda run: told.append(run.args["alert"]["kind"]))
+    sim.rota.enqueue("load")
+
+    sim.run_until_idle()
+
+    assert told == ["failure"]
+    assert sorted((run["job"], run["state"]) for run in sim.runs()) == [
+        ("load", "failed"),
+        ("rota:alert:boss", "succeeded"),
+        ("rota:alert:ops", "succeeded"),
+    ]

@@ -12,6 +12,7 @@ import click
 
 from docs.generate.markdown import expect_keys, fence, prose, table, table_of_enum
 from rota import config
+from rota.alerts.channel import CHANNEL_KEYS, SMTP_KEYS
 from rota.cli.main import main as root_command
 from rota.engine.orders import make_order
 from rota.engine.settings import NodeSettings
@@ -41,6 +42,8 @@ SETTING_MEANINGS = {
     "poll": "How long an idle node waits before it looks, should no wake-up reach it.",
     "lease": "How long a node keeps a run without renewing: how soon another takes over from one that died.",
     "retry_delay": "How long a run of a new job waits before a retry, unless the job says so.",
+    "alert_default": "Who is told of a job that `rota job add` adds, unless `--alert` is said: channels, separated by "
+    "commas in a variable. See [alerts](../alerts.md).",
     "log_file": "Where a worker logs to; opened anew at USR2.",
     "slots": "How many runs a worker takes at once: four for each processor, unless told.",
     "pools": "The pools a worker takes runs of; a variable separates them by commas.",
@@ -69,6 +72,22 @@ ENVIRONMENT_MEANINGS = {
     "interpreter": "The absolute path of a Python from 3.9 on; without one it is the worker's.",
     "python_path": "The import path: a list of absolute folders.",
     "variables": "Environment variables, a table of texts.",
+}
+CHANNEL_MEANINGS = {
+    "webhook": "Where each alert is sent by a POST: an https or http URL.",
+    "email": "Who gets a mail: a list of addresses; needs `[smtp]`.",
+    "apprise": "What apprise tells: a URL, or several with spaces between them.",
+    "secret": "Of a webhook: signs each request.",
+    "private": "Of a webhook: `true` lets it go to addresses that are not public.",
+    "link": "Where Rota's pages are, `https://...`; each alert has the address of its run's.",
+}
+SMTP_MEANINGS = {
+    "host": "Its name; needed.",
+    "port": "587, 465 or 25, by `tls`.",
+    "tls": "`starttls`, `tls` or `none`; without it `starttls`.",
+    "user": "Whom to log in as, with `password`.",
+    "password": "Of the user; sent with TLS only.",
+    "from": "The sender's address; needed.",
 }
 OPTION_MEANINGS = {
     "lost_max": "How many attempts may be lost with their node before the run fails.",
@@ -162,6 +181,18 @@ def write_settings() -> Iterator[str]:
         the secret itself: `NAME = { file = "/path" }`, or `NAME = { env = "VARIABLE" }` for a variable of the
         worker's own environment. See [secrets](../secrets.md).
     """)
+    yield "## alerts"
+    yield prose("""
+        A section `[alerts.NAME]` for each channel that jobs may name with `--alert`, with exactly one of `webhook`,
+        `email` and `apprise`: see [alerts](../alerts.md). What is secret of it is written as text, or as
+        `{ file = "/path" }` or `{ env = "VARIABLE" }`, and not shown.
+    """)
+    expect_keys(CHANNEL_MEANINGS, CHANNEL_KEYS)
+    yield table(("key", "meaning"), [(f"`{key}`", meaning) for key, meaning in CHANNEL_MEANINGS.items()])
+    yield "## smtp"
+    yield prose("A section `[smtp]`: the server that takes the mail of channels with `email`.")
+    expect_keys(SMTP_MEANINGS, SMTP_KEYS)
+    yield table(("key", "meaning"), [(f"`{key}`", meaning) for key, meaning in SMTP_MEANINGS.items()])
 
 
 def write_definitions() -> Iterator[str]:

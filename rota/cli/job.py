@@ -22,10 +22,12 @@ from rota.model.placement import RetryNode, RunsOn
 from rota.model.states import Delivery, JobState
 from rota.model.timeline import Blocking, PeriodMode
 
-_WORD_LISTS = ("retry_on", "no_retry_on", "secrets", "prefer", "exclude", "mutexes", "after", "rolls_up")
+_WORD_LISTS = (
+    "retry_on", "no_retry_on", "secrets", "prefer", "exclude", "mutexes", "after", "rolls_up", "alert", "alert_on",
+)  # fmt: skip
 _DURATIONS = (
     "timeout", "deadline", "start_within", "retry_delay", "retry_delay_max", "breaker_pause", "lease", "cpu_max",
-    "settle", "refresh", "give_up_age",
+    "settle", "refresh", "give_up_age", "alert_quiet",
 )  # fmt: skip
 COLUMNS: Columns = {
     "name": "name",
@@ -174,6 +176,14 @@ def definition_flags(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--keep", metavar="[END=]D", multiple=True, help="How long its runs are kept: failed=90d, 7d, forever."
             ),
+            click.option("--alert", metavar="CHANNEL", multiple=True, help="Who is told of it; repeatable."),
+            click.option(
+                "--alert-on",
+                metavar="KIND",
+                multiple=True,
+                help="Of what: failure, lost, late, absent, long, recovered. [all but long]",
+            ),
+            click.option("--alert-quiet", metavar="D", help="So long more of the same is only counted. [15m]"),
             click.argument("arguments", metavar="[-- ARG...]", nargs=-1),
         )
     ):
@@ -239,6 +249,8 @@ def add(door: Door, *, name: str, if_exists: str, **flags: Any) -> None:
     options = read_definition(**flags)
     if door.config.resolved["retry_delay"].origin != "default":
         options.setdefault("retry_delay", door.config.retry_delay_seconds)
+    if door.config.alert_default:
+        options.setdefault("alert", list(door.config.alert_default))
     view = door.rota.jobs.add(name, if_exists=if_exists, **options)
     _warn(door, view)
     door.screen.tell(f"job {view['name']}: {describe_target(view)}", view)

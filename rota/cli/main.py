@@ -45,6 +45,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "token":    ("rota.cli.token:token",           "What programs show to act over HTTP."),
     "audit":    ("rota.cli.audit:audit",           "Who did what, through which door."),
     "why":      ("rota.cli.why:why",               "Why it has not started, was skipped, missed, retried, lost."),
+    "alert":    ("rota.cli.alert:alert",           "Where alerts go: try a channel of this machine."),
     "import":   ("rota.cli.importing:import_",     "Bring jobs and schedules from elsewhere: crontab."),
     "current":  ("rota.cli.current:current",       "Inside a running job: progress, checkpoint, result."),
     "db":       ("rota.cli.db:db",                 "The schema: upgrade, check, or print as SQL."),

@@ -69,7 +69,7 @@ def read_settings(
     from rota.engine.settings import NodeSettings, slots_default
 
     config = door.read_config(**flags)
-    secrets = NodeSecrets(config.secrets)
+    secrets = NodeSecrets(config.secrets, channels=config.alerts)
     return NodeSettings(
         database_url=config.database or database_url(os.environ),
         state_dir=config.state_dir or state_folder(os.environ),

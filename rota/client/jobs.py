@@ -37,7 +37,8 @@ class Jobs:
         ``mutexes`` (a list of names), ``after`` (a list of jobs), ``upstream_failure``, ``period``, ``period_tz``,
         ``period_start``, ``period_mode``, ``settle``, ``refresh``, ``rolls_up`` (a list of jobs), ``blocking``,
         ``periods_at_once``, ``give_up_failures``, ``give_up_age``, ``concurrency_key`` (the name of an argument),
-        ``max_per_key``, ``rate``, ``keep`` (how long, by how a run ended).
+        ``max_per_key``, ``rate``, ``keep`` (how long, by how a run ended), ``alert`` (a list of channels), ``alert_on``
+        (a list of kinds), ``alert_quiet``.
 
         Raises:
             Invalid: a value breaks its rule; nothing was stored.

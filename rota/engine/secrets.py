@@ -13,6 +13,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterable, Mapping
 
+from rota.alerts.channel import Channel, facts_text
 from rota.errors import Invalid
 from rota.execution.linux import boottime
 from rota.execution.masking import SHORTEST
@@ -37,12 +38,17 @@ class NodeSecrets:
         sources: Iterable[SecretSource] = (),
         environment: Mapping[str, str] | None = None,
         *,
+        channels: Iterable[Channel] = (),
         clock: Callable[[], float] = boottime,
     ) -> None:
-        """Take up to ``SECRETS_MAX``; ``environment`` is the worker's."""
+        """Take up to ``SECRETS_MAX``, each channel being one; ``environment`` is the worker's."""
         self._sources = {source.name: source for source in sources}
-        if len(self._sources) > SECRETS_MAX:
-            raise Invalid("secrets", f"{len(self._sources)} secrets", f"a node has at most {SECRETS_MAX}")
+        self._channels = {channel.variable: channel for channel in channels}
+        if (count := len(self._sources) + len(self._channels)) > SECRETS_MAX:
+            rule = f"a node has at most {SECRETS_MAX}, with the channels of its alerts"
+            raise Invalid("secrets", f"{count} secrets", rule)
+        self._names = frozenset(self._sources)  # of those that are offered by themselves
+        self._sources |= {part.name: part for channel in self._channels.values() for part in channel.hidden}
         self._environment = os.environ if environment is None else environment
         self._clock = clock
         self._lock = threading.Lock()
@@ -64,10 +70,12 @@ class NodeSecrets:
                     self._read(name)
                 except Unavailable as error:
                     self._withdraw(name, error)
-            return tuple(sorted(self._sources.keys() - self._look_at.keys()))
+            readable = self._sources.keys() - self._look_at.keys()
+            whole = {name for name, one in self._channels.items() if readable >= {part.name for part in one.hidden}}
+            return tuple(sorted((self._names & readable) | whole))
 
     def read(self, names: Iterable[str]) -> dict[str, str]:
-        """Read these now.
+        """Read these now; of a channel, what may be shown of it and each of its parts.
 
         Raises:
             Unavailable: one is not configured, or cannot be read; it is not offered any more.
@@ -75,9 +83,7 @@ class NodeSecrets:
         """
         found: dict[str, str] = {}
         with self._lock:
-            for name in names:
-                if name not in self._sources:
-                    raise Unavailable(f"secret {name} is not in its configuration")
+            for name in self._spread(names, found):
                 try:
                     found[name] = self._read(name)
                 except Unavailable as error:
@@ -88,6 +94,19 @@ class NodeSecrets:
             raise Invalid("secrets", ", ".join(found), rule)
         return found
 
+    def _spread(self, names: Iterable[str], found: dict[str, str]) -> list[str]:
+        """Return the names of what is to be read, and put into ``found`` what is known already."""
+        wanted: list[str] = []
+        for name in names:
+            if (channel := self._channels.get(name)) is not None:
+                found[name] = facts_text(channel)
+                wanted += [part.name for part in channel.hidden]
+            elif name in self._names:
+                wanted.append(name)
+            else:
+                raise Unavailable(f"secret {name} is not in its configuration")
+        return wanted
+
     def _withdraw(self, name: str, error: Unavailable) -> None:
         self._look_at[name] = self._clock() + LOOK_AGAIN_SECONDS
         if name not in self._told:
@@ -96,6 +115,9 @@ class NodeSecrets:
 
     def _read(self, name: str) -> str:
         source = self._sources[name]
+        if source.text is not None:
+            self._look_at.pop(name, None)
+            return source.text
         try:
             value = self._read_variable(source.env) if source.file is None else self._read_file(name, source.file)
         except (OSError, ValueError) as error:

@@ -32,6 +32,7 @@ class FindingCode(StrEnum):
     SCHEDULER_STOPPED = "scheduler_stopped"  # no node is alive
     POOL_EMPTY = "pool_empty"  # there is work for a pool that no living node serves
     ENVIRONMENT_MISSING = "environment_missing"  # a job asks for an environment that no living node of its pool has
+    CHANNEL_MISSING = "channel_missing"  # somebody is to be told of jobs, and no living node can tell them
     SECRET_MISSING = "secret_missing"  # a job names secrets that no living node of its pool can read
     POOL_BROKEN = "pool_broken"  # the rule of a pool cannot be read, so it names nobody
     POOL_PAUSED = "pool_paused"  # runs are ready in a pool that somebody paused
@@ -71,6 +72,7 @@ class Finding:
     subject: str  # a name; for what is found together, what it is
     text: str
     since: datetime | None = None  # None: nobody knows
+    jobs: tuple[str, ...] = ()  # whose runs or slots these are
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any, cast
 
 from rota.errors import Invalid
+from rota.model.alerts import ALERT_CALL, VARIABLE_PREFIX, check_alert, check_alert_on, check_alert_quiet
 from rota.model.bad_ends import check_words
 from rota.model.breaker import BREAKER_FAILURES_MAX, BREAKER_PAUSE_SECONDS
 from rota.model.concurrency import check_count, check_key_argument, check_mutexes, check_rate, format_rate
@@ -135,6 +136,9 @@ class JobSpec:
     after: tuple[str, ...] = ()  # its upstreams: jobs whose same slot is to succeed first
     upstream_failure: UpstreamFailure = UpstreamFailure.WAIT
     timeline: Timeline | None = None  # how it is cut into periods
+    alert: tuple[str, ...] = ()  # channels: who is told of it
+    alert_on: tuple[str, ...] = ()  # kinds of alerts; none: those that jobs usually have
+    alert_quiet_seconds: float | None = None  # in which more of the same is only counted; None: as usual
 
     @classmethod
     def checked(
@@ -202,6 +206,9 @@ class JobSpec:
         periods_at_once: object = None,
         give_up_failures: object = None,
         give_up_age: object = None,
+        alert: object = None,
+        alert_on: object = None,
+        alert_quiet: object = None,
     ) -> JobSpec:
         """Make a definition from what a user gave.
 
@@ -255,6 +262,9 @@ class JobSpec:
             }
         )
         _check_beside_timeline(timeline, known_name, known_after, runs_on, start_within, retries)
+        sends_alerts = known_kind is JobKind.CALL and target == ALERT_CALL
+        if sends_alerts and (given_alert := check_alert(alert)):
+            raise Invalid("alert", given_alert[0], "nothing is told of a job that sends alerts: leave it out")
         return cls(
             name=known_name,
             kind=known_kind,
@@ -282,7 +292,7 @@ class JobSpec:
             cwd=_check_cwd(cwd),
             run_as=_check_user(run_as),
             variables=known_variables,
-            secrets=check_secrets(secrets, known_variables),
+            secrets=check_secrets(secrets, known_variables, own=VARIABLE_PREFIX if sends_alerts else None),
             **{name: getattr(limits, name) for name in LIMIT_COLUMNS},
             startup=Startup.WARM if startup is None else check_word("startup", startup, Startup),
             connection=known_connection,
@@ -304,6 +314,9 @@ class JobSpec:
             if upstream_failure is None
             else check_word("upstream_failure", upstream_failure, UpstreamFailure),
             timeline=timeline,
+            alert=check_alert(alert),
+            alert_on=check_alert_on(alert_on),
+            alert_quiet_seconds=check_alert_quiet(alert_quiet),
         )
 
     @classmethod
@@ -336,7 +349,7 @@ class JobSpec:
         found["target"] = list(self.target) if isinstance(self.target, tuple) else self.target
         found["run_as_groups"] = None if self.run_as_groups is None else list(self.run_as_groups)
         found["retry_on"], found["no_retry_on"] = list(self.retry_on), list(self.no_retry_on)
-        for name in ("secrets", "prefer", "exclude", "mutexes", "after"):
+        for name in ("secrets", "prefer", "exclude", "mutexes", "after", "alert", "alert_on"):
             found[name] = list(found[name])
         found["keep"] = dict(self.keep)
         found["timeline"] = None if self.timeline is None else self.timeline.parameters()
@@ -356,7 +369,7 @@ _PARAMETERS = (
     "run_as_groups", "memory_max", "cpu_max", "open_files_max", "processes_max", "nice", "ionice", "umask", "variables",
     "secrets", "startup", "connection", "executor", "on", "max_parallel", "prefer", "exclude", "retry_node",
     "max_running", "mutexes", "concurrency_key", "max_per_key", "rate", "keep",
-    "after", "upstream_failure", *TIMELINE_PARAMETERS,
+    "after", "upstream_failure", *TIMELINE_PARAMETERS, "alert", "alert_on", "alert_quiet",
 )  # fmt: skip
 
 

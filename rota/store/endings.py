@@ -34,6 +34,7 @@ from rota.model.placement import RetryNode
 from rota.model.reasons import Reason
 from rota.model.run import End
 from rota.model.states import FINISHED, AttemptState, Delivery, RunState
+from rota.store.alerts import RULE_COLUMNS, tell_ends
 from rota.store.backfill_hints import wake_backfills
 from rota.store.breakers import count_ends, lock_breakers
 from rota.store.database import Database
@@ -50,6 +51,8 @@ _FACTS = (
     run.c.job_id,
     run.c.job,
     run.c.schedule_id,
+    run.c.schedule,
+    run.c.slot_at,
     run.c.target_node,
     run.c.state,
     run.c.fence,
@@ -103,6 +106,7 @@ _RULES = (
     job.c.deadline_seconds,
     job.c.breaker_failures,
     job.c.retry_node,
+    *RULE_COLUMNS,
 )
 READ_RULES = select(*_RULES).where(job.c.id.in_(bindparam("job_ids", expanding=True)))
 # The same before the runs are locked, since breakers are locked first. Served by the unique claim.
@@ -264,6 +268,7 @@ def _deliver_within(
         rows_of_orphans = encode_rows({"claim_id": c, "orphan": _as_json(by_claim[c])} for c in sorted(orphaned))
         connection.execute(KEEP_ORPHANS, {"orphans": rows_of_orphans})
     has_closed = count_ends(connection, breakers, ended)
+    tell_ends(connection, moves, rows, known)
     wake_backfills(connection, (row.backfill_id for row in rows))
     _wake_others(connection, moves, wake_queued(connection, rows), has_closed=has_closed)
     retries = [move.wait_seconds for move in moves if move.wait_seconds is not None]
@@ -298,6 +303,7 @@ def rescue_runs(database: Database, *, rescuer: str, limit: int = 100, as_of: da
             move = _move(row, ending, None, known, actor=rescuer)
             moves.append(dataclasses.replace(move, lease_seen_at=row.lease_ends_at))
         apply_moves(connection, moves)
+        tell_ends(connection, moves, rows, known)
         _wake_others(connection, moves, wake_queued(connection, rows))
         crash.at("rescue.written")
         return len(moves)
@@ -325,6 +331,7 @@ def surrender_runs(database: Database, claim_ids: Sequence[str], *, actor: str) 
             ending = decide_rescue(facts, rule, say_guardian_died(facts))
             moves.append(_move(row, ending, None, known, actor=actor))
         apply_moves(connection, moves)
+        tell_ends(connection, moves, rows, known)
         _wake_others(connection, moves, wake_queued(connection, rows))
         crash.at("surrender.written")
         return locked

@@ -16,9 +16,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, insert, literal, or_, select, update
 
 from rota.model.findings import Finding, FindingCode, Severity, worse
+from rota.store.alerts import tell_findings
 from rota.store.database import Database
 from rota.store.events import TELL_CHANGE
 from rota.store.health import READ_FINDINGS, check_health
+from rota.store.moves import write_fresh
 from rota.store.tables import finding, schema
 from rota.store.types import Instant, db_now, db_now_plus
 
@@ -98,7 +100,7 @@ def watch_health(database: Database, *, node: str) -> Told | None:
             return None
         return _note(connection, found, mine, node, lines)
 
-    told = database.write(tell, repeatable=True)
+    told = write_fresh(database, tell)
     for level, line in lines:
         log.log(level, "%s", line)
     return told
@@ -148,6 +150,7 @@ def _note(
         connection.execute(END_FINDINGS, {"ids": [row.id for row in gone]})
     if events:
         connection.execute(TELL_CHANGE, events)
+    tell_findings(connection, found, now)
     return Told(len(begun), risen, len(gone))
 
 

@@ -59,6 +59,7 @@ RIGHTS: Mapping[str, Rights] = {
     "rota_session": _SECRET,
     "rota_login_failure": _SECRET,
     "rota_finding": _WORKED_ON,
+    "rota_alert": _WORKED_ON,
     "rota_event": _WORKED_ON,
     "rota_audit": _WORKED_ON,
 }

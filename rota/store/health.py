@@ -8,7 +8,7 @@ Over-long, as a list of looks.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 
 from rota.errors import Invalid, RotaError
+from rota.model.alerts import read_rule, variable_of_channel
 from rota.model.calendars import Calendar
 from rota.model.findings import Finding, FindingCode, Severity, Thresholds, judge_all, sort_findings
 from rota.model.forecast import FAR_LONGER_SECONDS
@@ -81,9 +82,10 @@ SILENT_SECONDS_MAX = 86400.0  # then a node is taken for gone
 _is_active = schedule.c.state == JobState.ACTIVE.value
 _late = db_now_plus(-bindparam("late_seconds", type_=Number))
 
+_name_of_job = select(job.c.name).where(job.c.id == schedule.c.job_id).scalar_subquery()
 # Slots that are due and undecided, oldest first. Served by rota_schedule_due, and so are the next three.
 FIND_ABSENT = (
-    select(schedule.c.name, schedule.c.next_slot_at)
+    select(schedule.c.name, schedule.c.next_slot_at, _name_of_job.label("job"))
     .where(_is_active, schedule.c.problem.is_(None), schedule.c.next_slot_at < _late)
     .order_by(schedule.c.next_slot_at)
     .limit(FOUND_MAX)
@@ -180,6 +182,20 @@ READ_SECRETS = (
     .distinct()
     .order_by(job.c.pool, job.c.env, job.c.secrets)
     .limit(FOUND_MAX)
+)
+# What jobs that are not paused say of who is told.
+READ_ALERTS = (
+    select(job.c.alert)
+    .where(job.c.alert.is_not(None), job.c.state == JobState.ACTIVE.value)
+    .distinct()
+    .order_by(job.c.alert)
+    .limit(FOUND_MAX)
+)
+FIND_TOLD = (
+    select(job.c.name)
+    .where(job.c.alert == bindparam("alert", type_=job.c.alert.type))
+    .order_by(job.c.name)
+    .limit(NAMED_MAX + 1)
 )
 READ_ENVIRONMENTS_OF = (
     select(job.c.env, job.c.secrets)
@@ -341,6 +357,7 @@ class _Look:
             self._look_at_pools(ready_pools)
             self._look_at_environments(ready_pools)
             self._look_at_secrets(ready_pools)
+            self._look_at_channels()
         else:
             is_late = any(found.code is not FindingCode.CLOCK_STEPPED for found in self._found)
             self._tell_stopped(has_come=is_late or any(map(self._has_ready, ready_pools)))
@@ -367,9 +384,16 @@ class _Look:
         )
 
     def _tell(
-        self, severity: Severity, code: FindingCode, subject: str, sentence: str, since: datetime | None = None
+        self,
+        severity: Severity,
+        code: FindingCode,
+        subject: str,
+        sentence: str,
+        since: datetime | None = None,
+        *,
+        jobs: Iterable[str] = (),
     ) -> None:
-        self._found.append(Finding(severity, code, subject, sentence, since))
+        self._found.append(Finding(severity, code, subject, sentence, since, tuple(sorted(set(jobs)))))
 
     def _look_at_clock(self) -> None:
         step = self._connection.execute(FIND_STEP).one_or_none()
@@ -392,7 +416,8 @@ class _Look:
             each = _name(rows, lambda row: f"{row.name} at {say_moment(row.next_slot_at)}")
             sentence = f"{_count(rows, 'slot')} due and not decided, for up to {say_span(self._now - oldest)}: {each}"
             severity = self._thresholds.judge(self._age(oldest))
-            self._tell(severity, FindingCode.SLOT_ABSENT, "schedules", sentence, oldest)
+            of_jobs = [row.job for row in rows if row.job is not None]
+            self._tell(severity, FindingCode.SLOT_ABSENT, "schedules", sentence, oldest, jobs=of_jobs)
 
     def _look_at_moments(self) -> None:
         stuck: list[AnyRow] = []
@@ -429,9 +454,11 @@ class _Look:
             if (held := self._say_held(pool)) is not None:  # on purpose, so it is not critical, however late
                 self._tell(Severity.WARNING, held[0], pool, f"{those}; {held[1]}", oldest)
                 return len(late)
+            of_jobs = {row.job for row in late}
             awaited = [row.target_node and say_nobody(self._servers, pool, row.target_node) for row in late]
             if all(awaited):  # each is for one node, and waits for it as long as its window is open
-                self._tell(Severity.WARNING, FindingCode.RUN_LATE, pool, f"{those}; {awaited[0]}", oldest)
+                sentence = f"{those}; {awaited[0]}"
+                self._tell(Severity.WARNING, FindingCode.RUN_LATE, pool, sentence, oldest, jobs=of_jobs)
                 return len(late)
             why = (
                 say_nobody(self._servers, pool)
@@ -441,7 +468,7 @@ class _Look:
                 or "its nodes do not take them"
             )
             severity = self._thresholds.judge(self._age(oldest))
-            self._tell(severity, FindingCode.RUN_LATE, pool, f"{those}; {why}", oldest)
+            self._tell(severity, FindingCode.RUN_LATE, pool, f"{those}; {why}", oldest, jobs=of_jobs)
         return len(late)
 
     def _say_lacking(self, pool: str, job_ids: Sequence[int]) -> str | None:
@@ -565,6 +592,22 @@ class _Look:
                 sentence = f"schedules of its jobs come due, and {lacking}"
                 found.setdefault(subject, []).append((Severity.WARNING, sentence, since))
         self._tell_together(FindingCode.SECRET_MISSING, found)
+
+    def _look_at_channels(self) -> None:
+        """Look for channels that jobs name for their alerts, and that no living node has."""
+        had = {name for server in self._servers if server.is_there for name in server.secrets}
+        found: dict[str, list[str]] = {}
+        for alerts in self._connection.execute(READ_ALERTS).scalars():
+            for channel in read_rule("", alerts, None, None).channels:
+                if variable_of_channel(channel) not in had:
+                    found.setdefault(channel, []).append(alerts)
+        for channel, named in found.items():
+            first = self._connection.execute(FIND_TOLD, {"alert": named[0]}).scalars().all()
+            sentence = (
+                f"alerts of {_list(first)} go to channel {channel}, and no node alive can send them: define "
+                f"[alerts.{channel}] in the settings of one, or see in its log what it cannot read"
+            )
+            self._tell(Severity.WARNING, FindingCode.CHANNEL_MISSING, channel, sentence)
 
     def _tell_together(
         self, code: FindingCode, found: Mapping[str, Sequence[tuple[Severity, str, datetime | None]]]
@@ -721,7 +764,7 @@ class _Look:
                     f"{expected}, and nine in ten of its last {usual.attempt_count} good attempts took at most {high}"
                 )
                 since = long[0].marked_at + timedelta(seconds=far_longer)
-                self._tell(Severity.WARNING, FindingCode.RUN_LONG, name, sentence, since)
+                self._tell(Severity.WARNING, FindingCode.RUN_LONG, name, sentence, since, jobs=[name])
 
     def _look_at_calendars(self) -> None:
         for row in self._connection.execute(READ_CALENDARS):

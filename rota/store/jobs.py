@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, cast
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
@@ -31,12 +31,13 @@ from rota.store.dependencies import forget_job, read_dependants, replace_upstrea
 from rota.store.dialects import Trouble
 from rota.store.durations import read_durations, show_durations
 from rota.store.events import tell_change
+from rota.store.job_rows import WORD_LISTS, columns_of, encode_definition
 from rota.store.listing import PAGE_ROWS, Listing, has_part
 from rota.store.moves import Stale, write_fresh
 from rota.store.period_ledger import forget_ledger, resume_ledger, settle_ledger
 from rota.store.permits import shorten_rate
 from rota.store.shown import show_document, shown
-from rota.store.tables import job, run, schedule
+from rota.store.tables import alert, job, run, schedule
 from rota.store.transaction import check_time_of_transaction
 from rota.store.types import db_now
 from rota.store.wakeup import announce
@@ -48,7 +49,6 @@ Declared = Literal["added", "changed", "unchanged", "edited elsewhere"]
 
 PAGE_MAX = 500
 LIST_KINDS = frozenset({JobKind.COMMAND.value, JobKind.SQL.value})  # whose target is a JSON list
-_WORD_LISTS = ("retry_on", "no_retry_on", "secrets", "prefer", "exclude", "mutexes", "after")
 _SPEC_FIELDS = tuple(field.name for field in dataclasses.fields(JobSpec))
 
 INSERT_JOB = insert(job).values(state=JobState.ACTIVE.value, revision=1, created_at=db_now(), updated_at=db_now())
@@ -64,6 +64,7 @@ NOTE_DECLARED = (
     .where(job.c.name == bindparam("of_name"))
     .values(declared=bindparam("definition"), declared_by=bindparam("module"))
 )
+FORGET_STANDINGS = delete(alert).where(alert.c.job_id == bindparam("job_id"))
 DELETE_JOB = delete(job).where(job.c.id == bindparam("job_id"))
 
 _SHOWN = [*shown(job.c), (job.c.breaker_until <= db_now()).label("breaker_is_over")]
@@ -121,11 +122,6 @@ def adding(database: Database, kind: str, name: str, work: Callable[[Connection]
         raise
 
 
-def encode_definition(definition: Mapping[str, Any]) -> str:
-    """Write a definition so that equal ones are equal texts."""
-    return json.dumps(definition, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
 def add_job(
     database: Database, spec: JobSpec, *, actor: str, if_exists: IfExists = "error", declared_by: str | None = None
 ) -> dict[str, Any]:
@@ -138,7 +134,7 @@ def add_job(
     _check_transaction(database, spec)
 
     def add(connection: Connection) -> dict[str, Any]:
-        values = _columns_of(spec)
+        values = columns_of(spec)
         if declared_by is not None:
             values |= {"declared": encode_definition(spec.definition()), "declared_by": declared_by}
         connection.execute(INSERT_JOB, values)
@@ -207,7 +203,7 @@ def _replace(
 
 
 def _replace_definition(connection: Connection, row: Row[Any], new: JobSpec, old: JobSpec | None) -> None:
-    _change(connection, row, _columns_of(new, row))
+    _change(connection, row, columns_of(new, row))
     if old is None or _builds_on(new) != _builds_on(old):
         replace_upstreams(connection, row.id, new.name, _builds_on(new))
     settle_ledger(connection, row.id, new.name, old, new)
@@ -315,6 +311,7 @@ def delete_job(database: Database, name: str, *, actor: str) -> None:
             )
         forget_job(connection, row.id, name)
         forget_ledger(connection, row.id)
+        connection.execute(FORGET_STANDINGS, of_job)
         connection.execute(DELETE_JOB, of_job)
         tell_change(connection, "job", "deleted", f"job {name} was deleted", actor=actor, job=name)
 
@@ -387,28 +384,6 @@ def _check_transaction(database: Database, spec: JobSpec) -> None:
         check_time_of_transaction(database.dialect, spec.timeout_seconds, lease_seconds)
 
 
-def _columns_of(spec: JobSpec, row: Row[Any] | None = None) -> dict[str, Any]:
-    """Return what is written of a job, or into its ``row``."""
-    was_for_any = row is None or row.runs_on is None
-    return spec.definition() | {
-        "upstream_failure": None if spec.upstream_failure is UpstreamFailure.WAIT else spec.upstream_failure.value,
-        # Groups may hold the keys of a job that was for all nodes once; only there are they looked for.
-        "runs_on": None if was_for_any and spec.runs_on is RunsOn.ANY else spec.runs_on.value,
-        "target": spec.target if isinstance(spec.target, str) else json.dumps(spec.target, ensure_ascii=False),
-        "variables": encode_definition(spec.variables),
-        "run_as_groups": None if spec.run_as_groups is None else json.dumps(spec.run_as_groups, ensure_ascii=False),
-        **{name: _encode_words(getattr(spec, name)) for name in _WORD_LISTS},
-        "keep": json.dumps(dict(spec.keep)) if spec.keep else None,
-        "timeline": None if spec.timeline is None else spec.timeline.text,
-        # Else one that is given later would begin where the one before it stood.
-        **(CLOSED if spec.breaker_failures is None else {}),
-    }
-
-
-def _encode_words(words: Sequence[str]) -> str | None:
-    return json.dumps(words, ensure_ascii=False) if words else None
-
-
 def spec_of(row: Row[Any]) -> JobSpec:
     """Read a job's row back, checked as at the doors.
 
@@ -416,7 +391,7 @@ def spec_of(row: Row[Any]) -> JobSpec:
         Invalid: somebody wrote into the row what no door would have accepted.
     """
     values: dict[str, Any] = {name: getattr(row, name) for name in _SPEC_FIELDS}
-    for name in ("variables", "run_as_groups", "keep", "timeline", *_WORD_LISTS):
+    for name in ("variables", "run_as_groups", "keep", "timeline", *WORD_LISTS):
         values[name] = show_document(values[name])
     if row.kind in LIST_KINDS:
         values["target"] = show_document(row.target)
@@ -449,6 +424,9 @@ def show_job(row: Row[Any]) -> dict[str, Any]:
         "after": show_document(row.after) or [],
         "upstream_failure": row.upstream_failure or UpstreamFailure.WAIT.value,
         **_show_timeline(row.timeline),
+        "alert": show_document(row.alert) or [],
+        "alert_on": show_document(row.alert_on) or [],
+        "alert_quiet": row.alert_quiet_seconds,
         "env": row.env,
         "timeout": row.timeout_seconds,
         "start_within": row.start_within_seconds,

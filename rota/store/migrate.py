@@ -24,7 +24,7 @@ from rota.store.violations import DROP_VIEW, VIEW
 if TYPE_CHECKING:
     from alembic.config import Config
 
-SCHEMA_VERSION = 12  # what this program needs at least, and what `rota db upgrade` makes
+SCHEMA_VERSION = 13  # what this program needs at least, and what `rota db upgrade` makes
 VERSION_TABLE = "rota_migration"
 
 _NAME_ANOTHER = "name another one with --db or ROTA_DB"

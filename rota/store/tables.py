@@ -224,6 +224,9 @@ job = Table(
     Column("after", LongText),  # JSON list of names: its upstreams, which rota_dependency has too; NULL: none
     Column("upstream_failure", Word),  # wait, skip: when one of them does not succeed; NULL: wait
     Column("timeline", LongText),  # JSON object: how it is cut into periods, and the rules for these; NULL: it is not
+    Column("alert", LongText),  # JSON list of channels: who is told of it; NULL: nobody
+    Column("alert_on", LongText),  # JSON list of kinds of alerts; NULL: those that jobs usually have
+    Column("alert_quiet_seconds", Number),  # in which more of the same is only counted; NULL: as usual
     Column("periods_until", Instant),  # where its ledger of periods ends, and the next one begins; NULL: it has none
     Column("revision", Integer, nullable=False),
     Column("declared", LongText),  # the definition as code last declared it; differs from the row once it was edited
@@ -240,7 +243,7 @@ job = Table(
     *_within(0, DURATION_SECONDS_MAX, "timeout_seconds", "start_within_seconds"),
     *_within(0, DURATION_SECONDS_MAX, "retry_delay_seconds", "retry_delay_max_seconds"),
     *(rule for name, (low, high) in LIMIT_RANGES.items() for rule in _within(low, high, name)),
-    *_within(0, DURATION_SECONDS_MAX, "deadline_seconds", "breaker_pause_seconds"),
+    *_within(0, DURATION_SECONDS_MAX, "deadline_seconds", "breaker_pause_seconds", "alert_quiet_seconds"),
     *_within(0, COUNT_MAX, "failures_in_row"),
     *(rule for name, (low, high) in CONCURRENCY_RANGES.items() for rule in _within(low, high, name)),
     **_MYSQL,
@@ -938,6 +941,29 @@ finding = Table(
     Column("seen_at", Instant, nullable=False),
     UniqueConstraint("code", "subject", name="rota_finding_subject"),
     **_MYSQL,
+)
+
+# How each kind of alert of a job stands: when somebody was told, what was held back since, and whether it is still so.
+alert = Table(
+    "rota_alert",
+    metadata,
+    Column("job_id", Id, primary_key=True, autoincrement=False),
+    Column("kind", Word, primary_key=True),  # failure, lost, late, absent, long
+    Column("told_at", Instant),  # when an alert was made last
+    Column("held_count", Id, nullable=False, server_default=text("0")),  # since then, untold
+    Column("held_last", LongText),  # JSON: the last of these
+    Column("due_at", Instant),  # when they are told; NULL: there are none
+    Column("open_since", Instant),  # since when it is so; NULL: it is not
+    Column("is_told", YesNo),  # that it is so
+    Column("seen_at", Instant),  # of what is looked for once a minute: when it was there last
+    **_NO_SEQUENCE,
+)
+# Serves FIND_HELD.
+Index(
+    "rota_alert_due",
+    alert.c.due_at,
+    postgresql_where=alert.c.due_at.isnot(None),
+    sqlite_where=alert.c.due_at.isnot(None),
 )
 
 event = Table(

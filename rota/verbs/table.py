@@ -23,6 +23,7 @@ NOT_HERE = {
     "db.check": "the schema, before there are commands",
     "db.sql": "the schema, before there are commands",
     "db.grants": "a script for whoever may grant",
+    "alert.test": "the settings of this machine, and what it can reach",
     "config.show": "the settings of this machine",
     **dict.fromkeys(
         (

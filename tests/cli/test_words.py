@@ -21,7 +21,7 @@ JOB_FLAGS = (
     "--umask --variable --secret --startup --executor --on --max-parallel --prefer --exclude --retry-node "
     "--max-running --mutex --after --upstream-failure --concurrency-key --max-per-key --rate --keep "
     "--period --period-tz --period-start --period-mode --settle --refresh --rolls-up --blocking --periods-at-once "
-    "--give-up-failures --give-up-age"
+    "--give-up-failures --give-up-age --alert --alert-on --alert-quiet"
 )
 FLAGS = {
     "up": "--demo --seconds --host --port --name --pool --label --slots -I -m --lease --poll --drain-timeout "
@@ -116,6 +116,7 @@ FLAGS = {
     "db sql": "",
     "db grants": "--owner --node --submit --read",
     "config show": "",
+    "alert test": "",
 }
 # fmt: on
 WITHOUT_DATABASE = {

@@ -1,8 +1,8 @@
 """A worker in a process of its own, to be stopped and killed: ``python -m tests.cluster.worker_process FILE``.
 
 FILE is a JSON object: the values of ``NodeSettings``, and beside them ``until`` (stopped, idle), ``log`` (a path),
-``log_level`` and ``statements`` (a path, to which the statements sent to SQLite are appended). HUP reads it again. The
-name that the node goes by is printed once it works.
+``log_level``, ``alerts`` (sections of channels) and ``statements`` (a path, to which the statements sent to SQLite are
+appended). HUP reads it again. The name that the node goes by is printed once it works.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
+from rota.alerts.channel import read_channel
 from rota.engine.node import Node, RunUntil
 from rota.engine.secrets import NodeSecrets
 from rota.engine.settings import NodeSettings
@@ -36,8 +37,10 @@ def read_values(path: Path) -> dict[str, Any]:
             values[name] = tuple(values[name])
     if "environments" in values:
         values["environments"] = Environments(Environment.checked(**facts) for facts in values["environments"])
-    if "secrets" in values:
-        values["secrets"] = NodeSecrets(SecretSource.checked(**facts) for facts in values["secrets"])
+    if "secrets" in values or "alerts" in values:
+        channels = [read_channel(name, section) for name, section in values.pop("alerts", {}).items()]
+        sources = [SecretSource.checked(**facts) for facts in values.get("secrets", ())]
+        values["secrets"] = NodeSecrets(sources, channels=channels)
     return values | {"state_dir": Path(values["state_dir"])}
 
 

@@ -52,6 +52,9 @@ FULL: dict[str, Any] = {
     "umask": "27",
     "variables": {"B": "2", "A": ""},
     "startup": "cold",
+    "alert": ["ops", "boss"],
+    "alert_on": ["lost,late", "failure"],
+    "alert_quiet": "1h",
 }
 
 
@@ -94,6 +97,9 @@ def test_a_job_is_read_from_what_users_type() -> None:
         umask="027",
         variables={"A": "", "B": "2"},
         startup=Startup.COLD,
+        alert=("boss", "ops"),
+        alert_on=("failure", "lost", "late"),
+        alert_quiet_seconds=3600,
     )
 
 

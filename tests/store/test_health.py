@@ -87,6 +87,7 @@ def test_ready_runs_that_nobody_takes_are_late_and_then_critical(ledger: Ledger,
         f"2 runs are ready in pool default, for up to 1m1s: run {first} of job, run {second} of job; "
         "all 1 slots of pool default are taken, on a",
         BEGINNING,
+        jobs=("job",),
     )
     assert check_health(ledger.database).late == 2
     assert found(ledger)["run_late default"] == "critical"
@@ -397,6 +398,7 @@ def test_a_run_that_takes_far_longer_than_usual_is_found_until_it_ends(ledger: L
             f"1 run is taking far longer than usual for job job: run {run_id} on a for 1m31s; it usually takes 30s, "
             "and nine in ten of its last 5 good attempts took at most 50s",
             began_at + timedelta(seconds=90),
+            jobs=("job",),
         )
     }
     assert found(ledger) == {}

@@ -1,0 +1,304 @@
+"""Alerts are made with what they tell of, or not at all, and as often as a job says."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from rota.model.alerts import ALERT_CALL
+from rota.model.findings import FindingCode
+from rota.model.run import Claim, End
+from rota.store import jobs
+from rota.store.database import Database
+from rota.store.endings import end_runs, rescue_runs
+from rota.store.findings import watch_health
+from rota.store.health import check_health
+from rota.store.tables import alert, job, run
+from tests.clock import Clock
+from tests.store.ledger import LEASE_SECONDS, Ledger, statements_of
+from tests.store.living import start_node
+
+OPS = {"alert": '["ops"]', "alert_quiet_seconds": 900.0}
+
+
+def told(ledger: Ledger, channel: str = "ops") -> list[dict[str, Any]]:
+    """The alerts for which there are runs, oldest first."""
+    rows = ledger.rows(select(run.c.args).where(run.c.job == f"rota:alert:{channel}").order_by(run.c.id))
+    return [json.loads(row.args)["alert"] for row in rows]
+
+
+def kinds(ledger: Ledger) -> list[tuple[str, int]]:
+    return [(one["kind"], one["held"]) for one in told(ledger)]
+
+
+def fail(ledger: Ledger, kind: str = "exited", *, count: int = 1) -> list[int]:
+    """Let so many runs of the job end in one batch."""
+    run_ids = [ledger.enqueue() for _ in range(count)]
+    claims = [ledger.started(claim) for claim in ledger.claim(limit=count)]
+    facts = {"exit_code": 3} if kind == "exited" else {}
+    end_runs(ledger.database, [End(claim.claim_id, claim.run_id, kind, **facts) for claim in claims])
+    return run_ids
+
+
+def minute(ledger: Ledger, clock: Clock, count: int = 1) -> None:
+    for _ in range(count):
+        clock.advance(seconds=60)
+        start_node(ledger)
+        watch_health(ledger.database, node="a")
+
+
+def test_a_run_that_fails_makes_a_run_that_tells_it(ledger: Ledger) -> None:
+    ledger.add_job(**OPS)
+
+    (run_id,) = fail(ledger)
+
+    (one,) = told(ledger)
+    assert (one["kind"], one["job"], one["run"], one["state"]) == ("failure", "job", run_id, "failed")
+    assert one["reason"]["code"] == "exit_code"
+    assert (one["attempt"], one["node"], one["held"]) == (1, "a", 0)
+    made = ledger.row(select(job).where(job.c.name == "rota:alert:ops"))
+    assert (made.kind, made.target, made.secrets) == ("call", ALERT_CALL, '["ROTA_ALERT_ops"]')
+    assert ledger.violations() == []
+
+
+def test_an_alert_is_not_there_without_what_it_tells_of(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.add_job(**OPS)
+    ledger.enqueue()
+    claim = ledger.started(ledger.claim_one())
+
+    def dies(_connection: Any, _moves: Any, _queued: Any, **_options: Any) -> None:
+        raise KeyboardInterrupt  # the last thing before the commit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rota.store.endings._wake_others", dies)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.end(claim, "exited", exit_code=1)
+    before = (ledger.run(claim.run_id).state, told(ledger))
+    ledger.end(claim, "exited", exit_code=1)
+    ledger.end(claim, "exited", exit_code=1)  # delivered again
+
+    assert before == ("running", [])
+    assert (ledger.run(claim.run_id).state, kinds(ledger)) == ("failed", [("failure", 0)])
+
+
+def test_what_follows_within_the_quiet_time_is_counted_and_told_when_it_is_over(ledger: Ledger, clock: Clock) -> None:
+    ledger.add_job(**OPS)
+    fail(ledger)
+    for _ in range(4):
+        clock.advance(seconds=60)
+        run_ids = fail(ledger)
+    during = kinds(ledger)
+
+    minute(ledger, clock, 10)
+    shortly_before = kinds(ledger)
+    minute(ledger, clock, 2)
+    minute(ledger, clock, 30)
+
+    assert during == shortly_before == [("failure", 0)]
+    assert kinds(ledger) == [("failure", 0), ("failure", 3)]
+    assert told(ledger)[1]["run"] == run_ids[0]
+
+
+def test_a_failure_after_the_quiet_time_is_told_at_once_with_what_was_held_back(ledger: Ledger, clock: Clock) -> None:
+    ledger.add_job(**OPS)
+    fail(ledger, count=3)
+    clock.advance(seconds=900)
+
+    fail(ledger)
+
+    assert kinds(ledger) == [("failure", 0), ("failure", 2)]
+    assert ledger.row(select(alert)).held_count == 0
+
+
+def test_without_a_quiet_time_each_is_told(ledger: Ledger) -> None:
+    ledger.add_job(alert='["ops", "boss"]', alert_quiet_seconds=0.0)
+
+    fail(ledger, count=3)
+
+    assert kinds(ledger) == [("failure", 0)] * 3
+    assert len(told(ledger, "boss")) == 3
+    assert len({one["id"] for one in told(ledger)}) == 3
+
+
+@pytest.mark.parametrize("quiet_seconds", [0.0, 900.0])
+def test_a_batch_takes_the_same_statements_whatever_its_size(ledger: Ledger, quiet_seconds: float) -> None:
+    ledger.add_job(alert='["ops"]', alert_quiet_seconds=quiet_seconds)
+    fail(ledger)
+    sent: list[int] = []
+    for count in (2, 40):
+        for _ in range(count):
+            ledger.enqueue()
+        claims = [ledger.started(claim) for claim in ledger.claim(limit=100) if claim.job == "job"]
+        with statements_of(ledger.database) as statements:
+            ledger.end_all(claims, "signalled")
+        sent.append(len(statements))
+
+    assert sent[0] == sent[1]
+
+
+def test_the_first_success_after_a_failure_that_was_told_is_told_once(ledger: Ledger) -> None:
+    ledger.add_job(**OPS)
+    fail(ledger, "succeeded")
+    fail(ledger)
+    fail(ledger, "succeeded")
+    fail(ledger, "succeeded")
+
+    assert [one["kind"] for one in told(ledger)] == ["failure", "recovered"]
+    assert told(ledger)[1]["recovered_from"] == "failure"
+
+
+def test_a_success_after_a_failure_that_was_only_counted_is_not_told(ledger: Ledger, clock: Clock) -> None:
+    ledger.add_job(**OPS)
+    for kind in ("exited", "succeeded", "exited", "succeeded"):
+        fail(ledger, kind)
+
+    minute(ledger, clock, 17)
+
+    assert [one["kind"] for one in told(ledger)] == ["failure", "recovered", "failure"]
+    assert ledger.row(select(alert)).open_since is None
+
+
+def test_nobody_is_told_of_kinds_that_the_job_does_not_name(ledger: Ledger) -> None:
+    ledger.add_job(alert='["ops"]', alert_on='["lost"]')
+
+    fail(ledger)
+
+    assert told(ledger) == []
+
+
+def test_a_run_that_is_tried_again_is_not_told(ledger: Ledger) -> None:
+    ledger.add_job(retries=1, **OPS)
+
+    fail(ledger)
+
+    assert told(ledger) == []
+
+
+def test_a_lost_run_is_told(ledger: Ledger, clock: Clock) -> None:
+    claim = ledger.start_one(delivery="at_most_once", **OPS)
+    clock.advance(seconds=LEASE_SECONDS + 1)
+
+    rescue_runs(ledger.database, rescuer="b")
+
+    assert [(one["kind"], one["run"]) for one in told(ledger)] == [("lost", claim.run_id)]
+
+
+def test_nothing_is_told_of_what_tells(ledger: Ledger) -> None:
+    ledger.add_job(alert='["ops"]', alert_quiet_seconds=0.0)
+    fail(ledger)
+    ledger.set_job("rota:alert:ops", alert='["ops"]', retries=0)  # as somebody may do with SQL
+    claim = ledger.started(ledger.claim_one(secrets=["ROTA_ALERT_ops"]))
+
+    ledger.end(claim, "exited", exit_code=1)
+
+    assert ledger.run(claim.run_id).state == "failed"
+    assert kinds(ledger) == [("failure", 0)]
+
+
+def test_a_node_without_the_channel_leaves_its_runs_alone(ledger: Ledger) -> None:
+    ledger.add_job(**OPS)
+    fail(ledger)
+
+    assert ledger.claim(secrets=["ROTA_ALERT_other"]) == []
+    assert [claim.job for claim in ledger.claim(secrets=["ROTA_ALERT_ops"])] == ["rota:alert:ops"]
+
+
+def test_a_late_job_is_told_once_and_once_more_when_it_is_late_no_more(ledger: Ledger, clock: Clock) -> None:
+    ledger.add_job(**OPS)
+    ledger.add_job("other")
+    ledger.enqueue()
+    ledger.enqueue("other")
+    clock.advance(seconds=70)
+    start_node(ledger)
+    watch_health(ledger.database, node="a")
+    minute(ledger, clock, 3)
+    ledger.end_all([ledger.started(claim) for claim in ledger.claim()])
+    minute(ledger, clock, 4)
+
+    assert [(one["kind"], one["job"], one.get("recovered_from")) for one in told(ledger)] == [
+        ("late", "job", None),
+        ("recovered", "job", "late"),
+    ]
+
+
+def test_an_absent_slot_is_told_to_those_who_are_told_of_its_job(ledger: Ledger, clock: Clock) -> None:
+    ledger.add_job(**OPS)
+    ledger.add_schedule(next_slot_at=clock.now)
+    clock.advance(seconds=90)
+    start_node(ledger)
+
+    watch_health(ledger.database, node="a")
+
+    (one,) = told(ledger)
+    assert (one["kind"], one["job"]) == ("absent", "job")
+    assert "1 slot is due and not decided" in one["reason"]["text"]
+
+
+def test_what_somebody_wrote_into_the_row_by_hand_holds_up_no_end(ledger: Ledger) -> None:
+    ledger.add_job(alert="nonsense")
+
+    (run_id,) = fail(ledger)
+
+    assert ledger.run(run_id).state == "failed"
+
+
+def test_how_alerts_stand_goes_with_the_job(ledger: Ledger) -> None:
+    ledger.add_job(**OPS)
+    fail(ledger)
+
+    jobs.delete_job(ledger.database, "job", actor="ann")
+
+    assert ledger.rows(select(alert)) == []
+
+
+def test_it_is_found_that_nobody_can_send_what_a_job_tells(ledger: Ledger) -> None:
+    ledger.add_job(alert='["ops", "boss"]')
+    start_node(ledger, secrets=("ROTA_ALERT_boss",))
+
+    found = [one for one in check_health(ledger.database).findings if one.code is FindingCode.CHANNEL_MISSING]
+
+    assert [one.subject for one in found] == ["ops"]
+    assert found[0].text.startswith("alerts of job go to channel ops, and no node alive can send them")
+
+
+def test_nodes_that_end_runs_at_the_same_time_make_one_alert_between_them(ledger: Ledger) -> None:
+    ledger.add_job(**OPS)
+    for _ in range(6):
+        ledger.enqueue()
+    claims = [ledger.started(claim) for claim in ledger.claim()]
+    databases = [ledger.connect() for _ in claims]
+    begin = threading.Barrier(len(claims))
+
+    def end(database: Database, claim: Claim) -> None:
+        begin.wait()
+        end_runs(database, [End(claim.claim_id, claim.run_id, "exited", exit_code=1)])
+
+    with ThreadPoolExecutor(len(claims)) as threads:
+        for done in [threads.submit(end, *each) for each in zip(databases, claims, strict=True)]:
+            done.result()
+
+    assert kinds(ledger) == [("failure", 0)]
+    assert ledger.row(select(alert)).held_count == 5
+
+
+def test_a_job_of_which_nobody_is_told_costs_nothing(ledger: Ledger) -> None:
+    claim = ledger.start_one()
+
+    with statements_of(ledger.database) as sent:
+        ledger.end(claim, "exited", exit_code=1)
+
+    assert [one for one in sent if "rota_alert" in one] == []
+
+
+def test_a_success_of_a_job_of_which_somebody_is_told_costs_one_look(ledger: Ledger) -> None:
+    claim = ledger.start_one(**OPS)
+
+    with statements_of(ledger.database) as sent:
+        ledger.end(claim)
+
+    assert len([one for one in sent if "rota_alert" in one]) == 1
