@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from rota.cli.door import Door, Words, through_door
-from rota.cli.screen import STYLES, View, clean, short_time
+from rota.cli.screen import STYLES, Columns, View, clean, short_time
 from rota.model.board import NODE_ZOOMS, ROWS_DEFAULT, ZOOMS, worst_of
 
 SIGNS = {
@@ -18,6 +18,11 @@ SIGNS = {
 }  # fmt: skip
 COMING, NOTHING, NOW = "·", " ", "|"
 NAME_WIDTH_MAX = 30
+HOUR_COLUMNS: Columns = {
+    "hour (UTC)": lambda view: short_time(view["hour"])[:16],
+    "ended": lambda view: ", ".join(f"{number} {state}" for state, number in view["ended"].items()),
+    "started late by": lambda view: "" if view["delay_seconds"] is None else f"{view['delay_seconds']:.1f} s",
+}
 
 
 @click.group()
@@ -55,6 +60,18 @@ def board_jobs(
 def board_nodes(door: Door, *, zoom: str, start: str | None, after: str, limit: int) -> None:
     """Show how the attempts on each node ended, by when they did. Times are in UTC."""
     _show(door, door.rota.board.nodes(zoom, start=start, after=after, limit=limit), "no nodes")
+
+
+@board.command("hours")
+@click.option("--hours", metavar="N", type=int, default=24, show_default=True, help="The last so many, at most 744.")
+@through_door
+def board_hours(door: Door, *, hours: int) -> None:
+    """Show how runs of all jobs ended in each of the last hours, and how late they started. Times are in UTC."""
+    view = door.rota.board.hours(hours)
+    if door.screen.as_json:
+        door.screen.show_one(view)
+    else:
+        door.screen.show_list(view["hours"], HOUR_COLUMNS, nothing="no hours")
 
 
 def _show(door: Door, view: View, nothing: str) -> None:

@@ -46,13 +46,14 @@ HOUR_COLUMNS: Columns = {
 @click.command()
 @click.option("--days", metavar="N", type=int, default=1, show_default=True, help="How far to look, at most 366.")
 @click.option("--job", metavar="J", help="The schedules of this job only.")
+@click.option("--schedules", metavar="N", type=int, help="Only the next so many to be due. [100000]")
 @through_door
-def forecast(door: Door, *, days: int, job: str | None) -> None:
+def forecast(door: Door, *, days: int, job: str | None, schedules: int | None) -> None:
     """Show what will run when, and how full the pools will be.
 
     How long a run takes is the median of the job's latest good attempts. What runs or waits now is not part of it.
     """
-    view = door.rota.forecast(days, job)
+    view = door.rota.forecast(days, job, schedules)
     if door.screen.as_json:
         door.screen.show_one(view)
     else:

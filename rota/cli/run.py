@@ -43,16 +43,34 @@ def run() -> None:
 @click.option("--group", metavar="G", help="Of this group: of one slot, or one request, on all nodes.")
 @click.option("--state", metavar="S", multiple=True, help="In this state; repeatable.")
 @click.option("--since", metavar="TIME", help="Asked for since this time.")
+@click.option("--until", metavar="TIME", help="Asked for before this time.")
+@click.option("--from", "first", metavar="TIME", help="With --job: for slots from this time on, latest first.")
+@click.option("--to", "end", metavar="TIME", help="With --job: for slots before this time.")
+@click.option("--brief", is_flag=True, help="With --json: without attempts, events and the error.")
 @click.option("--limit", metavar="N", type=int, default=50, show_default=True, help="At most so many.")
 @click.option("--before", metavar="ID", type=int, help="The next page: older than this run.")
 @click.option("--within", metavar="N", type=int, help="Look through at most so many. [all]")
 @through_door
 def list_(
-    door: Door, *, since: str | None, state: tuple[str, ...], limit: int, group: str | None, **flags: Any
+    door: Door,
+    *,
+    since: str | None,
+    until: str | None,
+    first: str | None,
+    end: str | None,
+    state: tuple[str, ...],
+    limit: int,
+    group: str | None,
+    **flags: Any,
 ) -> None:
     """List runs, newest first."""
-    moment = read_time("since", since, door.config.zone)
-    views = door.rota.runs.list(state=list(state) or None, since=moment, limit=limit, group=group, **flags)
+    times = {
+        "since": read_time("since", since, door.config.zone),
+        "until": read_time("until", until, door.config.zone),
+        "first": read_time("from", first, door.config.zone),
+        "end": read_time("to", end, door.config.zone),
+    }
+    views = door.rota.runs.list(state=list(state) or None, limit=limit, group=group, **times, **flags)
     columns = COLUMNS if group is None else {"for node": "target_node", **COLUMNS}
     door.screen.show_list(views, columns, nothing="no such runs")
     tell_next(views, "before", as_json=door.screen.as_json)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from rota.errors import Invalid
@@ -15,6 +15,8 @@ from rota.store.board import Cell, Line
 
 if TYPE_CHECKING:
     from rota.client.rota import Rota
+
+HOURS_MAX = 31 * 24
 
 
 class Board:
@@ -76,10 +78,42 @@ class Board:
         )
         return _show(board)
 
+    def hours(self, hours: int = 24) -> dict[str, Any]:
+        """Return how runs of all jobs ended in each of the last ``hours``, and how late they started.
+
+        This hour is among them. Each has ``ended`` by state, and ``delay_seconds``: how long runs waited on average
+        from when they might start to when they did, None where none has started. A run counts in the hour of its slot.
+
+        Raises:
+            Invalid: ``hours`` is not 1 to 744.
+        """
+        found = store.read_throughput(self._rota.database, check_whole("hours", hours, 1, HOURS_MAX))
+        begins = [found.start + timedelta(hours=number) for number in range(hours)]
+        return {
+            "now": format_instant(found.now),
+            "start": format_instant(found.start),
+            "end": format_instant(found.end),
+            "hours": [
+                {
+                    "hour": format_instant(hour),
+                    "ended": found.ended.get(hour, {}),
+                    "delay_seconds": _mean(*found.delays.get(hour, (0.0, 0))),
+                }
+                for hour in begins
+            ],
+            "delay_seconds": _mean(
+                sum(seconds for seconds, _ in found.delays.values()), sum(number for _, number in found.delays.values())
+            ),
+        }
+
     def _moment(self, start: str | datetime | None) -> datetime | None:
         if start is None:
             return None
         return parse_instant("start", start, check_zone("tz", self._rota.default_zone))
+
+
+def _mean(seconds: float, number: int) -> float | None:
+    return round(max(0.0, seconds / number), 3) if number > 0 else None
 
 
 def _check_text(field: str, value: object) -> str:

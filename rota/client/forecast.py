@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from rota.model.forecast import DAYS_MAX, Forecast, Hour, find_collisions, look_ahead, notes_of
+from rota.model.forecast import DAYS_MAX, STEPS_MAX, Forecast, Hour, find_collisions, look_ahead, notes_of
 from rota.model.instants import check_zone, format_instant, parse_instant
 from rota.model.names import check_name
+from rota.model.schedule import ScheduleSpec
 from rota.model.slot_rule import SlotRule
 from rota.model.values import check_whole
-from rota.store.forecast import Prospect, read_prospect, read_rule
+from rota.store.forecast import (
+    SCHEDULES_MAX,
+    Prospect,
+    read_edited_rule,
+    read_new_rule,
+    read_prospect,
+    read_rule,
+)
 
 if TYPE_CHECKING:
     from rota.client.rota import Rota
 
 PREVIEW_MAX = 1000
+STEPS_PER_SCHEDULE = 24  # where only some are looked at: one that comes every hour is, for a day
 
 
-def read_forecast(rota: Rota, days: int = 1, job: str | None = None) -> dict[str, Any]:
+def read_forecast(rota: Rota, days: int = 1, job: str | None = None, schedules: int | None = None) -> dict[str, Any]:
     """Do what ``Rota.forecast`` says."""
     wanted = check_whole("days", days, 1, DAYS_MAX)
-    prospect = read_prospect(rota.database, wanted, None if job is None else check_name("job", job))
+    most = SCHEDULES_MAX if schedules is None else check_whole("schedules", schedules, 1, SCHEDULES_MAX)
+    steps = STEPS_MAX if schedules is None else min(STEPS_MAX, most * STEPS_PER_SCHEDULE)
+    prospect = read_prospect(rota.database, wanted, None if job is None else check_name("job", job), schedules_max=most)
     until = prospect.now + timedelta(days=wanted)
-    return _show(look_ahead(prospect.subjects, prospect.pools, prospect.now, until), prospect, until)
+    return _show(look_ahead(prospect.subjects, prospect.pools, prospect.now, until, steps), prospect, until)
 
 
 def find_coming(rota: Rota, key: str, n: int, after: str | datetime | None) -> tuple[SlotRule, list[datetime]]:
@@ -33,15 +45,38 @@ def find_coming(rota: Rota, key: str, n: int, after: str | datetime | None) -> t
     count = check_whole("n", n, 1, PREVIEW_MAX)
     rule, now, first = read_rule(rota.database, check_name("key", key))
     start = now if after is None else parse_instant("from", after, check_zone("tz", rule.timing.zone))
+    return rule, _coming(rule, start, first, count)
+
+
+def _coming(rule: SlotRule, start: datetime, first: datetime | None, count: int) -> list[datetime]:
     slots: list[datetime] = []
     if first is not None and first > start:  # wherever the others lie, none comes before it
         slots, start = [first], first
-    return rule, [*slots, *islice(rule.timing.preview(start), count - len(slots))]
+    return [*slots, *islice(rule.timing.preview(start), count - len(slots))]
 
 
 def preview_schedule(rota: Rota, key: str, n: int, after: str | datetime | None) -> list[dict[str, Any]]:
     """Do what ``ScheduleHandle.preview`` says."""
-    rule, slots = find_coming(rota, key, n, after)
+    return _show_slots(*find_coming(rota, key, n, after))
+
+
+def preview_new(rota: Rota, spec: ScheduleSpec, n: int) -> dict[str, Any]:
+    """Do what ``Schedules.preview`` says."""
+    count = check_whole("n", n, 1, PREVIEW_MAX)
+    rule, now, first = read_new_rule(rota.database, spec)
+    return {"notes": spec.notes(), "slots": _show_slots(rule, _coming(rule, now, first, count))}
+
+
+def preview_edited(rota: Rota, key: str, changes: Mapping[str, Any], n: int) -> dict[str, Any]:
+    """Do what ``ScheduleHandle.preview_edit`` says."""
+    count = check_whole("n", n, 1, PREVIEW_MAX)
+    spec, rule, now, first = read_edited_rule(
+        rota.database, check_name("key", key), lambda spec: spec.edited(**changes)
+    )
+    return {"notes": spec.notes(), "slots": _show_slots(rule, _coming(rule, now, first, count))}
+
+
+def _show_slots(rule: SlotRule, slots: list[datetime]) -> list[dict[str, Any]]:
     zone = ZoneInfo(rule.timing.zone)
     return [
         {

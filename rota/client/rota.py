@@ -329,20 +329,20 @@ class Rota:
 
         return read_status(self.database)
 
-    def forecast(self, days: int = 1, job: str | None = None) -> dict[str, Any]:
+    def forecast(self, days: int = 1, job: str | None = None, schedules: int | None = None) -> dict[str, Any]:
         """Tell what will run in the next ``days``, hour by hour, and how full the pools will be.
 
         Durations are those of the latest good attempts of each job: what has none counts as slots, and takes no time.
         When more is due than can be looked at, it covers less than was asked for, and says so by ``until`` and
-        ``is_complete``.
+        ``is_complete``. With ``schedules``, only the next so many to be due are looked at, in a time that is as short.
 
         Raises:
-            Invalid: ``days`` is not 1 to 366.
+            Invalid: ``days`` is not 1 to 366, ``schedules`` not 1 to 100,000.
             NotFound: there is no such job.
         """
         from rota.client.forecast import read_forecast
 
-        return read_forecast(self, days, job)
+        return read_forecast(self, days, job, schedules)
 
     def enqueue(
         self,

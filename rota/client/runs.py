@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rota.errors import Conflict, Invalid, RunFailed, RunTimeout
@@ -35,6 +35,8 @@ WAIT_SECONDS_MAX = 1.0
 FOLLOW_SECONDS = 0.5
 RUN_ID_MAX = 2**63 - 1
 STREAMS = ("stdout", "stderr")
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 
 Sleep = Callable[[float], None]
 
@@ -59,6 +61,7 @@ class Output:
     attempt: int
     started_at: str | None
     parts: list[Part]
+    seen: dict[str, int] = field(default_factory=dict[str, int])  # up to which position of each stream
 
 
 def _chosen(parts: list[Part], stream: str | None) -> list[Part]:
@@ -157,6 +160,20 @@ class RunHandle:
         found = read_transcript(self._rota.database, self.id, attempt_number=attempt)
         pieces = [piece for piece in found.pieces if stream in (None, piece.stream)]
         return found.started_at, arrange(pieces)
+
+    def read_output(self, attempt: int | None = None, seen: Mapping[str, int] | None = None) -> Output:
+        """Return what an attempt, the last one unless told, wrote after the positions ``seen`` of its streams.
+
+        ``seen`` of what is returned is up to where each stream was read. Before the first attempt, its number is 0.
+
+        Raises:
+            NotFound: there is no such run, or it has no such attempt.
+        """
+        _check_output(attempt, None)
+        found = read_transcript(self._rota.database, self.id, attempt_number=attempt, seen=seen)
+        positions = dict(seen or {})
+        parts = arrange(found.pieces, positions)
+        return Output(found.attempt or 0, found.started_at, parts, positions)
 
     def follow(self, stream: str | None = None) -> Iterator[Output]:
         """Give what the run writes as it comes, from the beginning of its last attempt until the run has ended.
@@ -277,14 +294,25 @@ class Runs:
         before: int | None = None,
         group: str | None = None,
         within: int | None = None,
+        *,
+        until: str | datetime | None = None,
+        first: str | datetime | None = None,
+        end: str | datetime | None = None,
+        brief: bool = False,
     ) -> Page[dict[str, Any]]:
-        """Return runs, newest first: of a job, schedule or group, in one state or several, asked for since a moment.
+        """Return runs, newest first: of a job, schedule or group, in one state or several, asked for since
+        a moment and ``until`` another one.
 
         ``next`` of what is returned is the ``before`` of the next page: the id of its last run. With ``within``, no
         more than so many ids are looked at: a page may hold less than ``limit`` then, or nothing, and have a ``next``.
 
+        With ``first`` or ``end``, those of ``job`` whose slot or period, or the moment at which they were asked for,
+        lies in [first, end), the latest first. ``brief``: without ``attempts``, ``events`` and ``error``.
+
         Raises:
-            NotFound: there is neither such a job or schedule nor a run of it, or no such group.
+            Invalid: a value breaks its rule; or ``first`` or ``end`` without ``job``.
+            NotFound: there is neither such a job or schedule nor a run of it, or no such group; or in a list by time,
+                the run ``before`` is not kept any more.
         """
         if isinstance(limit, bool) or not 1 <= limit <= LIST_MAX:
             raise Invalid("limit", limit, f"1 to {LIST_MAX}; page with before")
@@ -293,17 +321,31 @@ class Runs:
         for given in states:
             if given not in known:
                 raise Invalid("state", given, f"choose from {', '.join(known)}")
-        moment = parse_instant("since", since, check_zone("tz", self._rota.default_zone)) if since is not None else None
+        zone = check_zone("tz", self._rota.default_zone)
+        moment = parse_instant("since", since, zone) if since is not None else None
+        limit_at = parse_instant("until", until, zone) if until is not None else None
+        span = None
+        if first is not None or end is not None:
+            if job is None:
+                field, value = ("from", first) if first is not None else ("to", end)
+                raise Invalid(field, value, "a list by the time of slots is of one job: name it")
+            span = (
+                EARLIEST if first is None else parse_instant("from", first, zone),
+                LATEST if end is None else parse_instant("to", end, zone),
+            )
         found = list_runs(
             self._rota.database,
             job=job,
             schedule=schedule,
             states=[str(given) for given in states],
             since=moment,
+            until=limit_at,
             before=check_run_id(before) if before is not None else None,
             group=group,
             limit=limit,
             within=None if within is None else check_whole("within", within, 1, RUN_ID_MAX),
+            span=span,
+            is_brief=brief,
         )
         if not found and found.next is None and before is None:
             # A name that was mistyped must not look like a job that never ran.

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from rota.client.forecast import find_coming, preview_schedule
+from rota.client.forecast import find_coming, preview_edited, preview_new, preview_schedule
 from rota.client.listing import check_search, gather
 from rota.client.options import check_schedule_options
 from rota.errors import Invalid, NotFound
@@ -73,6 +73,15 @@ class ScheduleHandle:
             Invalid: what stands in its row cannot be understood.
         """
         return preview_schedule(self._rota, self.key, n, after)
+
+    def preview_edit(self, n: int = 1, **options: Any) -> dict[str, Any]:
+        """Return what ``edit`` would bring, and change nothing: ``slots`` as ``preview`` has them, and ``notes``.
+
+        Raises:
+            NotFound: there is no such schedule, or no such job.
+            Invalid: a value breaks its rule.
+        """
+        return preview_edited(self._rota, self.key, check_schedule_options(options, new=False), n)
 
     def edit(self, **options: Any) -> dict[str, Any]:
         """Change the options that are given, as ``add`` takes them. The past is not replayed.
@@ -144,6 +153,17 @@ class Schedules:
         view = schedules.add_schedule(self._rota.database, spec, actor=self._rota.actor, if_exists=decision)
         self._rota.warner.look_at_jobs([view["job"]])
         return view
+
+    def preview(self, key: str, job: str, n: int = 1, **options: Any) -> dict[str, Any]:
+        """Return what ``add`` with these would bring: ``slots`` as ``ScheduleHandle.preview``, and ``notes``.
+
+        Nothing is stored.
+
+        Raises:
+            Invalid: a value breaks its rule.
+            NotFound: there is no such job.
+        """
+        return preview_new(self._rota, self.check(key, job, **options), n)
 
     def add_many(self, requests: Iterable[Mapping[str, Any]], *, if_exists: str = "error") -> int:
         """Add many schedules, up to 1000 of them in one transaction, and return how many were added.

@@ -97,6 +97,26 @@ def parse_cron(
     return _make_cron(expression, chosen, zone_name, gap, fold)
 
 
+def explain_cron(expression: str, *, name: str = "") -> str:
+    """Say in plain words which local times an expression names; where there are none for it, the expression itself.
+
+    Raises:
+        Invalid: it cannot be read.
+    """
+    fields = _split_fields(expression)
+    if uses_hash(fields):
+        if not name:
+            return f"cron {expression}"
+        fields = replace_hashes(fields, name)
+    sim, nearest = _parse_fields(expression, fields)
+    if nearest:  # which the parser knows nothing of
+        return f"cron {expression}"
+    said = sim.explain()
+    if not (sim.day_and or fields[-3].startswith("*") or fields[-1].startswith("*")):
+        said = " or on ".join(said.rsplit(" and on ", 1))  # either day matches
+    return said[:1].lower() + said[1:]
+
+
 class CronPattern(Pattern):
     """The local times that an expression names; the zone plays no part."""
 

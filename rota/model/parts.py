@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 from zoneinfo import ZoneInfo
 
 from rota.errors import Invalid
-from rota.model.cron import parse_cron
+from rota.model.cron import explain_cron, parse_cron
 from rota.model.daylight import Fold, Gap
 from rota.model.durations import format_duration, parse_duration
 from rota.model.grids import ElapsedGrid, Grid, LocalGrid, OnceGrid
@@ -132,6 +132,17 @@ _parse_every = lru_cache(maxsize=4096)(_read_every)
 def _write_seconds(length: timedelta) -> str:
     whole, rest = divmod(length // _MICROSECOND, 1_000_000)
     return f"{whole}.{rest:06d}".rstrip("0").rstrip(".")
+
+
+def explain_part(kind: str, text: str, zone: str, name: str = "") -> str:
+    """Say in plain words when it is due; ``name`` is what ``H`` is chosen by.
+
+    Raises:
+        Invalid: it cannot be read.
+    """
+    if kind == TimingKind.CRON:
+        return f"{explain_cron(text, name=name)}, in {zone}"
+    return describe_part(kind, text, zone)
 
 
 def describe_part(kind: str, text: str, zone: str) -> str:

@@ -14,7 +14,7 @@ VERB_WORDS = frozenset(
     pool.list pool.show pool.create pool.edit pool.add pool.remove pool.delete pool.pause pool.resume
     run.list run.show run.logs run.cancel run.freeze run.thaw run.rerun run.skip run.mark-succeeded
     period.list period.tree period.reprocess period.skip
-    board.jobs board.nodes
+    board.jobs board.nodes board.hours
     backfill.start backfill.list backfill.show backfill.pause backfill.resume backfill.cancel
     node.list node.show node.drain node.resume node.forget
     status

@@ -40,6 +40,7 @@ RUNS_MAX = 20_000  # that are looked at one by one
 UNFINISHED_MAX = 20_000
 AHEAD_MAX = 3_000  # coming slots
 ALL = ""  # the name of the row that counts all of them
+_HOUR = timedelta(hours=1)
 _SECONDS = {Unit.QUARTER: 900, Unit.HOUR: 3600, Unit.DAY: 86400}
 _cell = (seconds_since_1970(run.c.moment_at) - bindparam("start_seconds")) // bindparam("cell_seconds")
 
@@ -194,6 +195,39 @@ def read_node_board(
         return Board(
             window, now, everything, list(lines.values()), shown[-1].name if len(found) > limit else None, False
         )
+
+    return database.read(read)
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """How runs ended in each hour, and how late they started: of all jobs, by the hours that they are for."""
+
+    now: datetime
+    start: datetime
+    end: datetime
+    ended: dict[datetime, dict[str, int]]  # by hour and state; an hour in which nothing ended is not there
+    delays: dict[datetime, tuple[float, int]]  # seconds together, of how many first attempts
+
+
+def read_throughput(database: Database, hours: int) -> Throughput:
+    """Return what ended in the last hours, this one among them.
+
+    Raises:
+        DatabaseUnavailable: calling again is safe.
+    """
+
+    def read(connection: Connection) -> Throughput:
+        now = now_of(connection)
+        end = now.replace(minute=0, second=0, microsecond=0) + _HOUR
+        start = end - hours * _HOUR
+        found = Throughput(now, start, end, {}, {})
+        for (_, hour, state), count in read_all_counts(connection, Unit.HOUR, start, end).found.items():
+            of_hour = found.ended.setdefault(hour, {})
+            of_hour[state] = of_hour.get(state, 0) + count.ended_count
+            seconds, number = found.delays.get(hour, (0.0, 0))
+            found.delays[hour] = (seconds + count.delay_seconds, number + count.delay_count)
+        return found
 
     return database.read(read)
 

@@ -8,7 +8,8 @@ aside. Called by the doors, and by simulated time.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from sqlalchemy import Connection, and_, bindparam, case, func, literal, select
 from rota.errors import NotFound, RotaError
 from rota.model.forecast import Subject
 from rota.model.job import check_start_within
+from rota.model.schedule import ScheduleSpec
 from rota.model.slot_rule import SlotRule
 from rota.model.states import JobState, NodeState, RunState
 from rota.store.breakers import NEXT_HALF_OPEN_AT
@@ -26,7 +28,7 @@ from rota.store.durations import read_durations
 from rota.store.fanout import Registered
 from rota.store.firing import names_of_calendars, rule_of
 from rota.store.schedule_rows import spec_of
-from rota.store.schedules import READ_SCHEDULE
+from rota.store.schedules import READ_SCHEDULE, same_timing
 from rota.store.tables import job, node, period, run, schedule
 from rota.store.types import Instant, db_now
 
@@ -56,8 +58,9 @@ COMING = (
     )
     .order_by(schedule.c.next_slot_at)
 )
-FIND_COMING = COMING.limit(SCHEDULES_MAX + 1)  # served by rota_schedule_due
+FIND_COMING = COMING.limit(bindparam("limit"))  # served by rota_schedule_due
 FIND_COMING_OF_JOB = FIND_COMING.where(job.c.name == bindparam("job"))
+READ_START_WITHIN = select(job.c.start_within_seconds).where(job.c.name == bindparam("job"))
 READ_JOB_ID = select(job.c.id).where(job.c.name == bindparam("job"))
 READ_LIVING = (
     select(node.c.pools, node.c.slots)
@@ -134,8 +137,10 @@ def read_ahead(database: Database) -> Ahead:
     )
 
 
-def read_prospect(database: Database, days: int, job_name: str | None = None) -> Prospect:
-    """Read what is due within ``days``, of all jobs or of one.
+def read_prospect(
+    database: Database, days: int, job_name: str | None = None, *, schedules_max: int = SCHEDULES_MAX
+) -> Prospect:
+    """Read what is due within ``days``, of all jobs or of one: of the next ``schedules_max`` schedules to be due.
 
     Raises:
         NotFound: there is no such job.
@@ -143,14 +148,14 @@ def read_prospect(database: Database, days: int, job_name: str | None = None) ->
 
     def read(connection: Connection) -> Prospect:
         now = now_of(connection)
-        until = {"until": now + timedelta(days=days)}
+        until = {"until": now + timedelta(days=days), "limit": schedules_max + 1}
         if job_name is None:
             rows = connection.execute(FIND_COMING, until).all()
         else:
             if connection.execute(READ_JOB_ID, {"job": job_name}).scalar() is None:
                 raise NotFound("job", job_name)
             rows = connection.execute(FIND_COMING_OF_JOB, until | {"job": job_name}).all()
-        is_cut, rows = len(rows) > SCHEDULES_MAX, rows[:SCHEDULES_MAX]
+        is_cut, rows = len(rows) > schedules_max, rows[:schedules_max]
         job_names: dict[int, str] = {row.job_id: row.job_name for row in rows}
         durations = {job_id: read_durations(connection, job_id) for job_id in list(job_names)[:JOBS_MAX]}
         known = load_calendars(connection, names_of_calendars(rows))
@@ -190,10 +195,59 @@ def read_rule(database: Database, name: str) -> tuple[SlotRule, datetime, dateti
         known = load_calendars(connection, names_of_calendars([row]))
         spec = spec_of(row)
         rule = spec.rule(row.created_at, known, check_start_within(row.job_start_within_seconds))
-        first = spec.first_run_at if spec.first_run_at is not None and spec.first_run_at > row.now else None
-        return rule, row.now, first
+        return rule, row.now, _first_of(spec, row.now)
 
     return database.read(read)
+
+
+def read_new_rule(database: Database, spec: ScheduleSpec) -> tuple[SlotRule, datetime, datetime | None]:
+    """Return what ``read_rule`` would of a schedule that is not stored, if it were stored now.
+
+    Raises:
+        NotFound: there is no such job.
+        Invalid: there is no such calendar.
+    """
+
+    def read(connection: Connection) -> tuple[SlotRule, datetime, datetime | None]:
+        now = now_of(connection)
+        return _rule_of_new(connection, spec, now), now, _first_of(spec, now)
+
+    return database.read(read)
+
+
+def read_edited_rule(
+    database: Database, name: str, edit: Callable[[ScheduleSpec], ScheduleSpec]
+) -> tuple[ScheduleSpec, SlotRule, datetime, datetime | None]:
+    """Return the definition that ``edit`` makes of a schedule's, and what ``read_rule`` would if it were stored now.
+
+    Raises:
+        NotFound: there is no such schedule, or no such job.
+        Invalid: what stands in its row cannot be understood, or as ``edit``.
+    """
+
+    def read(connection: Connection) -> tuple[ScheduleSpec, SlotRule, datetime, datetime | None]:
+        row = connection.execute(READ_SCHEDULE, {"name": name}).one_or_none()
+        if row is None:
+            raise NotFound("schedule", name)
+        old = spec_of(row)
+        new = edit(old)
+        if new.anchor_at is None and same_timing(old, new):  # as editing does
+            new = replace(new, anchor_at=old.anchor_at)
+        return new, _rule_of_new(connection, new, row.now), row.now, _first_of(new, row.now)
+
+    return database.read(read)
+
+
+def _rule_of_new(connection: Connection, spec: ScheduleSpec, now: datetime) -> SlotRule:
+    of_job = connection.execute(READ_START_WITHIN, {"job": spec.job}).one_or_none()
+    if of_job is None:
+        raise NotFound("job", spec.job)
+    known = load_calendars(connection, spec.calendars)
+    return spec.rule(now, known, check_start_within(of_job.start_within_seconds))
+
+
+def _first_of(spec: ScheduleSpec, now: datetime) -> datetime | None:
+    return spec.first_run_at if spec.first_run_at is not None and spec.first_run_at > now else None
 
 
 def _count_slots(connection: Connection) -> dict[str, int]:

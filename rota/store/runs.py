@@ -86,13 +86,22 @@ _CONDITIONS = {
     "schedule": run.c.schedule == bindparam("schedule"),
     "states": run.c.state.in_(bindparam("states", expanding=True)),
     "since": run.c.enqueued_at >= bindparam("since", type_=Instant()),
+    "until": run.c.enqueued_at < bindparam("until", type_=Instant()),
     "before": run.c.id < bindparam("before"),
     "group_id": run.c.group_id == bindparam("group_id"),
+    # Of a job, by the moments that runs are for. Served by rota_run_moment, in the order of the list.
+    "first": run.c.moment_at >= bindparam("first", type_=Instant()),
+    "end": run.c.moment_at < bindparam("end", type_=Instant()),
+    "last_moment": and_(
+        run.c.moment_at <= bindparam("last_moment", type_=Instant()),
+        or_(run.c.moment_at < bindparam("last_moment", type_=Instant()), run.c.id < bindparam("last_id")),
+    ),
 }
 _lists: dict[tuple[str, ...], Select[Any]] = {}
 # Conditions that an index serves in the order of the list, or that few rows pass: with these, it is read at once. With
 # any other it is looked for, so many ids at a time, since no row may pass it for millions.
 _SERVED = frozenset({"job_id", "before", "group_id", "is_running"})
+READ_MOMENT = select(run.c.moment_at).where(run.c.id == bindparam("id"))
 READ_JOB_ID = select(job.c.id).where(job.c.name == bindparam("name"))
 # Each is one look at an end of the primary key; SQLite reads all of it for two in one.
 READ_BOUNDS = select(
@@ -104,12 +113,11 @@ WINDOW_MAX = 1_000_000
 
 
 def _list_statement(names: Iterable[str]) -> Select[Any]:
-    """Build, once per combination of conditions, the list of runs: newest first, paged by id."""
-    key = tuple(sorted(name for name in names if name != "limit"))
+    """Build, once per combination of conditions, the list of runs: newest first, paged by id; or by moment and id."""
+    key = tuple(sorted(name for name in names if name in _CONDITIONS))
     if key not in _lists:
-        _lists[key] = (
-            _RUNS.where(*(_CONDITIONS[name] for name in key)).order_by(desc(run.c.id)).limit(bindparam("limit"))
-        )
+        order = (desc(run.c.moment_at), desc(run.c.id)) if "first" in key else (desc(run.c.id),)
+        _lists[key] = _RUNS.where(*(_CONDITIONS[name] for name in key)).order_by(*order).limit(bindparam("limit"))
     return _lists[key]
 
 
@@ -153,20 +161,30 @@ def list_runs(
     schedule: str | None = None,
     states: Sequence[str] = (),
     since: datetime | None = None,
+    until: datetime | None = None,
     before: int | None = None,
     group: str | None = None,
     limit: int = 50,
     within: int | None = None,
+    span: tuple[datetime, datetime] | None = None,
+    is_brief: bool = False,
 ) -> Page[dict[str, Any]]:
     """Return up to ``limit`` runs, newest first; ``before`` is the ``next`` of the page before.
 
     Of a job that was deleted and made anew, the runs of the one that is there. With ``within``, no more than so many
     ids are looked at for what passes filters that no index serves: a page may be empty then, and have a ``next``.
+    With ``span``, those of ``job`` for moments in [start, end), latest moment first. ``is_brief``: without attempts,
+    events and the error.
+
+    Raises:
+        NotFound: with ``span``, the run ``before`` is not kept any more.
     """
+    assert span is None or job is not None
     given: dict[str, Any] = {
         "schedule": schedule,
         "states": list(states) or None,
         "since": since,
+        "until": until,
         "before": before,
         "group_id": group,
         "limit": min(limit, LIST_MAX) + 1,
@@ -183,16 +201,31 @@ def list_runs(
             filters["is_running"] = True
         most: int = filters["limit"] - 1
         left: int | None = None
-        if filters.keys() - {"limit"} <= _SERVED:
+        if span is not None:
+            if "job_id" not in filters:
+                return Page()
+            rows = _read_span(connection, filters, span)
+        elif filters.keys() - {"limit"} <= _SERVED:
             rows = list(connection.execute(_list_statement(filters), filters).all())
         else:
             rows, left = _look_for(connection, filters, within)
         if len(rows) > most:
             del rows[most:]
             left = int(rows[-1].id)
-        return Page(_show_all(connection, rows), left)
+        return Page([_show_brief(row) for row in rows] if is_brief else _show_all(connection, rows), left)
 
     return database.read(read)
+
+
+def _read_span(connection: Connection, filters: Mapping[str, Any], span: tuple[datetime, datetime]) -> list[Row[Any]]:
+    wanted = {name: value for name, value in filters.items() if name != "before"}
+    wanted |= {"first": span[0], "end": span[1]}
+    if "before" in filters:
+        moment = connection.execute(READ_MOMENT, {"id": filters["before"]}).scalar()
+        if moment is None:
+            raise NotFound("run", filters["before"], "begin with the first page again")
+        wanted |= {"last_moment": moment, "last_id": filters["before"]}
+    return list(connection.execute(_list_statement(wanted), wanted).all())
 
 
 def _look_for(
@@ -214,6 +247,11 @@ def _look_for(
         rows += connection.execute(statement, {**filters, **given}).all()
         upper, window = lower, min(window * 2, WINDOW_MAX)
     return rows, upper if upper > bounds.first else None
+
+
+def _show_brief(row: Row[Any]) -> dict[str, Any]:
+    shown_run = _show_run(row, (), [])
+    return {name: value for name, value in shown_run.items() if name not in {"attempts", "events", "error"}}
 
 
 def _show_all(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:

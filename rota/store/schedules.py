@@ -442,7 +442,7 @@ def _tell(
 
 
 def _replace(connection: Connection, row: Row[Any], old: ScheduleSpec | None, new: ScheduleSpec, actor: str) -> None:
-    if old is not None and new.anchor_at is None and _same_timing(old, new):
+    if old is not None and new.anchor_at is None and same_timing(old, new):
         # The same interval goes on with the grid it has; another one starts its own now.
         new = dataclasses.replace(new, anchor_at=old.anchor_at)
     if new == old and row.problem is None:
@@ -451,7 +451,7 @@ def _replace(connection: Connection, row: Row[Any], old: ScheduleSpec | None, ne
     new.rule(row.now, known)  # refuses calendars that are not there, before anything is stored
     values = columns_of(_job_ids(connection, [new]), new, row.now) | {"problem": None}
     passed = None
-    if old is None or row.problem is not None or not _same_timing(old, new) or old.anchor_at != new.anchor_at:
+    if old is None or row.problem is not None or not same_timing(old, new) or old.anchor_at != new.anchor_at:
         passed = _passed_over(row, _timing_of(connection, row) if old is not None else None, actor)
         last = (passed.get("slot_last_at") or passed["slot_at"]) if passed else row.last_slot_at
         after = row.now if last is None else max(row.now, last)
@@ -463,7 +463,8 @@ def _replace(connection: Connection, row: Row[Any], old: ScheduleSpec | None, ne
     announce(connection)
 
 
-def _same_timing(old: ScheduleSpec, new: ScheduleSpec) -> bool:
+def same_timing(old: ScheduleSpec, new: ScheduleSpec) -> bool:
+    """Tell whether the slots of both are the same ones, but for an anchor."""
     moves = new.on_closed is not OnClosed.SKIP
     names = (*_TIMING_FIELDS, "calendars") if moves else _TIMING_FIELDS
     return all(getattr(old, name) == getattr(new, name) for name in names)

@@ -20,11 +20,17 @@ def run_list(
     group: str | None = None,
     state: Any = None,
     since: str | None = None,
+    until: str | None = None,
     limit: int = 50,
     before: int | None = None,
     within: int | None = None,
+    from_: str | None = None,
+    to: str | None = None,
+    brief: bool = False,
 ) -> View:
-    return rota.runs.list(job, schedule, state, since, limit, before, group, within)
+    return rota.runs.list(
+        job, schedule, state, since, limit, before, group, within, until=until, first=from_, end=to, brief=brief
+    )
 
 
 @verb("run.show", Role.VIEWER)
@@ -216,8 +222,8 @@ def check(rota: Rota, *, warning_late: Any = None, critical_late: Any = None) ->
 
 
 @verb("forecast", Role.VIEWER)
-def forecast(rota: Rota, *, days: int = 1, job: str | None = None) -> View:
-    return rota.forecast(days, job)
+def forecast(rota: Rota, *, days: int = 1, job: str | None = None, schedules: int | None = None) -> View:
+    return rota.forecast(days, job, schedules)
 
 
 @verb("board.jobs", Role.VIEWER)
@@ -254,6 +260,11 @@ def audit(
     limit: int = 50,
 ) -> View:
     return rota.audit(actor=actor, door=door, kind=kind, subject=subject, since=since, before=before, limit=limit)
+
+
+@verb("board.hours", Role.VIEWER)
+def board_hours(rota: Rota, *, hours: int = 24) -> View:
+    return rota.board.hours(hours)
 
 
 @verb("why.run", Role.VIEWER)

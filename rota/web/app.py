@@ -31,8 +31,9 @@ from rota.web.events import Feed
 from rota.web.looks import add_looks
 from rota.web.monitoring import Monitoring
 from rota.web.openapi import Describe, Say, describe_route, nothing_known, nothing_said, show_openapi
+from rota.web.pages.site import Site
 from rota.web.paging import LIMIT_DEFAULT, LIMIT_MAX, WITHIN_DEFAULT, WITHIN_MAX, read_key, show_page
-from rota.web.problems import Refusal, problem, problem_of, write_json
+from rota.web.problems import Refusal, is_about, problem, problem_of, write_json
 from rota.web.resources import Resource, derive_resources
 from rota.web.threads import Threads
 
@@ -83,6 +84,9 @@ def make_app(
         answer = answer_with(resource, rota, in_threads)
         app.add_api_route(resource.path, answer, methods=[resource.method], **describe_route(resource, describe, say))
     add_looks(app, rota, in_threads, feed, monitoring)
+    site = Site(rota, in_threads, describe)
+    site.add_to(app)
+    app.state.site = site
     app.state.feed = feed
     app.openapi = functools.partial(show_openapi, app)
     app.add_middleware(Doorkeeper, names=trust.names_of("localhost", names), monitoring=monitoring)
@@ -204,17 +208,18 @@ def _or_refused(ask: Callable[[], Response], target: str | None) -> Response:
         return problem_of(error)
 
 
-def is_about(error: Invalid, target: str) -> bool:
-    """Tell whether it is the target that was refused."""
-    return error.value == target or (error.field in {"run", "backfill"} and target.isdigit())
-
-
 async def _refused(_: Request, error: Exception) -> Response:
     return problem_of(error)
 
 
 async def _refused_by_router(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    said = _say_where(request, error)
+    site: Site = request.app.state.site
+    return site.refuse(request, said) if site.wants_page(request) else said
+
+
+def _say_where(request: Request, error: HTTPException) -> Response:
     if error.status_code == 404:
         hint = f"there is nothing at {request.url.path}; see /api/openapi.json, and write / in a name as %2F"
         return problem(404, "no-such-path", hint)

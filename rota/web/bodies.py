@@ -100,11 +100,20 @@ def split_query(query: bytes) -> list[tuple[str, str]]:
     Raises:
         Refusal: it is too long, or not UTF-8.
     """
-    if len(query) > QUERY_BYTES_MAX:
-        raise _unreadable(f"the query string is longer than {QUERY_BYTES_MAX} bytes")
-    pieces = [piece for piece in query.split(b"&") if piece]
-    if len(pieces) > QUERY_WORDS_MAX:
-        raise _unreadable(f"the query string has more than {QUERY_WORDS_MAX} parameters")
+    return split_pairs(query, "query string", QUERY_BYTES_MAX, QUERY_WORDS_MAX)
+
+
+def split_pairs(text: bytes, kind: str, bytes_max: int, pairs_max: int) -> list[tuple[str, str]]:
+    """Split what is encoded as a query string is, or a form.
+
+    Raises:
+        Refusal: it is too long, or not UTF-8.
+    """
+    if len(text) > bytes_max:
+        raise _unreadable(f"the {kind} is longer than {bytes_max} bytes")
+    pieces = [piece for piece in text.split(b"&") if piece]
+    if len(pieces) > pairs_max:
+        raise _unreadable(f"the {kind} has more than {pairs_max} parameters")
     found: list[tuple[str, str]] = []
     for piece in pieces:
         name, _, value = piece.partition(b"=")

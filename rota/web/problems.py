@@ -13,7 +13,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from rota.errors import DatabaseUnavailable, DatabaseVersion, RotaError, describe_error
+from rota.errors import DatabaseUnavailable, DatabaseVersion, Invalid, RotaError, describe_error
 
 log = logging.getLogger("rota.web")
 
@@ -102,6 +102,11 @@ def problem_of(error: Exception, *, status: int | None = None) -> Response:
         code, message = facts.pop("code"), facts.pop("message")
         return problem(status, code, message, **facts)
     return _unforeseen(error)
+
+
+def is_about(error: Invalid, target: str) -> bool:
+    """Tell whether it is the target that was refused: what no name can be is not found at its address."""
+    return error.value == target or (error.field in {"run", "backfill"} and target.isdigit())
 
 
 def _unforeseen(error: Exception) -> Response:

@@ -159,6 +159,44 @@ def test_the_slots_of_a_preview_come_to_be(rota: Rota, clock: Clock, ledger: Led
     assert [run["slot"] for run in reversed(rota.runs.list(schedule="quarters"))] == expected
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cron": "30 2 * * *", "tz": "Europe/Amsterdam", "delay": "1m", "jitter": "9m"},
+        {"every": "90s", "anchor": "2026-01-01"},
+        {"cron": "0 9 * * *", "calendars": ["quiet"], "on_closed": "next"},
+        {"weekly": "sat 09:00", "first_run": "2090-01-01"},
+    ],
+)
+def test_a_preview_of_what_is_not_stored_is_what_it_is_once_it_is(
+    rota: Rota, clock: Clock, job: str, options: dict[str, Any]
+) -> None:
+    rota.calendars.add("quiet", weekdays=["sat", "sun"])
+    rota.schedules.add("old", job, cron="@yearly")
+
+    new = rota.schedules.preview("new", job, 5, **options)
+    edited = rota.schedules["old"].preview_edit(5, **options)
+
+    assert [one["key"] for one in rota.schedules.list()] == ["old"]
+    assert rota.schedules["old"].show()["revision"] == 1
+    view = rota.schedules.add("new", job, **options)
+    rota.schedules["old"].edit(**options)
+    assert (new["slots"], new["notes"]) == (rota.schedules["new"].preview(5), view["notes"])
+    assert edited["slots"] == rota.schedules["old"].preview(5)
+    assert rota.schedules["new"].preview_edit(5)["slots"] == new["slots"]
+
+
+def test_a_preview_of_what_is_not_stored_is_refused_as_storing_it_would_be(rota: Rota, job: str) -> None:
+    with pytest.raises(NotFound):
+        rota.schedules.preview("new", "nothing", cron="@daily")
+    with pytest.raises(Invalid, match="calendar"):
+        rota.schedules.preview("new", job, cron="@daily", calendars=["nothing"], on_closed="next")
+    with pytest.raises(NotFound):
+        rota.schedules["new"].preview_edit(cron="@daily")
+    with pytest.raises(Invalid, match="tz"):
+        rota.schedules.preview("new", job, cron="@daily", tz="Mars/Base")
+
+
 def test_what_is_ahead_is_told_in_one_look(rota: Rota, ledger: Ledger, clock: Clock, job: str) -> None:
     assert read_ahead(ledger.database).next_slot_at is None
     rota.schedules.add("hourly", job=job, cron="0 * * * *")

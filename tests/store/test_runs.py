@@ -89,6 +89,42 @@ def test_the_list_is_newest_first_filtered_and_paged_by_number(ledger: Ledger) -
     assert listed(schedule="none") == []
 
 
+def test_a_list_by_the_moments_that_runs_are_for_is_paged_and_holds_each_once(ledger: Ledger) -> None:
+    ledger.add_job()
+    ledger.add_job("other")
+    ids: list[int] = []
+    for _ in range(3):  # of each moment two
+        ids += ledger.enqueue_many([NewRun("job"), NewRun("job")])
+        ledger.enqueue("other")
+        ledger.clock.advance(hours=1)
+    span = (BEGINNING, BEGINNING + timedelta(hours=2))
+
+    def listed(**options: Any) -> list[int]:
+        return [view["id"] for view in runs.list_runs(ledger.database, job="job", span=span, **options)]
+
+    assert listed() == [ids[3], ids[2], ids[1], ids[0]]
+    assert listed(limit=3) == [ids[3], ids[2], ids[1]]
+    assert listed(limit=3, before=ids[1]) == [ids[0]]
+    assert listed(limit=1, before=ids[3]) == [ids[2]]
+    assert listed(states=["running"]) == []
+    assert runs.list_runs(ledger.database, job="nobody", span=span) == []
+    assert runs.list_runs(ledger.database, job="job", span=span, limit=3).next == ids[1]
+    with pytest.raises(NotFound, match="begin with the first page again"):
+        listed(before=10**9)
+
+
+def test_a_list_until_a_moment_and_a_brief_one(ledger: Ledger) -> None:
+    ledger.add_job()
+    early = ledger.enqueue()
+    ledger.clock.advance(hours=1)
+    ledger.enqueue()
+
+    (view,) = runs.list_runs(ledger.database, until=BEGINNING + timedelta(minutes=30), is_brief=True)
+
+    assert view["id"] == early
+    assert not {"attempts", "events", "error"} & view.keys()
+
+
 def test_the_list_takes_a_number_of_statements_that_does_not_depend_on_its_length(ledger: Ledger) -> None:
     ledger.add_job()
     ledger.enqueue_many([NewRun("job") for _ in range(30)])

@@ -90,7 +90,11 @@ CASES = {
     "pool.delete": Case("pool delete spare", "spare"),
     "pool.pause": Case("pool pause default", "default"),
     "pool.resume": Case("pool resume default", "default", first="pool pause default"),
-    "run.list": Case("run list --job load --state failed", None, {"job": "load", "state": "failed"}),
+    "run.list": Case(
+        "run list --job load --state failed --from 2020-01-01 --brief",
+        None,
+        {"job": "load", "state": "failed", "from": "2020-01-01", "brief": True},
+    ),
     "run.show": Case("run show 2", "2"),
     "run.logs": Case("run logs 3", "3"),
     "run.cancel": Case("run cancel 4", "4"),
@@ -118,6 +122,7 @@ CASES = {
     "status": Case("status"),
     "board.jobs": Case("board jobs --zoom week --search lo", None, {"zoom": "week", "search": "lo"}),
     "board.nodes": Case("board nodes --limit 1", None, {"limit": 1}),
+    "board.hours": Case("board hours --hours 2", None, {"hours": 2}),
     "check": Case("check --warning-late 2m", None, {"warning_late": "2m"}),
     "forecast": Case("forecast --days 2 --job load", None, {"days": 2, "job": "load"}),
     "why.run": Case("why run 1", "1"),
@@ -164,6 +169,9 @@ IN_PYTHON: dict[str, Python] = {
         "attempt": None,
         "output": rota.runs[run].logs().decode(),
     },
+    "run.list": lambda rota, _, params: rota.runs.list(
+        params["job"], state=params["state"], first=params["from"], brief=params["brief"]
+    ),
     "period.list": lambda rota, job, params: rota.periods.list(job, last=params["to"]),
     "backfill.start": lambda rota, name, params: rota.backfills.start(name, params["from"], params["to"]).show(),
 }

@@ -21,6 +21,8 @@ SPELT = {
     ("audit", "through"): "door",
     ("schedule.next", "count"): "n",
     ("schedule.next", "after"): "from",
+    ("run.list", "first"): "from",
+    ("run.list", "end"): "to",
     ("period.list", "first"): "from",
     ("period.list", "last"): "to",
     ("backfill.start", "start_at"): "from",

@@ -1,0 +1,82 @@
+"""Which pages there are, and what can be done from them.
+
+Invariant: a page only looks, and is a GET; what acts is a POST with a token (see ``forms``), and goes through verbs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+
+from rota.web.pages.asked import Asked
+
+Context = dict[str, Any]  # what the template is given
+View = Callable[[Asked], Context | Response]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What an act has done, as a sentence, and the address to go on at; None: that of the form."""
+
+    notice: str
+    to: str | None = None
+
+
+Deed = Callable[[Asked], Done]
+V = TypeVar("V", bound=View)
+D = TypeVar("D", bound=Deed)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page. With a ``title`` it stands in the navigation, and is reached by the key g and then ``key``."""
+
+    path: str
+    template: str
+    view: View
+    title: str | None
+    key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One thing that forms do."""
+
+    path: str
+    deed: Deed
+
+
+PAGES: list[Page] = []
+ACTS: list[Act] = []
+
+
+def page(path: str, template: str = "", *, title: str | None = None, key: str | None = None) -> Callable[[V], V]:
+    """Make the function below a page: it returns what ``template`` is given, or an answer of another kind.
+
+    ``path`` may name pieces, as in ``/runs/{run}``, which ``Asked.piece`` returns. One without goes before those.
+    """
+
+    def add(view: V) -> V:
+        assert key is None or key not in {one.key for one in PAGES}
+        PAGES.append(Page(path, template, view, title, key))
+        return view
+
+    return add
+
+
+def act(path: str) -> Callable[[D], D]:
+    """Make the function below what a form at ``path`` does; it says what was done."""
+
+    def add(deed: D) -> D:
+        ACTS.append(Act(path, deed))
+        return deed
+
+    return add
+
+
+def navigation() -> list[Page]:
+    """Return the pages of the navigation, in the order of registration."""
+    return [one for one in PAGES if one.title is not None]

@@ -1,0 +1,176 @@
+"""The routes of pages: what every page and every form goes through.
+
+A page is read, asked for in a thread, and rendered there; what goes wrong is a page too, with the sentence and the
+status that programs get.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import quote, unquote
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+import rota.web.pages as all_pages
+from rota import __version__
+from rota.client import Rota
+from rota.errors import Invalid
+from rota.model.accounts import Identity
+from rota.web import trust
+from rota.web.bodies import read_encoded, split_query
+from rota.web.openapi import Describe, nothing_known
+from rota.web.pages.asked import Asked, Looks
+from rota.web.pages.forms import (
+    back_of,
+    check_csrf,
+    csrf_of,
+    drop_notice,
+    go_to,
+    is_ours,
+    keep_csrf,
+    notice_of,
+    read_form,
+)
+from rota.web.pages.registry import ACTS, PAGES, Act, Page, navigation
+from rota.web.pages.static import Static
+from rota.web.pages.writing import make_templates
+from rota.web.problems import Refusal, is_about, problem_of
+from rota.web.threads import Threads
+
+ACTORS_MAX = 100
+# Nothing from elsewhere, nothing within the page. A form of a page whose referrer policy is no-referrer is sent with
+# `Origin: null`, as one from elsewhere would be: hence same-origin.
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+NOT_PAGES = ("/api/", "/static/", "/metrics", "/healthz", "/readyz")
+
+assert all_pages  # which registers them
+
+
+class Site:
+    """All pages over one database."""
+
+    def __init__(self, rota: Rota, threads: Threads, describe: Describe = nothing_known) -> None:
+        self._rota = rota
+        self._describe = describe
+        self._threads = threads
+        self._templates = make_templates()
+        self._static = Static()
+        self.looks = Looks()
+        self._rota_of = functools.lru_cache(maxsize=ACTORS_MAX)(self._make_rota)
+
+    def add_to(self, app: FastAPI) -> None:
+        """Add the routes of all pages, forms and files."""
+        for one in sorted(PAGES, key=lambda one: "{" in one.path):  # /runs/act is no run
+            app.add_api_route(one.path, self._answer_page(one), methods=["GET"], include_in_schema=False)
+        for one in ACTS:
+            app.add_api_route(one.path, self._answer_act(one), methods=["POST"], include_in_schema=False)
+        app.add_api_route("/static/{mark}/{name}", self._answer_static, methods=["GET"], include_in_schema=False)
+
+    def wants_page(self, request: Request) -> bool:
+        """Tell whether whoever asks is a browser that shows what it gets, at an address that could be a page's."""
+        path = request.url.path
+        return not path.startswith(NOT_PAGES) and "text/html" in request.headers.get("accept", "")
+
+    def refuse(self, request: Request, problem: Response) -> Response:
+        """Make the page that says what a problem says."""
+        facts = json.loads(bytes(problem.body))
+        context = {"problem": facts, "back": request.headers.get("referer", "")}
+        headers = {name: value for name, value in problem.headers.items() if name in {"allow", "retry-after"}}
+        return self._render(request, "problem.html", context, facts["status"], headers)
+
+    def _problem_of(self, request: Request, error: Exception) -> Response:
+        pieces = [str(piece) for piece in request.path_params.values()]
+        is_nowhere = isinstance(error, Invalid) and any(is_about(error, unquote(piece)) for piece in pieces)
+        return problem_of(error, status=404 if is_nowhere else None)
+
+    def _make_rota(self, identity: Identity, address: str | None) -> Rota:
+        actor = identity.acting("page", address)
+        return Rota.over(self._rota.database, actor=actor, default_zone=self._rota.default_zone)
+
+    def _asked(self, request: Request, given: list[tuple[str, str]]) -> Asked:
+        identity = trust.identify(self._rota.database, request.headers)
+        request.state.identity = identity
+        pieces = {name: read_encoded(str(value)) for name, value in request.path_params.items()}
+        rota = self._rota_of(identity, request.client.host if request.client is not None else None)
+        return Asked(rota, self.looks, identity, request.url.path, pieces, given, self._describe)
+
+    def _answer_page(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
+        def show(request: Request) -> Response:
+            try:
+                found = page.view(self._asked(request, split_query(request.scope["query_string"])))
+                if isinstance(found, Response):
+                    return found
+                return self._render(request, page.template, found)
+            except Exception as error:  # noqa: BLE001 - what nobody foresaw is logged there
+                return self.refuse(request, self._problem_of(request, error))
+
+        async def answer(request: Request) -> Response:
+            return await self._threads.run(lambda: show(request))
+
+        return answer
+
+    def _answer_act(self, act: Act) -> Callable[[Request], Awaitable[Response]]:
+        def carry_out(request: Request, fields: list[tuple[str, str]]) -> Response:
+            try:
+                asked = self._asked(request, fields)
+                done = act.deed(asked)
+                return go_to(done.to if done.to is not None else back_of(fields, asked.path), done.notice)
+            except Exception as error:  # noqa: BLE001 - as above
+                return self.refuse(request, self._problem_of(request, error))
+
+        async def answer(request: Request) -> Response:
+            try:
+                fields = await read_form(request.headers, request.stream())
+                check_csrf(request, fields)
+            except Refusal as refusal:
+                return self.refuse(request, problem_of(refusal))
+            return await self._threads.run(lambda: carry_out(request, fields))
+
+        return answer
+
+    async def _answer_static(self, request: Request) -> Response:
+        found = self._static.answer(request.path_params["mark"], request.path_params["name"])
+        return found or problem_of(Refusal(404, "no-such-path", "there is no such file: load the page again"))
+
+    def _render(
+        self,
+        request: Request,
+        template: str,
+        context: dict[str, Any],
+        status: int = 200,
+        headers: dict[str, str] | None = None,
+    ) -> Response:
+        token = csrf_of(request)
+        query: bytes = request.scope["query_string"]
+        path = quote(request.url.path, safe="/%")
+        # A part that renews itself is the same page: what is sent from there comes back to it.
+        here = (path + ("?" + query.decode("latin-1") if query else "")).removesuffix("live=1").rstrip("?&")
+        text = self._templates.get_template(template).render(
+            context
+            | {
+                "csrf": token,
+                "here": here if is_ours(here) else "/",
+                "path": path,
+                "navigation": navigation(),
+                "notice": notice_of(request),
+                "static": self._static.address,
+                "version": __version__,
+                "identity": getattr(request.state, "identity", trust.LOCAL),
+            }
+        )
+        answer = Response(text.encode(errors="replace"), status, HEADERS | (headers or {}), "text/html; charset=utf-8")
+        keep_csrf(request, answer, token)
+        drop_notice(request, answer)
+        return answer
