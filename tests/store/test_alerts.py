@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from rota.errors import RotaError
 from rota.model.alerts import ALERT_CALL
 from rota.model.findings import FindingCode
 from rota.model.run import Claim, End
@@ -302,3 +303,8 @@ def test_a_success_of_a_job_of_which_somebody_is_told_costs_one_look(ledger: Led
         ledger.end(claim)
 
     assert len([one for one in sent if "rota_alert" in one]) == 1
+
+
+def test_a_quiet_time_that_is_none_is_refused_by_every_database(ledger: Ledger) -> None:
+    with pytest.raises(RotaError, match="alert_quiet_seconds"):
+        ledger.add_job(alert_quiet_seconds=-1.0)

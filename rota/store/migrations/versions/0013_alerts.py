@@ -19,6 +19,9 @@ def upgrade() -> None:
     steps.add_column("rota_job", sa.Column("alert", LongText, nullable=True))
     steps.add_column("rota_job", sa.Column("alert_on", LongText, nullable=True))
     steps.add_column("rota_job", sa.Column("alert_quiet_seconds", Number, nullable=True))
+    if op.get_context().dialect.name != "sqlite":  # there, by the triggers of `guards`
+        within = "alert_quiet_seconds between 0 and 315360000"
+        steps.create_check("rota_job_alert_quiet_seconds_within", "rota_job", within)
     steps.create_table(
         "rota_alert",
         sa.Column("job_id", Id, nullable=False, autoincrement=False),
