@@ -314,7 +314,7 @@ class World:
 
 
 # Of whoever acts, and of the moment.
-OF_ITS_OWN = {"actor", "door", "address", "password_hash", "request_id", "claim_id", "urgency", "due"}
+OF_ITS_OWN = {"actor", "door", "address", "password_hash", "quarter", "request_id", "claim_id", "urgency", "due"}
 OF_TOKENS = {"public_id", "secret_hash", "begins", "secret"}
 MOMENT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?")
 SPAN = re.compile(r"\d+(\.\d+)? ?(ms|s|m|h|d)\b")
