@@ -142,6 +142,7 @@ def test_a_receiver_may_say_when_to_try_again(receiver: Receiver, monkeypatch: p
         (format_datetime(datetime.now(UTC) + timedelta(days=3), usegmt=True), RETRY_AFTER_SECONDS_MAX),
         (format_datetime(datetime.now(UTC) - timedelta(days=3), usegmt=True), 1.0),
     ],
+    ids=["none", "seconds", "at once", "a day", "below zero", "a word", "many digits", "a date to come", "a past date"],
 )
 def test_the_moment_of_the_next_try_is_within_bounds(value: str | None, seconds: float | None) -> None:
     assert read_retry_after(value) == seconds
