@@ -158,7 +158,7 @@ def read_job_board(
         shown = found[:limit]
         lines = {row.id: Line(row.name, row.state) for row in shown}
         everything = Line(ALL, None)
-        _fill_all(connection, window, everything)
+        _fill_all(connection, window, now, everything)
         is_cut = _fill_jobs(connection, window, now, lines) if lines else False
         return Board(
             window, now, everything, list(lines.values()), shown[-1].name if len(found) > limit else None, is_cut
@@ -187,7 +187,7 @@ def read_node_board(
             counts = read_node_counts(connection, _unit_of(zoom), list(lines), *_counted(window))
             for (name, moment, state), count in counts.found.items():
                 for line in (lines[str(name)], everything):
-                    _put(line, window, moment, counts.unit, state, count.ended_count)
+                    _put(line, window, now, moment, counts.unit, state, count.ended_count)
             if 0 <= (cell := window.cell_of(now)) < zoom.cell_count:
                 for row in connection.execute(READ_RUNNING, {"nodes": list(lines)}):
                     for line in (lines[row.node], everything):
@@ -259,15 +259,17 @@ def _counted(window: Window) -> tuple[datetime, datetime]:
     return window.start - before, window.end + behind
 
 
-def _fill_all(connection: Connection, window: Window, line: Line) -> None:
+def _fill_all(connection: Connection, window: Window, now: datetime, line: Line) -> None:
     counts = read_all_counts(connection, _unit_of(window.zoom), *_counted(window))
     for (_, moment, state), count in counts.found.items():
-        _put(line, window, moment, counts.unit, state, count.ended_count)
+        _put(line, window, now, moment, counts.unit, state, count.ended_count)
 
 
-def _put(line: Line, window: Window, moment: datetime, unit: Unit, state: str, count: int) -> None:
-    """Put what is counted of a stretch that begins at ``moment`` into its cells."""
+def _put(line: Line, window: Window, now: datetime, moment: datetime, unit: Unit, state: str, count: int) -> None:
+    """Put what is counted of a stretch that begins at ``moment`` into its cells, none of which is still to come."""
     first, last = window.cell_of(moment), window.cell_of(moment + timedelta(seconds=_SECONDS[unit])) - 1
+    if moment <= now:  # else it was done before its time
+        last = min(last, window.cell_of(now))
     for cell, share in spread_evenly(first, max(first, last), count).items():
         if 0 <= cell < window.zoom.cell_count:
             line.cell(cell).add(state, share)
@@ -280,7 +282,7 @@ def _fill_jobs(connection: Connection, window: Window, now: datetime, lines: dic
         _take_runs(connection, window, lines, counts)
     for (job_id, moment, state), count in counts.found.items():
         if count.ended_count > 0:
-            _put(lines[int(job_id)], window, moment, counts.unit, state, count.ended_count)
+            _put(lines[int(job_id)], window, now, moment, counts.unit, state, count.ended_count)
     is_cut = _fill_unfinished(connection, window, lines)
     return _fill_coming(connection, window, now, lines) or is_cut
 

@@ -104,8 +104,7 @@ def test_of_a_job_with_too_many_runs_quarters_of_an_hour_are_shown(
 
     assert at(exact, NOON, "few") == at(board, NOON, "few") == {"succeeded": 3}
     assert at(exact, NOON, "many") == {"succeeded": 10}
-    # Within the quarter that begins at noon nobody has looked when: they are spread over it, as far as it is shown.
-    assert 0 < summed(line(board, "many"))["succeeded"] < 10
+    assert summed(line(board, "many"))["succeeded"] == 10
     assert summed(board.all) == summed(exact.all)
 
 
@@ -194,3 +193,17 @@ def test_nodes_are_shown_by_when_attempts_ended_on_them(mixed: Ledger) -> None:
 
     assert at(board, NOON - HOUR, "a") == {"succeeded": 1}
     assert at(board, NOON, "a") == {"failed": 1, "running": 1}
+
+
+def test_what_has_ended_is_not_shown_in_the_future(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.add_job()
+    for _ in range(30):
+        ledger.enqueue()
+    ledger.end_all(ledger.claim(limit=30))
+    ledger.clock.advance(minutes=3)
+    monkeypatch.setattr(store, "RUNS_MAX", 5)
+    board = look(ledger, "hour")
+
+    for one in (board.all, line(board)):
+        assert summed(one) == {"succeeded": 30}
+        assert max(one.cells) <= board.window.cell_of(ledger.clock.now)
