@@ -80,7 +80,7 @@ class Drawing:
         return found
 
 
-@page("/board", "board.html", title="Board", key="b")
+@page("/board", "board.html", title="Board", key="b", place=20)
 def show_job_board(asked: Asked) -> Context:
     zoom = asked.word("zoom") or "day"
     wanted: dict[str, Any] = {"zoom": zoom, "limit": ROWS_DEFAULT}

@@ -36,7 +36,7 @@ class Bar:
     label: str
 
 
-@page("/", "overview.html", title="Overview", key="o")
+@page("/", "overview.html", title="Overview", key="o", place=10)
 def show_overview(asked: Asked) -> Context:
     status = asked.look("status")
     behind = asked.look("board.hours", None, {"hours": HOURS})

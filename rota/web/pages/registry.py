@@ -32,13 +32,14 @@ D = TypeVar("D", bound=Deed)
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page. With a ``title`` it stands in the navigation, and is reached by the key g and then ``key``."""
+    """One page. With a ``title`` it stands in the navigation, at its ``place``, and is reached by g and then ``key``."""
 
     path: str
     template: str
     view: View
     title: str | None
     key: str | None
+    place: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,9 @@ PAGES: list[Page] = []
 ACTS: list[Act] = []
 
 
-def page(path: str, template: str = "", *, title: str | None = None, key: str | None = None) -> Callable[[V], V]:
+def page(
+    path: str, template: str = "", *, title: str | None = None, key: str | None = None, place: int = 100
+) -> Callable[[V], V]:
     """Make the function below a page: it returns what ``template`` is given, or an answer of another kind.
 
     ``path`` may name pieces, as in ``/runs/{run}``, which ``Asked.piece`` returns. One without goes before those.
@@ -61,7 +64,7 @@ def page(path: str, template: str = "", *, title: str | None = None, key: str | 
 
     def add(view: V) -> V:
         assert key is None or key not in {one.key for one in PAGES}
-        PAGES.append(Page(path, template, view, title, key))
+        PAGES.append(Page(path, template, view, title, key, place))
         return view
 
     return add
@@ -78,5 +81,5 @@ def act(path: str) -> Callable[[D], D]:
 
 
 def navigation() -> list[Page]:
-    """Return the pages of the navigation, in the order of registration."""
-    return [one for one in PAGES if one.title is not None]
+    """Return the pages of the navigation, in their order."""
+    return sorted((one for one in PAGES if one.title is not None), key=lambda one: one.place)

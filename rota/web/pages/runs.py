@@ -28,7 +28,7 @@ STATES = [state.value for state in RunState]
 FILTERS = ("job", "schedule", "group", "since", "until", "from", "to")
 
 
-@page("/runs", "runs.html", title="Runs", key="r")
+@page("/runs", "runs.html", title="Runs", key="r", place=30)
 def show_runs(asked: Asked) -> Context:
     filters = _filters_of(asked)
     wanted: dict[str, Any] = {**filters, "limit": PAGE_RUNS, "brief": True, "within": WITHIN_DEFAULT}

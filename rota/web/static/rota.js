@@ -60,6 +60,11 @@ function showLocalTimes(root) {
   }
 }
 
+function tellZone() {
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  document.getElementById("zone").textContent = `; a time that is pointed at is told in ${zone} too`;
+}
+
 // -- live parts: the same page again, and of it what is marked
 
 let failures = 0;
@@ -350,6 +355,7 @@ function startKeys() {
 startTheme();
 startKeys();
 showTimes(document);
+tellZone();
 startLive();
 startTail();
 startCompletion();

@@ -57,6 +57,15 @@ def test_another_method_is_told_which_one_is_known(http):
     assert answer.headers["content-type"].startswith("text/html")
 
 
+def test_the_navigation_leads_to_pages_in_their_order(browser):
+    links = browser.open("/").find("nav")[0].find("ul")[0].find("a")
+
+    assert [link.text for link in links][:3] == ["Overview", "Board", "Runs"]
+    for link in links:
+        page = browser.open(link.attributes["href"])
+        assert [one.text for one in page.find("a", aria_current="page")] == [link.text]
+
+
 def test_keys_and_addresses_are_each_one_pages():
     keys = [one.key for one in PAGES if one.key is not None]
 

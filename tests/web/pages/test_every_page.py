@@ -1,0 +1,88 @@
+"""Every page there is, over a database in which all that is free is hostile: it shows, and it changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from rota.store.tables import metadata
+from rota.verbs.verb import Role
+from rota.web import trust
+from rota.web.pages.registry import ACTS, PAGES
+from tests.web.pages.markup import check_page
+from tests.web.pages.world import ALL_HOSTILE, claim_all, fail_with_everything, report
+
+# What fills the pieces of a path; a page with another piece needs a word here.
+PIECES = {"run": "1"}
+# Pages that say nothing without these, and those that are no HTML.
+QUERIES = {"/runs/act": "?do=rerun&run=1"}
+FILES = {"/runs/{run}/output/download"}
+HOSTILE_QUERY = (
+    "?search=%3Cscript%3Ealert(1)%3C/script%3E&job=%22%3E%3Cimg%20src=x%20onerror=alert(1)%3E&zoom=%7B%7B7*7%7D%7D"
+)
+
+
+@pytest.fixture
+def world(rota):
+    """A failed run, and one that is going on, hostile wherever words are free."""
+    fail_with_everything(rota)
+    rota.enqueue("load", {"more": ALL_HOSTILE})
+    (claim,) = claim_all(rota)
+    report(rota, claim, ("stdout", 0, ALL_HOSTILE.encode()), has_progress=True, progress_message=ALL_HOSTILE)
+    return rota
+
+
+def everything(rota) -> dict[str, list[Any]]:
+    """All rows of all tables."""
+    return rota.database.read(
+        lambda connection: {table.name: connection.execute(select(table)).all() for table in metadata.sorted_tables}
+    )
+
+
+def address_of(path: str) -> str:
+    return path.format(**PIECES) + QUERIES.get(path, "")
+
+
+@pytest.mark.parametrize("path", [one.path for one in PAGES if one.path not in FILES])
+def test_a_page_shows_and_changes_nothing(browser, world, path):
+    before = everything(world)
+
+    page = browser.open(address_of(path))
+
+    assert page.find("nav")[0].find("a", href="/board")
+    assert everything(world) == before
+
+
+@pytest.mark.parametrize("path", [one.path for one in PAGES if one.path not in FILES])
+def test_a_hostile_address_is_text(browser, http, world, path):
+    answer = http.get(path.format(**PIECES) + HOSTILE_QUERY, headers={"accept": "text/html"})
+
+    assert answer.status_code in {200, 404, 422}
+    check_page(answer.text)
+
+
+@pytest.mark.parametrize("path", [one.path for one in ACTS])
+def test_what_acts_is_no_get_and_wants_a_token(http, world, path):
+    before = everything(world)
+    where = path.format(run="1", deed="rerun")
+    form = {"content-type": "application/x-www-form-urlencoded", "accept": "text/html"}
+
+    sent = http.post(where, content="do=rerun&run=1&deed=rerun", headers=form)
+    as_json = http.post(where, json={"do": "rerun", "run": 1})
+
+    assert (sent.status_code, as_json.status_code) == (403, 415)
+    check_page(sent.text)
+    assert everything(world) == before
+
+
+def test_what_a_viewer_may_not_is_not_offered_and_is_refused(browser, world, monkeypatch):
+    monkeypatch.setattr(trust, "identify", lambda _: trust.Identity("ann", Role.VIEWER))
+    page = browser.open("/runs/1")
+
+    assert not [one for one in page.find("form") if one.attributes.get("method") == "post"]
+    browser.open("/runs/act?do=rerun&run=1")
+    browser.send("/runs/act", 403)
+    assert "run.rerun wants the role operator; ann is viewer" in browser.page.text
+    assert world.runs[1].state == "failed"
