@@ -38,6 +38,7 @@ from rota.store.moves import APPLY_MOVES, CLOSE_ATTEMPTS, TELL_MOVES
 from rota.store.outlook import look_statement
 from rota.store.placing import selector_parameters
 from rota.store.retention import FIND_NEWEST, LOCK_REMOVABLE, READ_GROUPS, READ_NEXT
+from rota.store.runs import _list_statement
 from rota.store.sharing import FIND_FIRST, PLACE_RUNS
 from rota.store.tables import backfill, dependency, job, permit, run, schedule
 from rota.store.tables import event as events
@@ -206,7 +207,7 @@ def _rows(ledger: Ledger) -> Iterator[dict[str, Any]]:
     }
     for number in range(FINISHED + READY + RUNNING + WAITING):
         moment = ledger.clock.after(number - FINISHED - READY)
-        row = common | {"run_at": moment, "enqueued_at": moment, "slot_at": moment}
+        row = common | {"run_at": moment, "enqueued_at": moment, "slot_at": moment, "moment_at": moment}
         if number < FINISHED:
             row |= {"state": "succeeded", "finished_at": moment, "claim_id": f"claim-{number}"}
             row["schedule_id"] = 1 + number % SCHEDULES
@@ -220,7 +221,13 @@ def _rows(ledger: Ledger) -> Iterator[dict[str, Any]]:
         yield row | {"upstreams_due_at": None, "awaiting_job_id": None}
     for number in range(AWAITING):
         moment = ledger.clock.after(number)
-        row = common | {"run_at": moment, "enqueued_at": moment, "slot_at": moment, "state": "waiting"}
+        row = common | {
+            "run_at": moment,
+            "enqueued_at": moment,
+            "slot_at": moment,
+            "moment_at": moment,
+            "state": "waiting",
+        }
         job_id = 10 + number % JOBS_AFTER
         row |= {"job_id": job_id, "upstreams_due_at": moment, "awaiting_job_id": job_id, "backfill_id": None}
         yield row | {"schedule_id": SCHEDULES + 1 + number % JOBS_AFTER}
@@ -391,6 +398,19 @@ def test_the_hot_statements_are_served_by_their_index_and_none_scans_or_sorts(lo
             wrong[name] = [f"uses {sorted(used)}, expected {sorted(expected)}", *plan]
 
     assert not wrong, "\n".join(f"{name}: {line}" for name, lines in wrong.items() for line in lines)
+
+
+@pytest.mark.parametrize("more", [(), ("last_moment",), ("states",)])
+def test_runs_of_a_job_by_time_come_from_the_index_on_their_moments(long_ledger: Ledger, more: tuple[str, ...]) -> None:
+    clock = long_ledger.clock
+    parameters = {"job_id": 1, "first": clock.after(-9000), "end": clock.after(-8940), "limit": 51}
+    parameters |= {"last_moment": clock.after(-8950), "last_id": 9000} if "last_moment" in more else {}
+    parameters |= {"states": ["failed"]} if "states" in more else {}
+
+    used, plan = explain(long_ledger, _list_statement(("job_id", "first", "end", *more)), parameters)
+
+    assert "rota_run_moment" in used, "\n".join(plan)
+    assert not {found for found in used if found.startswith(SCANS)}, "\n".join(plan)
 
 
 # Statements that are given rows as JSON, and find ours by them. On a fresh SQLite, which has no statistics, another

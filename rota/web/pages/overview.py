@@ -17,7 +17,7 @@ SHOWN_MAX = 8  # of what is late, failed or running
 NODES_MAX = 50
 HOURS = 24
 # The next of so many schedules are looked at, once a minute for all viewers: with 100,000 of them it takes as long.
-SCHEDULES_AHEAD = 300
+SCHEDULES_AHEAD = 100
 AHEAD_KEPT_SECONDS = 60.0
 BAR_WIDTH, BAR_HEIGHT = 22, 80
 GOOD = ("succeeded", "skipped", "cancelled")

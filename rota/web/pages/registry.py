@@ -32,7 +32,7 @@ D = TypeVar("D", bound=Deed)
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page. With a ``title`` it stands in the navigation, at its ``place``, and is reached by g and then ``key``."""
+    """One page. With a ``title`` it stands in the navigation, at its ``place``; g and then ``key`` lead to it."""
 
     path: str
     template: str

@@ -20,7 +20,7 @@ from rota.web.paging import WITHIN_DEFAULT, WITHIN_MAX
 
 PAGE_RUNS = 50
 CHOSEN_MAX = 500
-COUNTED_MAX = 10_000
+COUNTED_MAX = 2000
 COUNT_STEP = 1000
 BATCH_RUNS = 200  # of all that match, in one request
 TOLD_MAX = 5
