@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "up":       ("rota.cli.node:up",               "Everything on this machine: schema, scheduler, worker, web."),
     "worker":   ("rota.cli.node:worker",           "Fire schedules and run jobs until told to stop."),
     "tick":     ("rota.cli.node:tick",             "One pass for a crontab line: fire, claim, run to the end, exit."),
-    "web":      ("rota.cli.web:web",               "The HTTP API: all that this command line does, and events."),
+    "web":      ("rota.cli.web:web",               "Pages, and the HTTP API: all that this command line does."),
     "status":   ("rota.cli.status:status",         "One screen: nodes, what runs, what is late, what failed."),
     "job":      ("rota.cli.job:job",               "What to run, and how."),
     "schedule": ("rota.cli.schedule:schedule",     "When a job is due, and what happens when it is late."),

@@ -73,7 +73,7 @@ def serve_beside(door: Door, host: str, port: int) -> WebServer | None:
 @click.option("--log-file", metavar="FILE", allow_from_autoenv=False, help="Where its log goes. [standard error]")
 @through_door
 def web(door: Door, *, host: str, port: int, log_file: str | None) -> None:
-    """Serve the HTTP API: jobs, runs, schedules and all else that this command line does.
+    """Serve pages, and the HTTP API: jobs, runs, schedules and all else that this command line does.
 
     Only this machine reaches it, since there is no login yet: another --host is refused. TERM and INT end it, and
     requests under way may end.

@@ -58,6 +58,20 @@ def test_a_forecast_goes_by_the_durations_of_the_latest_good_attempts(
     assert (forecast["is_complete"], forecast["unknown_jobs"], forecast["collisions"]) == (True, [], [])
 
 
+def test_of_the_next_schedules_only_so_many_are_looked_at(rota: Rota, ledger: Ledger, job: str) -> None:
+    add_node(ledger)
+    for number in range(3):
+        rota.schedules.add(f"hourly{number}", job=job, cron=f"{number} * * * *")
+
+    some, all_of_them = rota.forecast(schedules=2), rota.forecast()
+
+    assert (some["schedules"], some["is_complete"]) == (2, False)
+    assert (all_of_them["schedules"], all_of_them["is_complete"]) == (3, True)
+    assert sum(hour["slots"] for hour in some["hours"]) == 48
+    with pytest.raises(Invalid, match="schedules"):
+        rota.forecast(schedules=0)
+
+
 def test_no_more_than_the_latest_runs_are_looked_at(rota: Rota, ledger: Ledger, clock: Clock, job: str) -> None:
     run_once(rota, ledger, clock, 60.0)
     for run_id in ledger.enqueue_many([_request(job)] * RUNS_LOOKED_AT):

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from rota.model.board import NODE_ZOOMS, ZOOMS
+from rota.model.run import NewRun
 from rota.store import board as store
-from rota.store.board import Board, Line, read_job_board, read_node_board
+from rota.store.board import Board, Line, read_job_board, read_node_board, read_throughput
 from rota.store.firing import fire_schedules
 from rota.store.interventions import rerun_run
 from rota.store.rollups import fold_tallies
@@ -181,6 +182,24 @@ def test_only_jobs_with_trouble_are_shown_where_they_are_asked_for(mixed: Ledger
     rerun_run(mixed.database, 2, actor="ann@desk")
     fold_tallies(mixed.database)
     assert look(mixed, is_troubled=True).lines == []
+
+
+def test_the_last_hours_tell_how_runs_ended_and_how_late_they_started(ledger: Ledger) -> None:
+    ledger.add_job()
+    ledger.enqueue_many([NewRun("job") for _ in range(3)])
+    ledger.clock.advance(seconds=20)
+    first, second = ledger.claim(limit=2)
+    ledger.end(ledger.started(first))
+    ledger.end(ledger.started(second), "failed")
+    ledger.clock.advance(hours=1)
+
+    found = read_throughput(ledger.database, 2)
+
+    (hour,) = found.ended
+    assert (found.start, found.end - found.start, hour) == (hour, timedelta(hours=2), BEGINNING)
+    assert found.ended[hour] == {"succeeded": 1, "failed": 1}
+    assert found.delays[hour] == (pytest.approx(40.0, abs=0.01), 2)
+    assert read_throughput(ledger.database, 1).ended == {}
 
 
 def test_nodes_are_shown_by_when_attempts_ended_on_them(mixed: Ledger) -> None:

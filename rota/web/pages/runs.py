@@ -71,7 +71,8 @@ def ask_about_runs(asked: Asked) -> Context:
         "all": True,
         "number": number,
         "is_more": is_more,
-        "before": newest + 1 if newest is not None else before,  # what is new meanwhile was not asked about
+        # What is new meanwhile was not asked about; by the time of slots it is told by that time.
+        "before": newest + 1 if newest is not None else before,
         "back_to": address("/runs", **filters),
     }
 
@@ -82,9 +83,9 @@ def act_on_runs(asked: Asked) -> Done:
     if not asked.word("all"):
         return Done(_carry_out(asked, deed, _chosen(asked)))
     filters = _filters_of(asked)
-    found = asked.rota.runs.list(
-        **_as_arguments(filters), limit=BATCH_RUNS, before=_number_of(asked, "before"), brief=True
-    )
+    wanted: dict[str, Any] = {**filters, "limit": BATCH_RUNS, "brief": True}
+    wanted |= {"before": _number_of(asked, "before")} if asked.word("before") else {}
+    found = asked.do("run.list", None, wanted)
     said = _carry_out(asked, deed, [one["id"] for one in found])
     if found.next is None:
         return Done(f"{said} These were all.", address("/runs", **filters))
@@ -138,10 +139,6 @@ def _filters_of(asked: Asked) -> dict[str, Any]:
     if states := asked.words("state"):
         filters["state"] = states
     return filters
-
-
-def _as_arguments(filters: Mapping[str, Any]) -> dict[str, Any]:
-    return {{"from": "first", "to": "end"}.get(name, name): value for name, value in filters.items()}
 
 
 def _chosen(asked: Asked) -> list[int]:

@@ -88,6 +88,19 @@ def test_all_that_match_are_acted_on_so_many_at_a_time_and_none_that_is_new(brow
     assert [load.runs[one].state for one in (other, new)] == ["ready", "ready"]
 
 
+def test_all_of_some_slots_are_acted_on_so_many_at_a_time(browser, load, monkeypatch):
+    monkeypatch.setattr(pages, "BATCH_RUNS", 2)
+    ids = [handle.id for handle in load.enqueue_many([("load", {"n": n}) for n in range(3)])]
+    browser.open("/runs?job=load&from=2020-01-01&to=2100-01-01")
+
+    browser.send("/runs/act", choose="Skip…", all="1")
+    browser.send("/runs/act")
+    assert browser.page.find("h1")[0].text == "Skip 1 run?"
+    browser.send("/runs/act")
+
+    assert {load.runs[one].state for one in ids} == {"skipped"}
+
+
 def test_more_than_are_counted_are_told_as_such(browser, load, monkeypatch):
     monkeypatch.setattr(pages, "COUNTED_MAX", 2)
     monkeypatch.setattr(pages, "COUNT_STEP", 2)
