@@ -23,7 +23,7 @@ from rota.web.problems import Refusal
 from rota.web.trust import Identity
 
 KEPT_SECONDS = 1.0
-KEPT_MAX = 200
+KEPT_MAX = 50
 _NONE: Mapping[str, Any] = {}
 
 
@@ -45,8 +45,10 @@ class Looks:
     def get(self, key: str, look: Callable[[], Any], seconds: float | None = None) -> Any:
         """Return what ``look`` returns, or has returned a moment ago."""
         with self._lock:
-            kept = self._kept.pop(key, None) or _Kept()
-            self._kept[key] = kept  # the latest ones are last
+            now = self._clock()
+            # What is over is let go, so that views do not pile up; what is being looked at is not over.
+            self._kept = {other: one for other, one in self._kept.items() if one.until > now or one.until == 0.0}
+            kept = self._kept.setdefault(key, _Kept())
             if len(self._kept) > KEPT_MAX:
                 del self._kept[next(iter(self._kept))]
         with kept.lock:

@@ -57,6 +57,15 @@ def test_another_method_is_told_which_one_is_known(http):
     assert answer.headers["content-type"].startswith("text/html")
 
 
+@pytest.mark.parametrize(
+    ("address", "here"), [("/runs?live=1", "/runs"), ("/runs?state=lost&live=1", "/runs?state=lost")]
+)
+def test_a_part_that_renews_itself_is_the_same_page(browser, address, here):
+    page = browser.open(address)
+
+    assert [one.attributes["value"] for one in page.find("input", name="back")] == [here]
+
+
 def test_the_navigation_leads_to_pages_in_their_order(browser):
     links = browser.open("/").find("nav")[0].find("ul")[0].find("a")
 
@@ -114,5 +123,6 @@ def test_what_many_look_at_is_asked_once():
     assert looks.get("a", slow, 1.0) == 1
     now[0] = 1.0
     assert looks.get("a", slow, 1.0) == 3
+    assert looks._kept.keys() == {"a"}
     looks.forget()
     assert looks.get("a", slow, 1.0) == 4
