@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 from rota.model.board import NODE_ZOOMS, ROWS_DEFAULT, ZOOMS, Zoom
 from rota.web.pages.asked import Asked
@@ -26,8 +28,7 @@ TICKS = {
 # fmt: on
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
+class Drawn(NamedTuple):
     """One cell."""
 
     x: int
@@ -38,11 +39,22 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True)
+class Column:
+    """One stretch of time, of which there is a cell in each row: written once for all of them."""
+
+    x: int
+    start: datetime
+    shown: str
+    words: str  # of the query string that asks for it
+
+
+@dataclass(frozen=True, slots=True)
 class Drawing:
     """Where things stand on the board."""
 
     board: Any
     cell_width: int
+    columns: list[Column]
 
     @property
     def start(self) -> datetime:
@@ -91,20 +103,19 @@ def show_job_board(asked: Asked) -> Context:
         wanted["troubled"] = True
     board = asked.look("board.jobs", None, wanted)
     drawing = _draw(board)
-    end_of = timedelta(seconds=board["cell_seconds"])
+    cell_span = timedelta(seconds=board["cell_seconds"])
 
-    def link(name: str, cell: Any) -> str:
+    def link(name: str, cell: Any, column: Column) -> str:
         if cell["run"] is not None:
             return f"/runs/{cell['run']}"
         if not cell["counts"]:
-            return f"/jobs/{piece(name)}"
-        start = _moment(cell["start"])
-        return address("/runs", job=name, from_=instant(start), to=instant(start + end_of))
+            return f"/jobs/{name}"
+        return f"/runs?job={name}&{column.words}"
 
-    def zoom_in(_: str, cell: Any) -> str:
+    def zoom_in(_: str, __: Any, column: Column) -> str:
         names = list(ZOOMS)
         finer = names[max(0, names.index(board["zoom"]) - 1)]
-        middle = _moment(cell["start"]) + end_of / 2
+        middle = column.start + cell_span / 2
         return address("/board", zoom=finer, start=instant(middle - ZOOMS[finer].span / 2))
 
     return _context(asked, "/board", board, drawing, ZOOMS) | {
@@ -126,13 +137,13 @@ def show_node_board(asked: Asked) -> Context:
     board = asked.look("board.nodes", None, wanted)
     drawing = _draw(board)
 
-    def link(name: str, _: Any) -> str:
-        return f"/nodes/{piece(name)}"
+    def link(name: str, _: Any, __: Column) -> str:
+        return f"/nodes/{name}"
 
-    def zoom_in(_: str, cell: Any) -> str:
+    def zoom_in(_: str, __: Any, column: Column) -> str:
         names = list(NODE_ZOOMS)
         finer = names[max(0, names.index(board["zoom"]) - 1)]
-        return address("/board/nodes", zoom=finer, start=cell["start"])
+        return address("/board/nodes", zoom=finer, start=instant(column.start))
 
     return _context(asked, "/board/nodes", board, drawing, NODE_ZOOMS) | {
         "rows": [_row(drawing, row, f"/nodes/{piece(row['name'])}", link) for row in board["rows"]],
@@ -150,26 +161,37 @@ def _moment(text: str) -> datetime:
 
 
 def _draw(board: Any) -> Drawing:
-    return Drawing(board, max(4, WIDTH // board["cell_count"]))
+    width = max(4, WIDTH // board["cell_count"])
+    start, span = _moment(board["start"]), timedelta(seconds=board["cell_seconds"])
+    columns: list[Column] = []
+    for number in range(board["cell_count"]):
+        begin = start + number * span
+        words = urlencode({"from": instant(begin), "to": instant(begin + span)})
+        columns.append(Column(number * width, begin, clock(begin)[:16], words))
+    return Drawing(board, width, columns)
 
 
-def _row(drawing: Drawing, row: Any, href: str, link: Any) -> dict[str, Any]:
+Link = Callable[[str, Any, Column], str]  # of the name of a row, as a piece of an address, and one of its cells
+
+
+def _row(drawing: Drawing, row: Any, href: str, link: Link) -> dict[str, Any]:
+    name, quoted = row["name"] or "all", piece(row["name"])
     return {
         "name": row["name"],
         "state": row["state"],
         "href": href,
         "before": _counted(row["before"]),
         "later": _counted(row["later"]),
-        "cells": [_cell(drawing, row["name"], cell, link) for cell in row["cells"]],
+        "cells": [_cell(drawing.columns[int(cell["cell"])], name, quoted, cell, link) for cell in row["cells"]],
     }
 
 
-def _cell(drawing: Drawing, name: str, cell: Any, link: Any) -> Drawn:
+def _cell(column: Column, name: str, quoted: str, cell: Any, link: Link) -> Drawn:
     kind = cell["worst"] or "coming"
-    said = f"{name or 'all'}, {clock(cell['start'])[:16]}: {_counted(cell['counts']) or 'nothing yet'}"
+    said = f"{name}, {column.shown}: {_counted(cell['counts']) or 'nothing yet'}"
     if cell["coming"] is not None:
         said += f", due {clock(cell['coming'])}"
-    return Drawn(cell["cell"] * drawing.cell_width, kind, mark(kind), said, link(name, cell))
+    return Drawn(column.x, kind, mark(kind), said, link(quoted, cell, column))
 
 
 def _counted(counts: Any) -> str:
