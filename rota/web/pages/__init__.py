@@ -4,6 +4,18 @@ A page is a function marked with ``page`` and a template; what is done from a pa
 Importing this package registers them all.
 """
 
-from rota.web.pages import backfills, board, jobs, nodes, overview, periods, run, runs, schedules
+from rota.web.pages import backfills, board, calendars, forecast, jobs, nodes, overview, periods, run, runs, schedules
 
-__all__ = ["backfills", "board", "jobs", "nodes", "overview", "periods", "run", "runs", "schedules"]
+__all__ = [
+    "backfills",
+    "board",
+    "calendars",
+    "forecast",
+    "jobs",
+    "nodes",
+    "overview",
+    "periods",
+    "run",
+    "runs",
+    "schedules",
+]
