@@ -96,6 +96,14 @@ class Asked:
         """Tell whether whoever asks may use a verb; what they may not is not offered to them."""
         return self.identity.may(find_verb(word))
 
+    def check_may(self, word: str) -> None:
+        """Check that whoever asks may use a verb, for a page that is there to use it.
+
+        Raises:
+            Refusal: they may not.
+        """
+        self._allowed(word)
+
     def look(
         self, word: str, target: str | None = None, parameters: Mapping[str, Any] = _NONE, *, seconds: float = 0.0
     ) -> Any:

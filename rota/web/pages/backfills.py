@@ -29,7 +29,7 @@ DEEDS = {
 add_deeds("backfill", "/backfills", DEEDS)
 
 
-@page("/backfills", "backfills.html", title="Backfills", key="f")
+@page("/backfills", "backfills.html", title="Backfills", key="f", place=60)
 def show_backfills(asked: Asked) -> Context:
     return list_page(asked, "backfill.list", "/backfills", ("name", "state"), place="before") | {
         "states": [state.value for state in BackfillState],
@@ -45,6 +45,7 @@ def show_backfill(asked: Asked) -> Context:
 
 @page("/new/backfill", "backfill_new.html")
 def ask_for_backfill(asked: Asked) -> Context:
+    asked.check_may("backfill.start")
     name, given = asked.word("name"), _given(asked)
     preview, refused = None, ""
     if name and {"from", "to"} <= set(given):

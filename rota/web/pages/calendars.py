@@ -36,7 +36,7 @@ class Day:
     why: str
 
 
-@page("/calendars", "calendars.html", title="Calendars", key="c")
+@page("/calendars", "calendars.html", title="Calendars", key="c", place=90)
 def show_calendars(asked: Asked) -> Context:
     return list_page(asked, "calendar.list", "/calendars", ("search",)) | {"may_add": asked.may("calendar.add")}
 
@@ -69,6 +69,7 @@ def show_calendar(asked: Asked) -> Context:
 
 @page("/new/calendar", "calendar_new.html")
 def ask_for_calendar(asked: Asked) -> Context:
+    asked.check_may("calendar.add")
     return {"fields": fields_for(asked, "calendar.add")}
 
 

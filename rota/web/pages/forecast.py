@@ -33,7 +33,7 @@ class Cell:
     said: str
 
 
-@page("/forecast", "forecast.html", title="Forecast", key="w")
+@page("/forecast", "forecast.html", title="Forecast", key="w", place=100)
 def show_forecast(asked: Asked) -> Context:
     days = _days_of(asked)
     wanted: dict[str, Any] = {"days": days, "schedules": SCHEDULES_MAX}

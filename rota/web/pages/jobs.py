@@ -36,7 +36,7 @@ DEEDS = {
 add_deeds("job", "/jobs", DEEDS)
 
 
-@page("/jobs", "jobs.html", title="Jobs", key="j")
+@page("/jobs", "jobs.html", title="Jobs", key="j", place=40)
 def show_jobs(asked: Asked) -> Context:
     return list_page(asked, "job.list", "/jobs", ("search", "state", "pool"), flags=("ghosts",)) | {
         "states": [state.value for state in JobState],
@@ -80,6 +80,7 @@ def run_job(asked: Asked) -> Done:
 
 @page("/jobs/{name}/edit", "job_edit.html")
 def ask_to_edit_job(asked: Asked) -> Context:
+    asked.check_may("job.edit")
     job = asked.look("job.show", asked.piece("name"))
     return {"job": job, "fields": fields_for(asked, "job.edit", job, first=_FIRST)}
 
@@ -96,6 +97,7 @@ def edit_job(asked: Asked) -> Done:
 
 @page("/new/job", "job_edit.html")
 def ask_for_job(asked: Asked) -> Context:
+    asked.check_may("job.add")
     return {"job": None, "fields": fields_for(asked, "job.add", first=_FIRST)}
 
 

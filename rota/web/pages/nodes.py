@@ -34,7 +34,7 @@ add_deeds("node", "/nodes", NODE_DEEDS)
 add_deeds("pool", "/pools", POOL_DEEDS)
 
 
-@page("/nodes", "nodes.html", title="Nodes", key="n")
+@page("/nodes", "nodes.html", title="Nodes", key="n", place=70)
 def show_nodes(asked: Asked) -> Context:
     return list_page(asked, "node.list", "/nodes", ("search",))
 
@@ -51,7 +51,7 @@ def show_node(asked: Asked) -> Context:
     }
 
 
-@page("/pools", "pools.html", title="Pools", key="p")
+@page("/pools", "pools.html", title="Pools", key="p", place=80)
 def show_pools(asked: Asked) -> Context:
     return list_page(asked, "pool.list", "/pools", ("search",)) | {"may_add": asked.may("pool.create")}
 
@@ -70,6 +70,7 @@ def show_pool(asked: Asked) -> Context:
 
 @page("/pools/{name}/edit", "pool_edit.html")
 def ask_to_edit_pool(asked: Asked) -> Context:
+    asked.check_may("pool.edit")
     pool = asked.look("pool.show", asked.piece("name"))
     return {"pool": pool, "fields": fields_for(asked, "pool.create", pool | {"nodes": pool["patterns"]})}
 
@@ -99,6 +100,7 @@ def remove_member(asked: Asked) -> Done:
 
 @page("/new/pool", "pool_edit.html")
 def ask_for_pool(asked: Asked) -> Context:
+    asked.check_may("pool.create")
     return {"pool": None, "fields": fields_for(asked, "pool.create")}
 
 

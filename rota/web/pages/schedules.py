@@ -14,14 +14,12 @@ from rota.model.durations import format_duration
 from rota.model.parts import explain_part
 from rota.model.schedule import TIMINGS
 from rota.model.states import JobState
-from rota.verbs.table import find_verb
 from rota.web.pages.asked import Asked
 from rota.web.pages.lists import list_page
 from rota.web.pages.options import changes_of, fields_for
 from rota.web.pages.registry import Context, Done, act, page
 from rota.web.pages.things import ThingDeed, add_deeds, deeds_for, is_in
 from rota.web.pages.writing import piece
-from rota.web.problems import Refusal
 
 SLOTS_SHOWN = 10
 EVENTS_MAX = 50
@@ -41,7 +39,7 @@ DEEDS = {
 add_deeds("schedule", "/schedules", DEEDS)
 
 
-@page("/schedules", "schedules.html", title="Schedules", key="s")
+@page("/schedules", "schedules.html", title="Schedules", key="s", place=50)
 def show_schedules(asked: Asked) -> Context:
     return list_page(asked, "schedule.list", "/schedules", ("search", "state", "job"), flags=("ghosts",)) | {
         "states": [state.value for state in JobState],
@@ -65,12 +63,14 @@ def show_schedule(asked: Asked) -> Context:
         "fields": fields_for(asked, "schedule.edit", schedule, first=_FIRST),
         "deeds": deeds_for(asked, DEEDS, schedule),
         "may_edit": asked.may("schedule.edit"),
+        "may_fill": asked.may("backfill.start"),
         "may_mark": asked.may("schedule.mark-succeeded"),
     }
 
 
 @page("/schedules/{name}/edit", "schedule_edit.html")
 def ask_to_edit_schedule(asked: Asked) -> Context:
+    asked.check_may("schedule.edit")
     key = asked.piece("name")
     schedule = asked.look("schedule.show", key)
     fields = fields_for(asked, "schedule.edit", schedule, first=_FIRST)
@@ -89,6 +89,7 @@ def edit_schedule(asked: Asked) -> Done:
 
 @page("/new/schedule", "schedule_edit.html")
 def ask_for_schedule(asked: Asked) -> Context:
+    asked.check_may("schedule.add")
     fields = fields_for(asked, "schedule.add", first=_FIRST)
     return {"schedule": None, "name": asked.word("name"), "fields": fields, "preview": _preview(asked, None)}
 
@@ -108,6 +109,7 @@ def show_slot(asked: Asked) -> Context:
 
 @page("/schedules/{name}/mark", "confirm.html")
 def ask_to_mark(asked: Asked) -> Context:
+    asked.check_may("schedule.mark-succeeded")
     key, slot = asked.piece("name"), asked.word("slot")
     return {
         "title": f"Mark slot {slot} of schedule {key} succeeded?",
@@ -153,8 +155,6 @@ def _show_coming(asked: Asked, schedule: Mapping[str, Any]) -> Context:
 
 def _preview(asked: Asked, schedule: Mapping[str, Any] | None) -> Context:
     """Look at what the options of the form would bring, and what is wrong with them."""
-    if not asked.may("schedule.next"):
-        raise Refusal(403, "forbidden", f"a preview wants the role {find_verb('schedule.next').role}")
     nothing: Context = {"slots": [], "notes": [], "refused": "", "when": "", "tz": ""}
     try:
         changes = changes_of(asked, "schedule.edit" if schedule else "schedule.add")

@@ -52,6 +52,7 @@ def add_deeds(kind: str, base: str, deeds: ThingDeeds) -> None:
     @page(f"{base}/{{name}}/ask/{{do}}", "confirm.html")
     def ask_about_it(asked: Asked) -> Context:
         deed, name = find(asked), asked.piece("name")
+        asked.check_may(deed.verb)
         return {
             "title": f"{deed.label} {kind} {name}?",
             "question": deed.question,
