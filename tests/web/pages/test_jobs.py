@@ -180,3 +180,17 @@ def test_without_the_token_nothing_is_done(http, rota, path):
     assert answer.status_code == 403
     assert rota.jobs.show("load") == before
     assert [job["name"] for job in rota.jobs.list()] == ["load"]
+
+
+@pytest.mark.parametrize("name", ["a/b", "a:b", "\u00fcber/gr\u00f6\u00dfe", "ask", "new"])
+def test_a_job_is_found_whatever_its_name_holds(browser, rota, name):
+    rota.jobs.add(name, shell="true")
+
+    browser.open("/jobs")
+    page = browser.open(browser.page.find("tbody")[0].find("a", class_="name")[0].attributes["href"])
+    assert page.find("h1")[0].text == f"Job {name}"
+    (pause,) = [one for one in page.find("form") if one.attributes["action"].endswith("/do/pause")]
+    browser.send(pause.attributes["action"])
+
+    assert browser.notice == f"job {name} is paused"
+    assert rota.jobs.show(name)["state"] == "paused"
