@@ -48,6 +48,8 @@ def test_a_job_is_shown_with_every_option_and_what_is_hostile_is_text(browser, r
     assert all(text in page.text for text in HOSTILE)
     links = {one.attributes["href"] for one in page.find("a", class_="name")}
     assert links >= {"/jobs/up", "/jobs/report", "/schedules/nightly", "/pools/default"}
+    said = " ".join(page.text.split())
+    assert "After a bad end it is not tried again. When its node dies it starts again elsewhere." in said
     (options,) = page.find("details", id="options")
     assert {one.text for one in options.find("dt")} == set(JOB_OPTIONS)
     assert all(text in browser.open("/jobs").text for text in HOSTILE[:1])
