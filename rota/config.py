@@ -50,6 +50,7 @@ from typing import Any, cast
 
 from rota.alerts.channel import Channel, read_channel
 from rota.errors import ConfigError, Invalid
+from rota.model.access import Network, read_header, read_names, read_networks
 from rota.model.alerts import CHANNELS_MAX, check_alert
 from rota.model.durations import format_duration, parse_duration
 from rota.model.environment import Environment
@@ -66,6 +67,7 @@ CONFIG_VARIABLE = "ROTA_CONFIG"
 DATABASE_FILE_VARIABLE = "ROTA_DB_FILE"
 SLOTS_MAX = 10_000
 LIKENESS_MIN = 0.85  # of two spellings: ROTA_STATEDIR is one of ROTA_STATE_DIR, ROTA_URL none of ROTA_DB
+_TRUTHS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 ENVIRONMENT_KEYS = ("version", "interpreter", "python_path", "variables")
 
 
@@ -117,6 +119,11 @@ class Config:
     cgroup: str  # auto, off, or the absolute path of a directory
     keep_output_seconds: float | None
     keep_audit_seconds: float | None
+    web_names: tuple[str, ...]
+    behind_tls: bool | None  # None: chosen by the address
+    trust_proxy: str | None
+    proxy_from: tuple[Network, ...]
+    open_metrics: bool
     keep_runs: Mapping[str, float | None]  # seconds, by how a run ended; None: for ever
     connections: Mapping[str, Connection]
     environments: tuple[Environment, ...]  # of this node; more may be registered by what is installed on it
@@ -168,6 +175,14 @@ def _shown_keep(value: Any) -> str:
     return "forever" if value is None else format_duration(value)
 
 
+def _truth(field: str, value: object) -> bool:
+    if isinstance(value, str) and value.strip().lower() in _TRUTHS:
+        value = _TRUTHS[value.strip().lower()]
+    if not isinstance(value, bool):
+        raise Invalid(field, value, "write yes or no")
+    return value
+
+
 def _slots(field: str, value: object) -> int:
     if isinstance(value, str) and value.strip().isdecimal():
         value = int(value)
@@ -203,6 +218,18 @@ def _shown_channels(value: Any) -> str:
 
 def _shown_labels(value: Any) -> str:
     return ", ".join(f"{name}={text}" for name, text in value.items()) or "(none)"
+
+
+def _shown_truth(value: Any) -> str:
+    return "(by the address)" if value is None else "yes" if value else "no"
+
+
+def _shown_words(value: Any) -> str:
+    return ", ".join(str(one) for one in value) or "(none)"
+
+
+def _shown_word(value: Any) -> str:
+    return "(none)" if value is None else str(value)
 
 
 def _shown(value: Any) -> str:
@@ -251,10 +278,16 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("cgroup",        "ROTA_CGROUP",        "auto",       _cgroup,                       _shown),
     Setting("keep_output",   "ROTA_KEEP_OUTPUT",   2592000.0,    _keep,                         _shown_keep),
     Setting("keep_audit",    "ROTA_KEEP_AUDIT",    31536000.0,   _keep,                         _shown_keep),
+    Setting("web_names",     "ROTA_WEB_NAMES",     (),           read_names,                    _shown_words),
+    Setting("behind_tls",    "ROTA_BEHIND_TLS",    None,         _truth,                        _shown_truth),
+    Setting("trust_proxy",   "ROTA_TRUST_PROXY",   None,         read_header,                   _shown_word),
+    Setting("proxy_from",    "ROTA_PROXY_FROM",    (),           read_networks,                 _shown_words),
+    Setting("open_metrics",  "ROTA_OPEN_METRICS",  False,        _truth,                        _shown_truth),
     Setting("keep_runs",     "ROTA_KEEP_RUNS",     KEEP_DEFAULT, check_keep_setting,            format_keep),
 )
 # fmt: on
-_FLAGS = {"database": "--db", "pools": "--pool", "labels": "--label"}  # those that are called otherwise than their key
+# Those that are called otherwise than their key.
+_FLAGS = {"database": "--db", "pools": "--pool", "labels": "--label", "web_names": "--name"}
 KEYS = tuple(setting.key for setting in SETTINGS)
 
 
@@ -321,6 +354,11 @@ def read_config(
         cgroup=resolved["cgroup"].value,
         keep_output_seconds=resolved["keep_output"].value,
         keep_audit_seconds=resolved["keep_audit"].value,
+        web_names=resolved["web_names"].value,
+        behind_tls=resolved["behind_tls"].value,
+        trust_proxy=resolved["trust_proxy"].value,
+        proxy_from=resolved["proxy_from"].value,
+        open_metrics=resolved["open_metrics"].value,
         keep_runs=resolved["keep_runs"].value,
         connections=connections,
         environments=environments,

@@ -10,13 +10,14 @@ import click
 from rota.cli.door import Door, Words, through_door
 from rota.cli.paging import page_flags, tell_next
 from rota.cli.status import NODE_COLUMNS
-from rota.cli.web import serve_beside, web_flags
+from rota.cli.web import decide_access, serve_beside, web_flags
 from rota.model.states import OnTerm
 
 if TYPE_CHECKING:
     from rota.cli.logs import Logs
     from rota.engine.scheduler import Answer
     from rota.engine.settings import NodeSettings
+    from rota.model.access import Access
 
 
 def node_flags(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -142,7 +143,7 @@ def answer_in(zone: str) -> Answer:
     return lambda database, node: answer_commands(database, node=node, zone=zone)
 
 
-def run_node(door: Door, *, one_pass: bool = False, web: tuple[str, int] | None = None, **flags: Any) -> int:
+def run_node(door: Door, *, one_pass: bool = False, web: tuple[str, int, Access] | None = None, **flags: Any) -> int:
     """Be a node until told to stop, or for one pass; and serve the web there meanwhile."""
     from rota.engine.node import Node, RunUntil
 
@@ -210,11 +211,9 @@ def up(door: Door, *, demo: bool, seconds: float | None, host: str, port: int, *
     if seconds is not None:
         raise click.UsageError("--seconds goes with --demo")
     from rota.client import schema
-    from rota.web.trust import check_address
 
-    check_address(host)
     schema.upgrade(door.database_url())
-    return run_node(door, web=(host, port), **flags)
+    return run_node(door, web=(host, port, decide_access(door, host)), **flags)
 
 
 @click.group()

@@ -12,6 +12,7 @@ from rota.cli.door import Door, through_door
 from rota.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rota.model.access import Access
     from rota.web.server import WebServer
 
 PORT = 8300
@@ -23,9 +24,7 @@ def web_flags(function: Callable[..., Any]) -> Callable[..., Any]:
     """Where the web is served."""
     for flag in reversed(
         (
-            click.option(
-                "--host", metavar="H", default="127.0.0.1", show_default=True, help="Listen there; this machine only."
-            ),
+            click.option("--host", metavar="H", default="127.0.0.1", show_default=True, help="Listen there."),
             click.option(
                 "--port", metavar="N", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="And there."
             ),
@@ -35,7 +34,68 @@ def web_flags(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def make_server(door: Door, host: str, port: int) -> WebServer:
+def access_flags(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Who is let in."""
+    for flag in reversed(
+        (
+            click.option(
+                "--name", "web_names", metavar="HOST", multiple=True, allow_from_autoenv=False,
+                help="It is asked for by this name. Repeatable.",
+            ),
+            click.option(
+                "--behind-tls/--without-tls", default=None, allow_from_autoenv=False,
+                help="A proxy does TLS: cookies go no other way. [behind, unless for this machine]",
+            ),
+            click.option(
+                "--proxy-from", metavar="CIDR", multiple=True, allow_from_autoenv=False,
+                help="The proxy's address: X-Forwarded-For is believed from there. Repeatable.",
+            ),
+            click.option(
+                "--trust-proxy", metavar="HEADER", allow_from_autoenv=False,
+                help="The proxy names the user in this header. With --proxy-from.",
+            ),
+            click.option(
+                "--open-metrics", is_flag=True, default=None, allow_from_autoenv=False,
+                help="/metrics and /readyz want no token.",
+            ),
+        )
+    ):  # fmt: skip
+        function = flag(function)
+    return function
+
+
+def decide_access(door: Door, host: str, **flags: object) -> Access:
+    """Decide who is let in, by ``flags`` and the settings, and check that where a login is demanded somebody can.
+
+    Raises:
+        ConfigError: nobody could.
+        DatabaseUnavailable: a login is demanded, and nobody answers.
+    """
+    import socket
+
+    from rota.model.access import choose_access
+    from rota.store.accounts import can_anybody_log_in
+
+    config = door.read_config(**flags)
+    access = choose_access(
+        host,
+        hostname=socket.gethostname(),
+        names=config.web_names,
+        behind_tls=config.behind_tls,
+        trust_proxy=config.trust_proxy,
+        proxy_from=config.proxy_from,
+        open_metrics=config.open_metrics,
+    )
+    by_name = access.proxy is not None and access.proxy.header is not None
+    if access.demands_login and not can_anybody_log_in(door.rota.database, by_name=by_name):
+        raise ConfigError(
+            "nobody could log in, and without a login others than this machine are not served: add a user first, "
+            "`rota user add NAME --role admin`"
+        )
+    return access
+
+
+def make_server(door: Door, host: str, port: int, access: Access) -> WebServer:
     """Take the address and make what serves it.
 
     Raises:
@@ -53,14 +113,16 @@ def make_server(door: Door, host: str, port: int) -> WebServer:
     from rota.cli.parameters import describe, say_what_it_does
 
     rota = Rota(door.database_url(), default_zone=door.config.zone)
-    app = make_app(rota, names=[host], describe=describe, say=say_what_it_does)
+    if access.demands_login and not access.is_behind_tls:
+        log.warning("without TLS: passwords and what they let see can be read on the way")
+    app = make_app(rota, access=access, describe=describe, say=say_what_it_does)
     return WebServer(app, host, port)
 
 
-def serve_beside(door: Door, host: str, port: int) -> WebServer | None:
+def serve_beside(door: Door, host: str, port: int, access: Access) -> WebServer | None:
     """Serve beside a node; None where that cannot be, which is told and keeps nobody from working."""
     try:
-        server = make_server(door, host, port)
+        server = make_server(door, host, port, access)
     except ConfigError as error:
         log.warning("no web here: %s", error)
         return None
@@ -70,15 +132,17 @@ def serve_beside(door: Door, host: str, port: int) -> WebServer | None:
 
 @click.command()
 @web_flags
+@access_flags
 @click.option("--log-file", metavar="FILE", allow_from_autoenv=False, help="Where its log goes. [standard error]")
 @through_door
-def web(door: Door, *, host: str, port: int, log_file: str | None) -> None:
-    """Serve pages, and the HTTP API: jobs, runs, schedules and all else that this command line does.
+def web(door: Door, *, host: str, port: int, log_file: str | None, **access: Any) -> None:
+    """Serve pages and the HTTP API: jobs, runs, schedules and all else that this command line does.
 
-    Only this machine reaches it, since there is no login yet: another --host is refused. TERM and INT end it, and
-    requests under way may end.
+    Nobody logs in where only this machine asks. With another --host, or any of --name, --behind-tls and --proxy-from,
+    nobody is served without a login or a token, and it starts only when there is a user or a token. TERM and INT end
+    it, and requests under way may end.
     """
     from rota.cli.node import start_logs
 
     start_logs(door, log_file=log_file)
-    make_server(door, host, port).run()
+    make_server(door, host, port, decide_access(door, host, **access)).run()

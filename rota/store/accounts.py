@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, delete, insert, null, select, update
+from sqlalchemy import Connection, bindparam, case, delete, exists, insert, null, or_, select, update
 
 from rota.errors import AlreadyExists, NotFound
 from rota.model.accounts import AccountState
@@ -41,6 +41,25 @@ SET_PASSWORD = (
     .where(account.c.id == bindparam("of_id"))
     .values(password_hash=bindparam("new_hash"), password_at=db_now())
 )
+# Of each request that a proxy has let in. Served by the unique name.
+READ_ROLE = select(account.c.role).where(
+    account.c.name == bindparam("name"), account.c.state == AccountState.ACTIVE.value
+)
+_active = account.c.state == AccountState.ACTIVE.value
+# Once, when a server starts. There are few users and tokens.
+FIND_ANYBODY = select(
+    exists().where(_active).label("is_user"),
+    exists().where(_active, account.c.password_hash.is_not(None)).label("has_password"),
+    exists(
+        select(token.c.id)
+        .outerjoin(account, account.c.id == token.c.user_id)
+        .where(
+            token.c.revoked_at.is_(None),
+            or_(token.c.expires_at.is_(None), token.c.expires_at > db_now()),
+            or_(token.c.user_id.is_(None), _active),
+        )
+    ).label("is_token"),
+)
 DELETE_USER = delete(account).where(account.c.id == bindparam("of_id"))
 # Served by rota_token_user.
 DELETE_TOKENS = delete(token).where(token.c.user_id == bindparam("of_id"))
@@ -71,6 +90,18 @@ def add_user(database: Database, name: str, role: Role, *, password_hash: str | 
 def list_users(database: Database) -> list[dict[str, Any]]:
     """Return all users, in the order of their names."""
     return [_show(row) for row in database.read(lambda connection: connection.execute(LIST_USERS).all())]
+
+
+def read_role(database: Database, name: str) -> Role | None:
+    """Return what a user may do; None: there is none of that name who may log in."""
+    role = database.read(lambda connection: connection.execute(READ_ROLE, {"name": name}).scalar_one_or_none())
+    return None if role is None else Role(role)
+
+
+def can_anybody_log_in(database: Database, *, by_name: bool) -> bool:
+    """Tell whether there is a token that lets in, or a user with a password; ``by_name``: or any user at all."""
+    row = database.read(lambda connection: connection.execute(FIND_ANYBODY).one())
+    return bool(row.is_token or row.has_password or (by_name and row.is_user))
 
 
 def edit_user(

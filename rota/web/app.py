@@ -7,7 +7,8 @@ or how it refuses. What blocks, which is whatever asks the database, runs in as 
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+import hmac
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
@@ -22,12 +23,13 @@ from rota import __version__
 from rota.client import Rota
 from rota.client.rota import CONNECTIONS_MAX
 from rota.errors import Invalid
+from rota.model.access import THIS_MACHINE, Access
 from rota.model.accounts import Identity
 from rota.verbs.table import VERBS
-from rota.web import trust
 from rota.web.bodies import read_encoded, read_object, read_query
 from rota.web.doorkeeper import Doorkeeper
 from rota.web.events import Feed
+from rota.web.gate import Gate, identity_of, visitor_of
 from rota.web.looks import add_looks
 from rota.web.monitoring import Monitoring
 from rota.web.openapi import Describe, Say, describe_route, nothing_known, nothing_said, show_openapi
@@ -37,6 +39,7 @@ from rota.web.problems import Refusal, is_about, problem, problem_of, write_json
 from rota.web.resources import Resource, derive_resources
 from rota.web.threads import Threads
 
+CSRF_HEADER = "X-CSRF-Token"
 ACTORS_MAX = 100  # for whom it is remembered what they were warned of
 
 Answer = Callable[[Request], Awaitable[Response]]
@@ -45,14 +48,14 @@ Answer = Callable[[Request], Awaitable[Response]]
 def make_app(
     rota: Rota,
     *,
-    names: Iterable[str] = (),
+    access: Access = THIS_MACHINE,
     describe: Describe = nothing_known,
     say: Say = nothing_said,
     threads: int = CONNECTIONS_MAX,
 ) -> FastAPI:
     """Make the application that serves ``rota``.
 
-    It is asked for by ``names`` besides those of this machine; requests with another ``Host`` are refused. For OpenAPI,
+    ``access`` says who is let in, and by which names it is asked for. For OpenAPI,
     ``describe`` tells the schemas of a verb's parameters, and ``say`` what it does. The connections of ``rota`` are
     given back when it ends.
     """
@@ -84,12 +87,13 @@ def make_app(
         answer = answer_with(resource, rota, in_threads)
         app.add_api_route(resource.path, answer, methods=[resource.method], **describe_route(resource, describe, say))
     add_looks(app, rota, in_threads, feed, monitoring)
-    site = Site(rota, in_threads, describe)
+    site = Site(rota, in_threads, describe, access)
     site.add_to(app)
     app.state.site = site
+    app.state.access = access
     app.state.feed = feed
     app.openapi = functools.partial(show_openapi, app)
-    app.add_middleware(Doorkeeper, names=trust.names_of("localhost", names), monitoring=monitoring)
+    app.add_middleware(Doorkeeper, gate=Gate(rota.database, access, in_threads), monitoring=monitoring)
     return app
 
 
@@ -102,16 +106,18 @@ def answer_with(resource: Resource, rota: Rota, threads: Threads) -> Answer:
         return Rota.over(rota.database, actor=identity.acting("http", address), default_zone=rota.default_zone)
 
     async def answer(request: Request) -> Response:
-        identity = await threads.run(functools.partial(trust.identify, rota.database, request.headers))
+        identity = identity_of(request)
         if not identity.may(verb):
             rule = f"{verb.name} wants the role {verb.role}; {identity.name} is {identity.role}"
             if identity.role.covers(verb.role):
                 rule = f"{verb.name} is not in the scopes of the token {identity.via}"
             raise Refusal(403, "forbidden", rule)
+        if verb.acts:
+            check_csrf_header(request)
         given = await read_parameters(resource, request)
         target = read_target(resource, request, given)
         filters, asked = read_page(resource, given)
-        address = request.client.host if request.client is not None else None
+        address = visitor_of(request).address
 
         def ask() -> Response:
             view = verb.run(rota_of(identity, address), target, asked)
@@ -122,6 +128,18 @@ def answer_with(resource: Resource, rota: Rota, threads: Threads) -> Answer:
         return await threads.run(functools.partial(_or_refused, ask, target if resource.names_target is None else None))
 
     return answer
+
+
+def check_csrf_header(request: Request) -> None:
+    """Check that what acts by the cookie of a session comes from a page of ours. A token is no browser's to send.
+
+    Raises:
+        Refusal: it does not.
+    """
+    csrf = visitor_of(request).csrf
+    if csrf is not None and not hmac.compare_digest(csrf.encode(), request.headers.get(CSRF_HEADER, "").encode()):
+        detail = f"what acts by a log-in names its secret in {CSRF_HEADER}, as our pages do: programs show a token"
+        raise Refusal(403, "no-csrf-token", detail, field=CSRF_HEADER)
 
 
 async def read_parameters(resource: Resource, request: Request) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What every request passes first and every answer last, whatever route it is for.
 
-It refuses requests that may not be (see ``trust``), keeps an encoded slash within its piece of the path, and puts on
-each answer what tells browsers to do nothing with it.
+It refuses requests that may not be (see ``trust``) and whoever is not let in (see ``gate``), keeps an encoded slash
+within its piece of the path, and puts on each answer what tells browsers to do nothing with it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from typing import Any
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rota.web import trust
 from rota.web.bodies import read_encoded
+from rota.web.gate import Gate
 from rota.web.monitoring import Monitoring
+from rota.web.pages.site import Site
 from rota.web.problems import Refusal, problem, problem_of
 
 HEADERS = {
@@ -33,9 +36,9 @@ PATH_BYTES_MAX = 8192
 class Doorkeeper:
     """ASGI around the application."""
 
-    def __init__(self, app: ASGIApp, *, names: frozenset[str], monitoring: Monitoring) -> None:
+    def __init__(self, app: ASGIApp, *, gate: Gate, monitoring: Monitoring) -> None:
         self._app = app
-        self._names = names
+        self._gate = gate
         self._monitoring = monitoring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,9 +60,11 @@ class Doorkeeper:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                if self._gate.access.is_behind_tls:
+                    message["headers"] = [_secured(*pair) for pair in message["headers"]]
             await send(message)
 
-        refused = self._refuse(scope)
+        refused = self._refuse(scope) or await self._keep_out(scope)
         if refused is not None:
             await refused(scope, receive, send_marked)
             return
@@ -74,7 +79,7 @@ class Doorkeeper:
     def _refuse(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
-        if len(hosts) != 1 or not trust.is_ours(hosts[0], self._names):
+        if len(hosts) != 1 or not trust.is_ours(hosts[0], self._gate.access):
             return problem(421, "wrong-host", "this server is asked by another name than its own: use its address")
         if trust.is_cross_site(scope["method"], headers):
             return problem(403, "cross-site", "a page of another site may not act here")
@@ -83,6 +88,21 @@ class Doorkeeper:
         except Refusal as refusal:
             return problem_of(refusal)
         return None
+
+    async def _keep_out(self, scope: Scope) -> Response | None:
+        """Let in whoever may come in, and return what others are told."""
+        request = Request(scope)
+        try:
+            request.state.visitor = await self._gate.admit(request)
+        except Exception as error:  # noqa: BLE001 - what nobody foresaw is logged there
+            site: Site = scope["app"].state.site
+            return site.keep_out(request, problem_of(error))
+        return None
+
+
+def _secured(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """Return a header; a cookie as one that browsers send by TLS only."""
+    return name, value + b"; Secure" if name.lower() == b"set-cookie" else value
 
 
 def keep_slashes(scope: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -14,11 +13,12 @@ from rota import __version__
 from rota.client import Rota
 from rota.client.runs import check_run_id
 from rota.errors import RotaError
+from rota.model.accounts import Identity
 from rota.model.durations import parse_duration
-from rota.model.roles import Role
-from rota.web import trust
+from rota.verbs.table import find_verb
 from rota.web.bodies import split_query
 from rota.web.events import Feed, Wanted
+from rota.web.gate import identity_of, visitor_of
 from rota.web.monitoring import Monitoring, check_ready
 from rota.web.problems import MEDIA_TYPE, Refusal, problem, problem_of, write_json
 from rota.web.threads import Threads
@@ -37,9 +37,7 @@ def add_looks(app: FastAPI, rota: Rota, threads: Threads, feed: Feed, monitoring
     """Add them."""
 
     async def events(request: Request) -> Response:
-        identity = await threads.run(functools.partial(trust.identify, rota.database, request.headers))
-        if not identity.role.covers(Role.VIEWER):
-            raise Refusal(403, "forbidden", "events are for viewers")
+        check_look(identity_of(request))
         try:
             given = read_words(request, *_OF_EVENTS)
             wanted = Wanted(given.get("job"), _read_run(given.get("run")), given.get("kind"))
@@ -51,6 +49,8 @@ def add_looks(app: FastAPI, rota: Rota, threads: Threads, feed: Feed, monitoring
         return StreamingResponse(feed.stream(viewer, top, last), 200, headers, "text/event-stream")
 
     async def metrics(request: Request) -> Response:
+        if (identity := visitor_of(request).identity) is not None:  # else it is open
+            check_look(identity)
         read_words(request)
         return Response(await threads.run(monitoring.write), 200, {"Cache-Control": "no-store"}, METRICS_TYPE)
 
@@ -58,6 +58,8 @@ def add_looks(app: FastAPI, rota: Rota, threads: Threads, feed: Feed, monitoring
         return _answer({"status": "alive", "version": __version__})
 
     async def readyz(request: Request) -> Response:
+        if (identity := visitor_of(request).identity) is not None:
+            check_look(identity)
         try:
             given = read_words(request, "max_age")
             most = parse_duration("max_age", given["max_age"]) if "max_age" in given else math.inf
@@ -107,6 +109,16 @@ def add_looks(app: FastAPI, rota: Rota, threads: Threads, feed: Feed, monitoring
             responses={**answers, **refused},
             openapi_extra={"parameters": parameters},
         )
+
+
+def check_look(identity: Identity) -> None:
+    """Check that somebody may look at all there is: whoever may ask for ``status``.
+
+    Raises:
+        Refusal: they may not.
+    """
+    if not identity.may(find_verb("status")):
+        raise Refusal(403, "forbidden", f"this is for viewers, and status is not in the scopes of {identity.name}")
 
 
 def _good(said: str, kind: str) -> dict[int | str, dict[str, Any]]:

@@ -49,6 +49,7 @@ TITLES = {
     413: "The body is too large",
     415: "The body is not JSON",
     421: "That is another server's name",
+    429: "Too many attempts",
     422: "A value is refused",
     431: "The headers are too large",
     500: "Something went wrong here",

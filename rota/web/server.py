@@ -57,9 +57,9 @@ class WebServer:
         """Take the address.
 
         Raises:
-            ConfigError: it is not this machine's alone, or it cannot be had.
+            ConfigError: it is not this machine's alone and nobody would have to log in, or it cannot be had.
         """
-        check_address(host)
+        check_address(host, app.state.access)
         self._socket = listen(host, port)
         self.url = shown_url(host, self._socket.getsockname()[1])
         self._server = _Server(

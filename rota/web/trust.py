@@ -1,17 +1,17 @@
 """Who asks, and whether a request comes from where it may.
 
-Without a login only this machine is served, and whoever asks is its administrator. A browser on this machine is asked
-by any page on the internet to send requests here: so a request is refused whose ``Host`` is not one of ours (a name
-that an attacker has pointed to 127.0.0.1), and one that acts and that a page of another site has caused.
+Where no login is demanded only this machine is served, and whoever asks is its administrator. A browser on this
+machine is asked by any page on the internet to send requests here: so a request is refused whose ``Host`` is not one of
+ours (a name that an attacker has pointed to 127.0.0.1), and one that acts and that a page of another site has caused.
 """
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from rota.errors import ConfigError
+from rota.model.access import Access, is_loopback
 from rota.model.accounts import Identity, Source
 from rota.model.roles import Role
 from rota.store.database import Database
@@ -40,41 +40,23 @@ def identify(database: Database, headers: Mapping[str, str]) -> Identity:
     raise Refusal(401, "unauthorized", found.text, field="Authorization")
 
 
-def is_loopback(host: str) -> bool:
-    """Tell whether an address to listen on is reached from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def check_address(host: str) -> None:
+def check_address(host: str, access: Access) -> None:
     """Check that it is safe to listen on an address.
 
     Raises:
-        ConfigError: others than this machine would reach it, and there is no login.
+        ConfigError: others than this machine would reach it, and nobody would have to say who they are.
     """
-    if not is_loopback(host):
-        raise ConfigError(
-            f"host {host!r} is refused: others than this machine would reach it, and there is no login; leave --host "
-            "out, and reach it from elsewhere by a tunnel: ssh -L 8300:127.0.0.1:8300 HOST"
-        )
+    if not is_loopback(host) and not access.demands_login:
+        raise ConfigError(f"host {host!r} is refused: others than this machine would reach it without a login")
 
 
-def names_of(host: str, more: Iterable[str] = ()) -> frozenset[str]:
-    """Return the names by which a server that listens on ``host`` is asked for, without ports."""
-    return frozenset({"localhost", "127.0.0.1", "::1", host.strip("[]").lower(), *(name.lower() for name in more)})
-
-
-def is_ours(host_header: str, names: frozenset[str]) -> bool:
+def is_ours(host_header: str, access: Access) -> bool:
     """Tell whether a ``Host`` header names this server."""
     try:
         name = urlsplit(f"//{host_header}").hostname
     except ValueError:
         return False
-    return name is not None and name.lower() in names
+    return name is not None and access.knows(name.lower())
 
 
 def is_cross_site(method: str, headers: Mapping[str, str]) -> bool:

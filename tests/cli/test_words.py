@@ -28,7 +28,7 @@ FLAGS = {
     "--on-term --state-dir --log-file",
     "worker": "--name --pool --label --slots -I -m --lease --poll --drain-timeout --on-term --state-dir --log-file",
     "tick": "--name --pool --label --slots -I -m --lease --poll --drain-timeout --on-term --state-dir --log-file",
-    "web": "--host --port --log-file",
+    "web": "--host --port --name --behind-tls --proxy-from --trust-proxy --open-metrics --log-file",
     "status": "",
     "check": "--nagios --warning-late --critical-late",
     "job add": f"{JOB_FLAGS} --if-exists",

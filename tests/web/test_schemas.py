@@ -12,6 +12,7 @@ from schemathesis.specs.openapi.checks import content_type_conformance, status_c
 
 from rota import Rota
 from rota.cli.parameters import describe, say_what_it_does
+from rota.model.access import Access
 from rota.verbs.table import VERBS
 from rota.web.app import make_app
 from tests.servers import Server
@@ -37,7 +38,9 @@ def world(database_server: Server):
 
 def check(world: World, examples: int) -> int:
     """Make that many requests for each operation, and check the answers; return how many operations there are."""
-    app = make_app(Rota(world.url), names=["testserver"], describe=describe, say=say_what_it_does)
+    app = make_app(
+        Rota(world.url), access=Access(names=frozenset({"testserver"})), describe=describe, say=say_what_it_does
+    )
     count = 0
     schema = schemathesis.openapi.from_asgi("/api/openapi.json", app)
     for found in schema.get_all_operations():

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,10 +119,24 @@ def test_up_goes_on_where_it_cannot_serve(url, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["web", "up"])
-def test_an_address_that_others_reach_is_refused_at_the_start(url, tmp_path, command):
+def test_an_address_that_others_reach_is_refused_until_somebody_can_log_in(url, tmp_path, command):
     with running(url, tmp_path, command, "--host", "0.0.0.0", "--port", "0") as (process, log):
         assert process.wait(SECONDS_MAX) == 2
-        assert "there is no login" in log.read_text()
+        assert "`rota user add NAME --role admin`" in log.read_text()
+    with Rota(url) as rota:
+        rota.users.add("ann", role="admin", password="correct horse battery")
+    with running(url, tmp_path, command, "--host", "0.0.0.0", "--port", "0") as (process, log):
+        base = wait_for(log, SERVING, process).replace("0.0.0.0", "127.0.0.1")
+        with urllib.request.urlopen(f"{base}/healthz", timeout=SECONDS_MAX) as answer:
+            assert answer.status == 200
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"{base}/api/v1/jobs", timeout=SECONDS_MAX)
+
+
+def test_a_proxy_is_believed_only_when_it_is_said_where_it_is(url, tmp_path):
+    with running(url, tmp_path, "web", "--trust-proxy", "X-Remote-User", "--port", "0") as (process, log):
+        assert process.wait(SECONDS_MAX) == 2
+        assert "name the addresses of the proxy with --proxy-from" in log.read_text()
 
 
 def test_without_the_extra_it_says_what_to_install(url, tmp_path):

@@ -5,22 +5,30 @@ from __future__ import annotations
 import pytest
 
 from rota.errors import ConfigError
+from rota.model.access import THIS_MACHINE, choose_access, is_loopback
 from rota.model.accounts import Identity, Source
 from rota.model.roles import Role
 from rota.web import trust
-from rota.web.trust import check_address, is_loopback
+from rota.web.trust import check_address
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])
 def test_this_machine_is_served_without_a_login(host):
-    check_address(host)
+    access = choose_access(host)
+
+    check_address(host, access)
     assert is_loopback(host)
+    assert not access.demands_login
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org", ""])
-def test_any_other_address_is_refused_with_what_to_do(host):
-    with pytest.raises(ConfigError, match="there is no login; leave --host out"):
-        check_address(host)
+def test_any_other_address_is_served_with_a_login_only(host):
+    with pytest.raises(ConfigError, match="would reach it without a login"):
+        check_address(host, THIS_MACHINE)
+
+    check_address(host, access := choose_access(host))
+    assert access.demands_login
+    assert access.is_behind_tls
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rota.web.bodies import BODY_BYTES_MAX, split_pairs
+from rota.web.gate import visitor_of
 from rota.web.problems import Refusal
 
 CSRF_COOKIE = "rota_csrf"
@@ -29,14 +30,19 @@ _OURS = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 
 
 def csrf_of(request: Request) -> str:
-    """Return the token of whoever asks: that of their cookie, or a new one, which ``keep_csrf`` gives to them."""
+    """Return the token of whoever asks.
+
+    That of their session; without one that of their cookie, or a new one, which ``keep_csrf`` gives to them.
+    """
+    if (of_session := visitor_of(request).csrf) is not None:
+        return of_session
     kept = request.cookies.get(CSRF_COOKIE, "")
     return kept if _TOKEN.fullmatch(kept) else secrets.token_urlsafe(32)
 
 
 def keep_csrf(request: Request, answer: Response, token: str) -> None:
     """Give whoever asks the token, when they have not got it."""
-    if request.cookies.get(CSRF_COOKIE) != token:
+    if visitor_of(request).csrf is None and request.cookies.get(CSRF_COOKIE) != token:
         answer.set_cookie(CSRF_COOKIE, token, path="/", httponly=True, samesite="strict")
 
 
@@ -46,7 +52,7 @@ def check_csrf(request: Request, fields: list[tuple[str, str]]) -> None:
     Raises:
         Refusal: it has no token, or another one.
     """
-    kept = request.cookies.get(CSRF_COOKIE, "")
+    kept = visitor_of(request).csrf or request.cookies.get(CSRF_COOKIE, "")
     given = next((value for name, value in fields if name == CSRF_FIELD), "")
     if not _TOKEN.fullmatch(kept) or not hmac.compare_digest(kept.encode(), given.encode()):
         raise Refusal(403, "no-csrf-token", "this form was not sent from a page of this server: load the page again")
@@ -81,9 +87,11 @@ def is_ours(address: str) -> bool:
 
 
 def go_to(address: str, notice: str) -> Response:
-    """Make the answer that sends a browser on to ``address``, where it shows ``notice``."""
+    """Make the answer that sends a browser on to ``address``, where it shows ``notice``, if there is one."""
     assert is_ours(address)
     answer = Response(None, 303, {"Location": quote(address, safe="/?&=%#:+,;@!$'()*~"), "Cache-Control": "no-store"})
+    if not notice:
+        return answer
     if len(notice) > NOTICE_LENGTH_MAX:
         notice = notice[: NOTICE_LENGTH_MAX - 3] + "..."
     text = quote(notice.encode(errors="replace"), safe="")

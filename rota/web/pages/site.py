@@ -20,9 +20,11 @@ import rota.web.pages as all_pages
 from rota import __version__
 from rota.client import Rota
 from rota.errors import Invalid
+from rota.model.access import THIS_MACHINE, Access
 from rota.model.accounts import Identity
-from rota.web import trust
+from rota.model.actor import Door
 from rota.web.bodies import read_encoded, split_query
+from rota.web.gate import identity_of, visitor_of
 from rota.web.openapi import Describe, nothing_known
 from rota.web.pages.asked import Asked, Looks
 from rota.web.pages.forms import (
@@ -36,6 +38,7 @@ from rota.web.pages.forms import (
     notice_of,
     read_form,
 )
+from rota.web.pages.log_in import LogIn, to_log_in
 from rota.web.pages.registry import ACTS, PAGES, Act, Page, navigation
 from rota.web.pages.static import Static
 from rota.web.pages.writing import make_templates
@@ -61,12 +64,15 @@ assert all_pages  # which registers them
 class Site:
     """All pages over one database."""
 
-    def __init__(self, rota: Rota, threads: Threads, describe: Describe = nothing_known) -> None:
+    def __init__(
+        self, rota: Rota, threads: Threads, describe: Describe = nothing_known, access: Access = THIS_MACHINE
+    ) -> None:
         self._rota = rota
         self._describe = describe
         self._threads = threads
         self._templates = make_templates()
         self._static = Static()
+        self._log_in = LogIn(rota.database, access, self.render, threads)
         self.looks = Looks()
         self._rota_of = functools.lru_cache(maxsize=ACTORS_MAX)(self._make_rota)
 
@@ -76,6 +82,7 @@ class Site:
             app.add_api_route(one.path, self._answer_page(one), methods=["GET"], include_in_schema=False)
         for one in ACTS:
             app.add_api_route(one.path, self._answer_act(one), methods=["POST"], include_in_schema=False)
+        self._log_in.add_to(app)
         app.add_api_route("/static/{mark}/{name}", self._answer_static, methods=["GET"], include_in_schema=False)
 
     def wants_page(self, request: Request) -> bool:
@@ -88,7 +95,13 @@ class Site:
         facts = json.loads(bytes(problem.body))
         context = {"problem": facts, "back": request.headers.get("referer", "")}
         headers = {name: value for name, value in problem.headers.items() if name in {"allow", "retry-after"}}
-        return self._render(request, "problem.html", context, facts["status"], headers)
+        return self.render(request, "problem.html", context, facts["status"], headers)
+
+    def keep_out(self, request: Request, said: Response) -> Response:
+        """Make the answer for whoever is not let in: to a browser that shows what it gets the way to the log-in."""
+        if not self.wants_page(request):
+            return said
+        return to_log_in(request) if said.status_code == 401 else self.refuse(request, said)
 
     def _problem_of(self, request: Request, error: Exception) -> Response:
         pieces = [str(piece) for piece in request.path_params.values()]
@@ -96,14 +109,13 @@ class Site:
         return problem_of(error, status=404 if is_nowhere else None)
 
     def _make_rota(self, identity: Identity, address: str | None) -> Rota:
-        actor = identity.acting("page", address)
+        actor = identity.acting(Door.PAGE, address)
         return Rota.over(self._rota.database, actor=actor, default_zone=self._rota.default_zone)
 
     def _asked(self, request: Request, given: list[tuple[str, str]]) -> Asked:
-        identity = trust.identify(self._rota.database, request.headers)
-        request.state.identity = identity
+        identity, address = identity_of(request), visitor_of(request).address
         pieces = {name: read_encoded(str(value)) for name, value in request.path_params.items()}
-        rota = self._rota_of(identity, request.client.host if request.client is not None else None)
+        rota = self._rota_of(identity, address)
         return Asked(rota, self.looks, identity, request.url.path, pieces, given, self._describe)
 
     def _answer_page(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
@@ -112,7 +124,7 @@ class Site:
                 found = page.view(self._asked(request, split_query(request.scope["query_string"])))
                 if isinstance(found, Response):
                     return found
-                return self._render(request, page.template, found)
+                return self.render(request, page.template, found)
             except Exception as error:  # noqa: BLE001 - what nobody foresaw is logged there
                 return self.refuse(request, self._problem_of(request, error))
 
@@ -144,7 +156,7 @@ class Site:
         found = self._static.answer(request.path_params["mark"], request.path_params["name"])
         return found or problem_of(Refusal(404, "no-such-path", "there is no such file: load the page again"))
 
-    def _render(
+    def render(
         self,
         request: Request,
         template: str,
@@ -152,6 +164,7 @@ class Site:
         status: int = 200,
         headers: dict[str, str] | None = None,
     ) -> Response:
+        """Make a page of a template."""
         token = csrf_of(request)
         query: bytes = request.scope["query_string"]
         path = quote(request.url.path, safe="/%")
@@ -167,7 +180,8 @@ class Site:
                 "notice": notice_of(request),
                 "static": self._static.address,
                 "version": __version__,
-                "identity": getattr(request.state, "identity", trust.LOCAL),
+                "identity": visitor_of(request).identity,
+                "has_session": visitor_of(request).csrf is not None,
             }
         )
         answer = Response(text.encode(errors="replace"), status, HEADERS | (headers or {}), "text/html; charset=utf-8")
