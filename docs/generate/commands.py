@@ -54,8 +54,8 @@ SETTING_MEANINGS = {
     "by its own setting, so give all of them the same.",
     "keep_audit": "How long the [audit](../trust.md#the-audit) is kept, or `forever`. Any node deletes what is older "
     "by its own setting, so give all of them the same.",
-    "web_names": "The names by which `rota web` and `rota up` are asked for, besides this machine's own; with one, nobody "
-    "is served without a login. See [who is let in](../trust.md#who-is-let-in), also for the next four.",
+    "web_names": "The names by which `rota web` and `rota up` are asked for, besides this machine's own; with one, "
+    "nobody is served without a login. See [who is let in](../trust.md#who-is-let-in), also for the next four.",
     "behind_tls": "Whether a proxy does TLS, so that browsers send cookies no other way: `yes` or `no`.",
     "trust_proxy": "The header in which a proxy names the user whom it has let in.",
     "proxy_from": "The addresses and networks of that proxy; a variable separates them by commas.",

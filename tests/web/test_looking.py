@@ -11,12 +11,14 @@ from rota import Rota
 from rota.store.tables import metadata
 from rota.verbs.table import VERBS
 from rota.web.app import make_app
+from rota.web.pages.registry import PAGES
 from rota.web.resources import derive_resources
 from tests.servers import Server
 from tests.verbs.test_doors import CASES, World
 from tests.web.conftest import BASE, TestClient
 
 LOOKS = [one for one in derive_resources(VERBS.values()) if one.method == "GET"]
+OF_PAGES = {"/login", "/static/{mark}/{name}"}
 OTHERS = {"/api/openapi.json", "/api/v1/events", "/healthz", "/metrics", "/readyz"}
 
 
@@ -43,6 +45,7 @@ def test_no_get_changes_a_row_of_any_table(world):
     before = everything(world)
     assert sum(len(rows) for rows in before.values()) > 30
     app = make_app(Rota(world.url))
+    run = str(CASES["run.show"].target)
 
     with TestClient(app, base_url=BASE) as http:
         for resource in LOOKS:
@@ -55,10 +58,13 @@ def test_no_get_changes_a_row_of_any_table(world):
         for path in OTHERS - {"/api/v1/events"}:
             assert http.get(path).status_code == 200
         assert http.get("/api/v1/events?run=x").status_code == 422
+        for page in PAGES:
+            assert http.get(page.path.replace("{run}", run), headers={"accept": "text/html"}).status_code < 500
+        assert http.get("/login", follow_redirects=False).status_code == 303
         assert everything(world) == before
 
     gets = {route.path for route in app.routes if "GET" in (route.methods or ())}
-    assert gets == {resource.path for resource in LOOKS} | OTHERS
+    assert gets == {resource.path for resource in LOOKS} | OTHERS | {page.path for page in PAGES} | OF_PAGES
 
 
 def test_what_a_get_has_as_a_body_is_not_looked_at(world):
