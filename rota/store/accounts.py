@@ -93,7 +93,7 @@ def list_users(database: Database) -> list[dict[str, Any]]:
 
 
 def read_role(database: Database, name: str) -> Role | None:
-    """Return what a user may do; None: there is none of that name who may log in."""
+    """Return what a user may do, by a name that ``check_user`` lets through; None: nobody of that name may log in."""
     role = database.read(lambda connection: connection.execute(READ_ROLE, {"name": name}).scalar_one_or_none())
     return None if role is None else Role(role)
 
