@@ -265,6 +265,18 @@ def test_when_a_session_is_over_what_is_sent_is_not_done_and_one_is_told(connect
     assert http.get("/api/v1/jobs").status_code == 401
 
 
+def test_what_renews_an_open_page_is_told_and_takes_no_notice_away(connect, ann):
+    http = connect()
+    http.cookies.set("rota_session", "A" * 43, domain=HOST)
+
+    fetched = http.get("/runs?live=1", headers={"accept": "text/html", "sec-fetch-dest": "empty"})
+
+    assert fetched.status_code == 401
+    assert "set-cookie" not in fetched.headers
+    shown = http.get("/runs", headers={"accept": "text/html", "sec-fetch-dest": "document"})
+    assert shown.headers["location"] == "/login?next=%2Fruns"
+
+
 def test_who_logs_out_is_out(connect, rota, ann):
     http = connect()
     log_in(http)

@@ -99,7 +99,9 @@ class Site:
 
     def keep_out(self, request: Request, said: Response) -> Response:
         """Make the answer for whoever is not let in: to a browser that shows what it gets the way to the log-in."""
-        if not self.wants_page(request):
+        # What a program of ours fetches for a page that is open is no place for a log-in, and its notice would be lost.
+        is_shown = request.headers.get("sec-fetch-dest", "document") == "document"
+        if not self.wants_page(request) or not is_shown:
             return said
         return to_log_in(request) if said.status_code == 401 else self.refuse(request, said)
 

@@ -93,7 +93,7 @@ async function refresh() {
   const address = new URL(location.href);
   address.hash = "";
   address.searchParams.append("live", "1");
-  const answer = await fetch(address, { headers: { accept: "text/html" }, signal: AbortSignal.timeout(20000) });
+  const answer = await fetch(address, { headers: { accept: "text/html" }, redirect: "error", signal: AbortSignal.timeout(20000) });
   if (!answer.ok) throw new Error(`${answer.status}`);
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const part of parts) {
@@ -127,7 +127,7 @@ function startLive() {
 // -- the end of an output, as it is written
 
 async function readTail(text) {
-  const answer = await fetch(text.dataset.tail, { headers: { accept: "text/html" }, signal: AbortSignal.timeout(20000) });
+  const answer = await fetch(text.dataset.tail, { headers: { accept: "text/html" }, redirect: "error", signal: AbortSignal.timeout(20000) });
   if (!answer.ok) throw new Error(`${answer.status}`);
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   const fresh = page.getElementById("output-text");
