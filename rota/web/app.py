@@ -93,7 +93,7 @@ def make_app(
     app.state.access = access
     app.state.feed = feed
     app.openapi = functools.partial(show_openapi, app)
-    app.add_middleware(Doorkeeper, gate=Gate(rota.database, access, in_threads), monitoring=monitoring)
+    app.add_middleware(Doorkeeper, gate=Gate(rota, access, in_threads), monitoring=monitoring)
     return app
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from rota.client import Rota
 from rota.errors import Invalid
 from rota.model.access import Access, read_address
 from rota.model.accounts import Identity, Session, Source, check_user
 from rota.store.accounts import read_role
-from rota.store.database import Database
 from rota.store.log_ins import find_session
 from rota.web import trust
 from rota.web.problems import Refusal
@@ -43,8 +43,8 @@ NOBODY = Visitor(None, None)
 class Gate:
     """Finds out who asks."""
 
-    def __init__(self, database: Database, access: Access, threads: Threads) -> None:
-        self._database = database
+    def __init__(self, rota: Rota, access: Access, threads: Threads) -> None:
+        self._rota = rota  # whose database is looked for when it is first asked
         self.access = access
         self._threads = threads
 
@@ -73,18 +73,18 @@ class Gate:
             detail = "a proxy has sent this, and nobody is asked who they are here: start with --name or --proxy-from"
             raise Refusal(403, "proxied", detail)
         if "authorization" not in request.headers:
-            return trust.identify(self._database, request.headers)
-        return await self._threads.run(functools.partial(trust.identify, self._database, request.headers))
+            return trust.identify(self._rota.database, request.headers)
+        return await self._threads.run(functools.partial(trust.identify, self._rota.database, request.headers))
 
     def _recognize(self, request: Request, address: str | None) -> Visitor:
         proxy = self.access.proxy
         if proxy is not None and proxy.header is not None and (named := request.headers.getlist(proxy.header)):
             return Visitor(self._believe(request, proxy.header, named), address)
         if "authorization" in request.headers:
-            return Visitor(trust.identify(self._database, request.headers), address)
+            return Visitor(trust.identify(self._rota.database, request.headers), address)
         if (key := request.cookies.get(SESSION_COOKIE)) is None:
             raise Refusal(401, "unauthorized", "log in, or show a token: Authorization: Bearer TOKEN")
-        found = find_session(self._database, key)
+        found = find_session(self._rota.database, key)
         if not isinstance(found, Session):
             raise Refusal(401, "session-over", "your log-in is over: log in again")
         return Visitor(found.identity, address, found.csrf)
@@ -100,7 +100,7 @@ class Gate:
             name = check_user(named[0])
         except Invalid:
             raise Refusal(401, "unauthorized", f"{header} holds what can be no user's name") from None
-        role = read_role(self._database, name)
+        role = read_role(self._rota.database, name)
         if role is None:
             detail = f"the proxy has let in {name}, who is no user here, or may not log in: `rota user add {name}`"
             raise Refusal(401, "unauthorized", detail)

@@ -15,10 +15,10 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
+from rota.client import Rota
 from rota.model.access import Access
 from rota.model.accounts import SessionRules
 from rota.model.actor import Door
-from rota.store.database import Database
 from rota.store.log_ins import RULES, end_session, log_in
 from rota.web.bodies import split_query
 from rota.web.gate import SAME_SITE, SESSION_COOKIE, visitor_of
@@ -36,9 +36,9 @@ class LogIn:
     """The routes ``/login`` and ``/logout``."""
 
     def __init__(
-        self, database: Database, access: Access, render: Render, threads: Threads, rules: SessionRules = RULES
+        self, rota: Rota, access: Access, render: Render, threads: Threads, rules: SessionRules = RULES
     ) -> None:
-        self._database = database
+        self._rota = rota
         self._access = access
         self._render = render
         self._threads = threads
@@ -74,7 +74,7 @@ class LogIn:
         user, to = given.get("user", "").strip(), next_of(fields)
         try:
             key = log_in(
-                self._database,
+                self._rota.database,
                 user,
                 given.get("password", ""),
                 address=address,
@@ -90,7 +90,7 @@ class LogIn:
                 typed = user[:USER_LENGTH_MAX]
                 return self._form(request, to, user=typed, problem=key.text, status=status, more=headers)
             if (before := request.cookies.get(SESSION_COOKIE)) is not None:
-                end_session(self._database, before, address=address)
+                end_session(self._rota.database, before, address=address)
         except Exception as error:  # noqa: BLE001 - what nobody foresaw is logged there
             return self._refuse(request, error)
         answer = go_to(to, f"you are logged in as {user}")
@@ -110,7 +110,7 @@ class LogIn:
 
     def _end(self, request: Request) -> Response:
         try:
-            end_session(self._database, request.cookies.get(SESSION_COOKIE), address=visitor_of(request).address)
+            end_session(self._rota.database, request.cookies.get(SESSION_COOKIE), address=visitor_of(request).address)
         except Exception as error:  # noqa: BLE001 - as above; they are logged in still, and are told so
             return self._refuse(request, error)
         answer = go_to("/login", "you are logged out")

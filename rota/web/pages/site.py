@@ -72,7 +72,7 @@ class Site:
         self._threads = threads
         self._templates = make_templates()
         self._static = Static()
-        self._log_in = LogIn(rota.database, access, self.render, threads)
+        self._log_in = LogIn(rota, access, self.render, threads)
         self.looks = Looks()
         self._rota_of = functools.lru_cache(maxsize=ACTORS_MAX)(self._make_rota)
 
