@@ -87,6 +87,7 @@ def ask_to_edit_job(asked: Asked) -> Context:
 
 @act("/jobs/{name}/edit")
 def edit_job(asked: Asked) -> Done:
+    asked.check_may("job.edit")
     name, changes = asked.piece("name"), changes_of(asked, "job.edit")
     to = f"/jobs/{piece(name)}"
     if not changes:

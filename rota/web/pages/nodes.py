@@ -77,6 +77,7 @@ def ask_to_edit_pool(asked: Asked) -> Context:
 
 @act("/pools/{name}/edit")
 def edit_pool(asked: Asked) -> Done:
+    asked.check_may("pool.edit")
     name, changes = asked.piece("name"), changes_of(asked, "pool.create")
     if changes:
         asked.do("pool.edit", name, changes)

@@ -79,6 +79,7 @@ def ask_to_edit_schedule(asked: Asked) -> Context:
 
 @act("/schedules/{name}/edit")
 def edit_schedule(asked: Asked) -> Done:
+    asked.check_may("schedule.edit")
     key, changes = asked.piece("name"), changes_of(asked, "schedule.edit")
     to = f"/schedules/{piece(key)}"
     if not changes:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from rota.model.accounts import Identity, Source
+from rota.model.roles import Role
 from rota.store.periods import look_at_periods
 from rota.store.tables import metadata
-from rota.verbs.verb import Role
 from rota.web import trust
 from rota.web.pages.registry import ACTS, PAGES
 from tests.web.pages.markup import check_page
@@ -104,7 +105,7 @@ def test_what_acts_is_no_get_and_wants_a_token(http, world, path):
 
 
 def test_what_a_viewer_may_not_is_not_offered_and_is_refused(browser, world, monkeypatch):
-    monkeypatch.setattr(trust, "identify", lambda _: trust.Identity("ann", Role.VIEWER))
+    monkeypatch.setattr(trust, "identify", lambda *_: Identity("ann", Role.VIEWER, Source.LOCAL))
     page = browser.open("/runs/1")
 
     assert not [one for one in page.find("form") if one.attributes.get("method") == "post"]
@@ -116,7 +117,7 @@ def test_what_a_viewer_may_not_is_not_offered_and_is_refused(browser, world, mon
 
 @pytest.mark.parametrize("path", [one.path for one in PAGES if one.path not in FILES])
 def test_no_page_offers_a_viewer_what_acts(http, world, monkeypatch, path):
-    monkeypatch.setattr(trust, "identify", lambda _: trust.Identity("ann", Role.VIEWER))
+    monkeypatch.setattr(trust, "identify", lambda *_: Identity("ann", Role.VIEWER, Source.LOCAL))
 
     answer = http.get(address_of(path), headers={"accept": "text/html"})
 
