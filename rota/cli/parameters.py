@@ -42,6 +42,8 @@ def describe(verb: Verb) -> dict[str, dict[str, Any]]:
                 found[word] = _schema_of(one) | {"description": one.help or ""}
         elif isinstance(one, click.Argument) and (word := str(one.name).removesuffix("_name")) in known:
             found[word] = {"type": "string", "description": f"The {word}, which on the command line has no flag."}
+    if "password" in known:  # never a flag: all users of a machine see those
+        found["password"] = {"type": "string", "description": "12 to 1000 characters."}
     return found
 
 
