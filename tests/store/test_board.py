@@ -18,6 +18,9 @@ from rota.store.rollups import fold_tallies
 from tests.clock import BEGINNING
 from tests.store.ledger import Ledger
 
+# What is counted is tested on every database by `test_rollups`.
+pytestmark = pytest.mark.takes_turns
+
 HOUR = timedelta(hours=1)
 NOON = BEGINNING
 SEEN = [zoom for zoom in ZOOMS if zoom != "year"]

@@ -19,6 +19,8 @@ from tests.store.ledger import Ledger, statements_of
 from tests.store.test_explain import explain
 from tests.store.trouble import commit_breaks
 
+pytestmark = pytest.mark.takes_turns  # hashing takes its time
+
 PASSWORD = "correct horse battery"
 HERE, THERE = "192.0.2.7", "198.51.100.9"
 
