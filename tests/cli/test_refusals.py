@@ -189,10 +189,10 @@ def test_a_database_that_was_not_upgraded_is_refused_with_the_command_that_does(
 
 
 def test_a_flag_of_a_later_version_is_unknown(rota):
-    result = rota("job", "add", "x", "--shell", "true", "--alert", "day")
+    result = rota("job", "add", "x", "--shell", "true", "--quota", "day")
 
     assert result.exit_code == 2
-    assert "--alert" in result.stderr
+    assert "--quota" in result.stderr
 
 
 def test_control_characters_of_what_was_refused_never_reach_the_terminal(rota, tmp_path):

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.only_on("postgresql", "mariadb"), pytest.mark.every_da
 KINDS = ("owner", "node", "submit", "read")
 OTHER_KEY = {
     "rota_lock": "name", "rota_dependency": "job_id", "rota_output": "attempt_id", "rota_job_rollup": "job_id",
-    "rota_node_rollup": "node",
+    "rota_node_rollup": "node", "rota_alert": "job_id",
 }  # fmt: skip
 
 

@@ -35,6 +35,7 @@ def test_a_node_does_it_beside_its_look_at_health(
 FOR_A_DAY = dict.fromkeys(KEEP_DEFAULT, DAY)
 
 
+@pytest.mark.breaks_invariants  # what is counted by quarters and hours goes too
 @pytest.mark.parametrize(
     ("keep_runs", "days", "left"), [(FOR_A_DAY, 2, [3]), (KEEP_DEFAULT, 2, [1, 2, 3]), (KEEP_DEFAULT, 31, [3])]
 )
@@ -70,6 +71,7 @@ def test_a_node_removes_a_batch_and_lets_time_pass_before_the_next_one(node: Nod
     assert counts == [REMOVED_MAX + 1, REMOVED_MAX + 1, 1, 1, 1, 1]
 
 
+@pytest.mark.breaks_invariants  # what is counted by quarters and hours goes too
 def test_a_node_whose_database_clock_has_stepped_removes_nothing_for_a_day(node: Node, ledger: Ledger) -> None:
     ledger.add_job()
     end_one(ledger)

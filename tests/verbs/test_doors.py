@@ -99,6 +99,7 @@ CASES = {
     "run.show": Case("run show 2", "2"),
     "run.logs": Case("run logs 3", "3"),
     "run.cancel": Case("run cancel 4", "4"),
+    "run.freeze": Case("run freeze 4", "4"),
     "run.thaw": Case("run thaw 4", "4", first="run freeze 4"),
     "run.rerun": Case("run rerun 2 --force", "2", {"force": True}),
     "run.skip": Case("run skip 1", "1"),
@@ -393,7 +394,9 @@ def test_it_has_the_same_effect_and_shows_the_same_through_every_door(
 
     assert (error, refused) == (None, None)
     assert plain(answered) == plain(shown)
-    assert asked.rows() == typed.rows()
+    left_out = {"rota_audit"} if (verb, door) == ("job.run", "python") else set[str]()  # programs ask all the time
+    for name, rows in typed.rows().items():
+        assert name in left_out or asked.rows()[name] == rows
 
 
 @pytest.mark.parametrize(("verb", "door"), by_turns([one for one in THROUGH if CASES[one[0]].target is not None], 1))
@@ -436,7 +439,6 @@ CASES_OF_ACTS = {verb: CASES[verb] for verb in CASES if VERBS[verb].acts} | {
     "period.reprocess": Case(
         "period reprocess sales 2020", "sales", {"period": "2020"}, first="period skip sales 2020"
     ),
-    "run.freeze": Case("run freeze 4", "4"),
 }  # fmt: skip
 
 
