@@ -4,6 +4,7 @@
 # make test-databases  whatever works on a database, on every one; `make test` runs the store on all, the rest on one
 # make test-crash  a process killed at each crash point: both deliveries, every database; `make test` does a selection
 # make docs     write the reference again, from the code
+# make screenshots  take the pictures of all pages again; wants Chromium, and five minutes
 # make bench    measure; DATABASE=postgresql, BENCH_OPTIONS=...
 # make faults   five hosts under load and random faults; DATABASE=mariadb, SEED=2, FAULT_OPTIONS="--seconds 60"
 #
@@ -11,7 +12,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-databases test-crash test-long test-zones lint format docs bench faults clean prerequisites
+.PHONY: help demo test test-databases test-crash test-long test-zones lint format docs screenshots bench faults clean prerequisites
 
 DATABASES ?= $(ROTA_TEST_DATABASES)
 DATABASE ?= sqlite
@@ -44,7 +45,8 @@ test-databases: .venv/.developing
 
 test-crash: .venv/.developing
 	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest --every-database -m "not zones" \
-		tests/test_crash.py tests/cluster/test_crash_points.py $(PYTEST_OPTIONS)
+		tests/test_crash.py tests/cluster/test_crash_points.py \
+		tests/cluster/test_crash_points_beside.py $(PYTEST_OPTIONS)
 
 test-long: .venv/.developing
 	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest --every-database -m long $(PYTEST_OPTIONS)
@@ -64,6 +66,9 @@ format: .venv/.developing
 
 docs: .venv/.developing
 	@$(BIN)/python -m docs.generate
+
+screenshots: .venv/.developing
+	@$(BIN)/python -m docs.screenshots
 
 bench: .venv/.developing
 	$(BIN)/python -m benchmarks --database $(DATABASE) $(BENCH_OPTIONS)

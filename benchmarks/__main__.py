@@ -20,6 +20,7 @@ from rich.table import Table
 from benchmarks.dependants import measure_dependants
 from benchmarks.figures import Figure, measure_all
 from benchmarks.history import measure_history
+from benchmarks.pages import measure_crowded
 from benchmarks.periods import measure_periods
 from benchmarks.schedules import measure_schedules
 from tests.servers import KINDS, STARTERS, Unavailable, find
@@ -36,6 +37,8 @@ def main() -> int:
     parser.add_argument("--history", type=int, default=0, help="measure beside so many ended runs instead")
     parser.add_argument("--dependants", type=int, default=0, help="measure with so many jobs after one instead")
     parser.add_argument("--periods", type=int, default=0, help="measure with so many years of hours instead")
+    parser.add_argument("--crowd", type=int, default=0, help="measure pages beside so many ended runs instead")
+    parser.add_argument("--crowd-jobs", type=int, default=100_000, help="and so many jobs with a schedule each")
     parser.add_argument("--machine", action=argparse.BooleanOptionalAction, default=True, help="the machine too")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures go as JSON")
     given = parser.parse_args()
@@ -68,6 +71,8 @@ def measure(url: str, given: argparse.Namespace, console: Console, *, machine: b
         return measure_dependants(url, dependants=given.dependants, say=say)
     if given.periods:
         return measure_periods(url, years=given.periods, say=say)
+    if given.crowd:
+        return measure_crowded(url, runs=given.crowd, jobs=given.crowd_jobs, say=say)
     if given.history:
         return measure_history(url, runs=given.history, say=say)
     return measure_all(

@@ -1,6 +1,7 @@
 """A crowded database: a hundred thousand jobs with a schedule each, and millions of runs that have ended.
 
 It is filled by SQL alone. Most jobs run each hour, a few each minute; few runs fail, are lost, missed or skipped.
+Nobody works there, and some runs wait.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from collections.abc import Callable
 
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import ColumnElement, String, Table, case, cast, insert, literal, null, select, text
+from sqlalchemy import ColumnElement, String, Table, case, cast, create_engine, insert, literal, null, select, text
 
+from rota import Rota
 from rota.store.database import Database
-from rota.store.tables import attempt, event, job, run, schedule
+from rota.store.tables import attempt, event, job, node, run, schedule
 from rota.store.types import db_now, db_now_plus
 
 THOUSAND = (
@@ -24,10 +26,18 @@ PORTION = 100_000
 BUSY_JOBS = 100  # that run each minute
 BUSY_SHARE = 10  # one in so many runs is of them
 FIRST = literal("job-", String)
+NODES = 20
+WAITING = 1000
+
+
+def name_of(number: int) -> str:
+    """Return the name of a job, and of its schedule."""
+    return f"job-{1_000_000 + number}"
 
 
 def fill(database: Database, *, jobs: int, runs: int, say: Callable[[str], None]) -> None:
     """Fill a migrated, empty database."""
+    _write(database, node, NODES, _node)
     _write(database, job, jobs, _job)
     _write(database, schedule, jobs, lambda n: _schedule(n, jobs))
     for first in range(0, runs, PORTION):
@@ -59,12 +69,14 @@ def fill(database: Database, *, jobs: int, runs: int, say: Callable[[str], None]
         if database.dialect.name == "postgresql":
             connection.execute(text("set statement_timeout = 0"))
         rollups.count_all()
+    rota = Rota.over(database, actor="crowd")
+    rota.enqueue_many([{"job": name_of(number % jobs)} for number in range(WAITING)])
     analyze = {"postgresql": "vacuum analyze", "sqlite": "analyze"}.get(database.dialect.name)
     if analyze is not None:
-        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            if database.dialect.name == "postgresql":
-                connection.execute(text("set statement_timeout = 0"))
+        engine = create_engine(database.url, isolation_level="AUTOCOMMIT")  # for a vacuum is in no transaction
+        with engine.connect() as connection:
             connection.execute(text(analyze))
+        engine.dispose()
 
 
 def _write(
@@ -89,6 +101,15 @@ def _write(
 
 def _name(n: ColumnElement[int]) -> ColumnElement[str]:
     return FIRST + cast(n + 1_000_000, String)
+
+
+def _node(n: ColumnElement[int]) -> dict[str, ColumnElement[object]]:
+    return {
+        "name": literal("node-", String) + cast(n, String), "state": literal("gone"), "boot_id": literal("b"),
+        "pid": literal(1), "pid_started": literal(1), "holder": literal("h"), "host": literal("host"),
+        "version": literal("1"), "pools": literal('["default"]'), "slots": literal(8), "started_at": db_now(),
+        "seen_at": db_now(),
+    }  # fmt: skip
 
 
 def _job(n: ColumnElement[int]) -> dict[str, ColumnElement[object]]:

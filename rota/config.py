@@ -35,6 +35,13 @@ line, again by a worker that is told to read its configuration anew.
     [smtp]                        # what takes the mail
     host = "mail.example.com"
     from = "rota@example.com"
+
+    [oidc]                        # who may say who somebody is that logs in to the web
+    issuer = "https://login.example.com"
+    client_id = "rota"
+    client_secret = { file = "/run/secrets/oidc" }
+    public_url = "https://rota.example.com"
+    roles = { admin = ["ops"], viewer = ["staff"] }
 """
 
 from __future__ import annotations
@@ -58,6 +65,7 @@ from rota.model.instants import check_zone
 from rota.model.job import LEASE_SECONDS, LEASE_SECONDS_MIN, OWN_CONNECTION
 from rota.model.keeping import KEEP_DEFAULT, check_keep_setting, format_keep
 from rota.model.names import check_name
+from rota.model.oidc import Provider, read_provider
 from rota.model.placement import NO_LABELS, check_labels
 from rota.model.secret import SECRETS_MAX, SecretSource
 from rota.model.states import OnTerm
@@ -129,6 +137,7 @@ class Config:
     environments: tuple[Environment, ...]  # of this node; more may be registered by what is installed on it
     secrets: tuple[SecretSource, ...]  # where this node has those of jobs
     alerts: tuple[Channel, ...]  # where this node can send alerts
+    oidc: Provider | None  # who may say who somebody is that logs in
     resolved: Mapping[str, Resolved]
 
 
@@ -337,6 +346,9 @@ def read_config(
     alerts = _read_alerts(file, written.get("alerts"), written.get("smtp"), len(secrets))
     for channel in alerts:
         resolved[f"alerts.{channel.name}"] = Resolved(channel, f"file {file}", str(channel))
+    oidc = _read_oidc(file, written.get("oidc"))
+    if oidc is not None:
+        resolved["oidc"] = Resolved(oidc, f"file {file}", f"{oidc.issuer}, as {oidc.client_id}")
     return Config(
         database=resolved["database"].value,
         zone=resolved["zone"].value,
@@ -364,6 +376,7 @@ def read_config(
         environments=environments,
         secrets=secrets,
         alerts=alerts,
+        oidc=oidc,
         resolved=resolved,
     )
 
@@ -401,7 +414,7 @@ def _read_file(file: Path) -> Mapping[str, Any]:
         raise ConfigError(f"the configuration {file} cannot be read: {_because(error)}") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"the configuration {file} is not TOML: {error}") from error
-    _refuse_unknown(file, written, (*KEYS, "connections", "environments", "secrets", "alerts", "smtp"), "")
+    _refuse_unknown(file, written, (*KEYS, "connections", "environments", "secrets", "alerts", "smtp", "oidc"), "")
     return written
 
 
@@ -493,6 +506,16 @@ def _read_alerts(file: Path | None, written: object, smtp: object, secrets: int)
     if len(found) + secrets > SECRETS_MAX:
         raise ConfigError(f"{file}: secrets and channels of alerts together are at most {SECRETS_MAX}")
     return found
+
+
+def _read_oidc(file: Path | None, written: object) -> Provider | None:
+    """Read ``[oidc]``. What is refused is not shown where it may be secret."""
+    if written is None:
+        return None
+    try:
+        return read_provider(written)
+    except Invalid as error:
+        raise ConfigError(f"{file}: {error}") from None
 
 
 def _shown_environment(one: Environment) -> str:

@@ -7,6 +7,7 @@
 
 ``ROTA_TEST_DATABASES`` names the kinds to test with (all by default). A kind that cannot be had on this machine is
 left out, and named in the header and the summary; one named in ``ROTA_TEST_DATABASES_REQUIRED`` must be had.
+So must be the browser of ``tests/browser`` with ``ROTA_TEST_BROWSER_REQUIRED=1``; its tests are skipped without one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.browser import chromium
 from tests.clock import Clock
 from tests.returning import switch_returning_off
 from tests.servers import KINDS, STARTERS, Server, Unavailable, attach, find
@@ -104,6 +106,8 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(f"{kind} is required, but ROTA_TEST_DATABASES leaves it out")
         if kind in missing:
             raise pytest.UsageError(f"{kind} is required: {missing[kind]}")
+    if os.environ.get("ROTA_TEST_BROWSER_REQUIRED") and chromium.find() is None:
+        raise pytest.UsageError(f"a browser is required: {chromium.MISSING}")
     config.stash[SERVERS] = Servers(kinds, missing, {})
     # What a developer has set for a database of their own must not reach the tests.
     for variable in [name for name in os.environ if name.startswith("ROTA_") and name != PROGRAM_VARIABLE]:

@@ -20,6 +20,7 @@ from rota.execution.command import KEPT_VARIABLES
 from rota.model import states
 from rota.model.durations import format_duration
 from rota.model.job import JobKind, JobSpec
+from rota.model.oidc import OIDC_KEYS
 from rota.model.run import Claim, PeriodPart
 from rota.model.schedule import TIMINGS, ScheduleSpec
 
@@ -73,6 +74,18 @@ SETTING_MEANINGS = {
     "state_dir": "Where the workers of this machine keep sockets and ends that wait for delivery. On a local disk, and "
     "with a path of at most 50 characters: that of a socket in it ends at 107.",
 }
+OIDC_MEANINGS = {
+    "issuer": "The address of the provider, exactly as it names itself; needed.",
+    "client_id": "As what Rota is registered there; needed.",
+    "client_secret": '`{ file = "/path" }` or `{ env = "VARIABLE" }`; without one Rota is a public client.',
+    "public_url": "Where browsers find Rota: `https://NAME`, without a path; needed.",
+    "user_claim": "The claim that names the user: `preferred_username`, or else a verified `email`, unless told.",
+    "groups_claim": "The claim that holds the groups: `groups`, unless told.",
+    "roles": "A table: for each of `viewer`, `operator` and `admin` the list of its groups. The highest counts.",
+    "default_role": "The role of who is in none of them; without one they are refused.",
+    "scopes": "What is asked for: `openid`, `profile` and `email`, unless told.",
+    "label": "What the button says.",
+}
 ENVIRONMENT_MEANINGS = {
     "version": "Which one it is, as text; needed.",
     "interpreter": "The absolute path of a Python from 3.9 on; without one it is the worker's.",
@@ -85,6 +98,7 @@ CHANNEL_MEANINGS = {
     "apprise": "What apprise tells: a URL, or several with spaces between them.",
     "secret": "Of a webhook: signs each request.",
     "private": "Of a webhook: `true` lets it go to addresses that are not public.",
+    "ca": "Of a webhook: a file of certificates to trust instead of the system's.",
     "link": "Where Rota's pages are, `https://...`; each alert has the address of its run's.",
 }
 SMTP_MEANINGS = {
@@ -94,6 +108,7 @@ SMTP_MEANINGS = {
     "user": "Whom to log in as, with `password`.",
     "password": "Of the user; sent with TLS only.",
     "from": "The sender's address; needed.",
+    "ca": "A file of certificates to trust instead of the system's.",
 }
 OPTION_MEANINGS = {
     "lost_max": "How many attempts may be lost with their node before the run fails.",
@@ -195,6 +210,13 @@ def write_settings() -> Iterator[str]:
     """)
     expect_keys(CHANNEL_MEANINGS, CHANNEL_KEYS)
     yield table(("key", "meaning"), [(f"`{key}`", meaning) for key, meaning in CHANNEL_MEANINGS.items()])
+    yield "## oidc"
+    yield prose("""
+        A section `[oidc]`: the OpenID provider by which people log in to the web. See
+        [who may do what](../trust.md#a-log-in-by-openid-connect).
+    """)
+    expect_keys(OIDC_MEANINGS, OIDC_KEYS)
+    yield table(("key", "meaning"), [(f"`{key}`", meaning) for key, meaning in OIDC_MEANINGS.items()])
     yield "## smtp"
     yield prose("A section `[smtp]`: the server that takes the mail of channels with `email`.")
     expect_keys(SMTP_MEANINGS, SMTP_KEYS)

@@ -48,6 +48,10 @@ def write_crash_points() -> Iterator[str]:
     """)
     yield fence("sh", "make test-crash")
     yield prose("""
+        `tests/cluster/test_crash_points_beside.py` does so for what is beside the runs: that each end is counted once,
+        a failure is told once, an act is done and noted or neither, a session is there or is not.
+    """)
+    yield prose("""
         A new step of a protocol gets a point on each side of its commit, a line in the table, and a line in the test
         that has the case.
     """)

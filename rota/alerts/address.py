@@ -19,7 +19,14 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 PORTS = {"https": 443, "http": 80}
 # Prefixes by which an address of the sixth version stands for one of the fourth, behind a gateway.
-_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# Not public by the registries of IANA, which not every Python that we run on knows. The first holds the address by
+# which a cloud gives out credentials (192.0.0.192); what stands where in one of the second only its gateway knows.
+_NOT_PUBLIC = (
+    ipaddress.IPv4Network("192.0.0.0/24"),
+    ipaddress.IPv6Network("64:ff9b:1::/48"),
+    ipaddress.IPv6Network("3fff::/20"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,8 @@ def literal_address(host: str) -> Address | None:
 
 def why_refused(address: Address) -> str | None:
     """Say why an address is not public; None: it is."""
+    if any(address in network for network in _NOT_PUBLIC):
+        return "not public"
     if isinstance(address, ipaddress.IPv6Address):
         if (inner := _inner(address)) is not None:
             return why_refused(inner)
@@ -101,7 +110,7 @@ def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
         return found
     if address.teredo is not None:
         return address.teredo[1]
-    if any(address in network for network in _NAT64) or int(address) >> 32 == 0 < int(address) >> 16:
+    if address in _NAT64 or int(address) >> 32 == 0 < int(address) >> 16:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return None
 

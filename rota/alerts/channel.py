@@ -25,9 +25,9 @@ from rota.model.secret import SecretSource
 
 RECIPIENTS_MAX = 50
 TLS = {"starttls": 587, "tls": 465, "none": 25}  # how mail is sent, with the usual port
-SMTP_KEYS = ("host", "port", "tls", "user", "password", "from")
-_KEYS = {"webhook": ("secret", "private", "link"), "email": ("link",), "apprise": ("link",)}
-CHANNEL_KEYS = (*_KEYS, "secret", "private", "link")
+SMTP_KEYS = ("host", "port", "tls", "user", "password", "from", "ca")
+_KEYS = {"webhook": ("secret", "private", "link", "ca"), "email": ("link",), "apprise": ("link",)}
+CHANNEL_KEYS = (*_KEYS, "secret", "private", "link", "ca")
 _SHORTEST = 4  # characters of a secret: what is shorter cannot be kept out of what is said
 
 _MAILBOX = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
@@ -80,6 +80,7 @@ def read_channel(name: object, written: object, smtp: object = None) -> Channel:
     match kind:
         case "webhook":
             facts["private"] = _read_flag(f"{field}.private", section.get("private", False))
+            facts["ca"] = _read_file(f"{field}.ca", section.get("ca"))
             hidden.append(_read_hidden(known, field, "webhook", section["webhook"]))
             if (url := hidden[0].text) is not None:
                 check_literal(f"{field}.webhook", read_url(f"{field}.webhook", url), private=facts["private"])
@@ -120,6 +121,7 @@ def _read_smtp(channel: str, written: object) -> tuple[dict[str, Any], list[Secr
         "tls": tls,
         "user": user,
         "from": _read_mailbox("smtp.from", section.get("from")),
+        "ca": _read_file("smtp.ca", section.get("ca")),
     }
     if "password" not in section:
         return facts, []
@@ -164,6 +166,12 @@ def _read_link(field: str, value: object) -> str | None:
         raise Invalid(field, value, "it is where people find Rota's pages, such as https://rota.example.com")
     read_url(field, value)
     return value.rstrip("/")
+
+
+def _read_file(field: str, value: object) -> str | None:
+    if value is not None and (not isinstance(value, str) or not value.startswith("/") or "\0" in value):
+        raise Invalid(field, value, "it is the path of a file of certificates, from / on")
+    return value
 
 
 def _read_flag(field: str, value: object) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.policy import SMTP
 
+from rota.alerts.certificates import say_untrusted, trusting
 from rota.alerts.refused import Refused, Unreachable
 
 TIMEOUT_SECONDS = 10.0
@@ -33,6 +34,7 @@ class Server:
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     sender: str = "rota@localhost"
+    ca: str | None = None  # a file of certificates to trust instead of the system's
 
 
 def make_message(sender: str, to: Sequence[str], subject: str, text: str, alert_id: str) -> EmailMessage:
@@ -61,7 +63,7 @@ def send_mail(server: Server, to: Sequence[str], subject: str, text: str, alert_
     try:
         with _connect(server) as client:
             if server.tls == "starttls":
-                client.starttls(context=ssl.create_default_context())
+                client.starttls(context=trusting(server.ca))
             if server.user is not None:
                 client.login(server.user, server.password or "")
             refused = client.send_message(message, server.sender, list(to))
@@ -75,6 +77,8 @@ def send_mail(server: Server, to: Sequence[str], subject: str, text: str, alert_
         # What it says may repeat what it was told.
         said = f"{where} answered {error.smtp_code}"
         raise (Refused if error.smtp_code >= 550 else Unreachable)(said) from None
+    except ssl.SSLCertVerificationError as error:
+        raise Unreachable(say_untrusted(where, error)) from None
     except (OSError, smtplib.SMTPException) as error:
         raise Unreachable(f"{where} did not take it: {type(error).__name__}: {_first_line(error)}") from None
     return f"{where} took it" + (f", but not for {', '.join(refused)}" if refused else "")
@@ -82,7 +86,7 @@ def send_mail(server: Server, to: Sequence[str], subject: str, text: str, alert_
 
 def _connect(server: Server) -> smtplib.SMTP:
     if server.tls == "tls":
-        context = ssl.create_default_context()
+        context = trusting(server.ca)
         return smtplib.SMTP_SSL(server.host, server.port, timeout=TIMEOUT_SECONDS, context=context)
     return smtplib.SMTP(server.host, server.port, timeout=TIMEOUT_SECONDS)
 

@@ -65,12 +65,13 @@ def deliver(channel: str, alert: Mapping[str, Any], variables: Mapping[str, str]
                     alert_id=alert_id,
                     secret=hidden("secret"),
                     private=bool(facts.get("private")),
+                    ca=facts.get("ca"),
                 )
             except Invalid as error:  # what a file or a variable holds was not looked at before
                 raise Refused(str(error)) from None
         case "email":
             names = {"host": facts["host"], "port": facts["port"], "tls": facts["tls"], "user": facts["user"]}
-            server = Server(**names, password=hidden("password"), sender=facts["from"])
+            server = Server(**names, password=hidden("password"), sender=facts["from"], ca=facts.get("ca"))
             return send_mail(server, facts["to"], title_of(told), make_text(told), alert_id)
         case "apprise":
             return notify((hidden("apprise") or "").split(), title_of(told), make_text(told))

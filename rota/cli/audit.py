@@ -24,7 +24,9 @@ COLUMNS: Columns = {
 @click.option("--door", "through", type=Words("cli", "python", "http", "page", "sql"), help="Done through this door.")
 @click.option("--kind", metavar="WORD", help="Done to one of these: job, schedule, run, user, token and so on.")
 @click.option("--subject", metavar="NAME", help="Done to this one; with --kind.")
+@click.option("--did", metavar="WORD", help="What was done, such as cancelled or added; with --kind.")
 @click.option("--since", metavar="TIME", help="Done since this time.")
+@click.option("--until", metavar="TIME", help="Done before this time.")
 @click.option("--limit", metavar="N", type=int, default=50, show_default=True, help="At most so many.")
 @click.option("--before", metavar="ID", type=int, help="The next page: older than this one.")
 @through_door
@@ -35,7 +37,9 @@ def audit(
     through: str | None,
     kind: str | None,
     subject: str | None,
+    did: str | None,
     since: str | None,
+    until: str | None,
     limit: int,
     before: int | None,
 ) -> None:
@@ -49,7 +53,9 @@ def audit(
         door=through,
         kind=kind,
         subject=subject,
+        did=did,
         since=read_time("since", since, door.config.zone),
+        until=read_time("until", until, door.config.zone),
         before=before,
         limit=limit,
     )

@@ -1,7 +1,8 @@
 """``rota up --demo``: a minute that shows the point.
 
 Real schedules fire, real processes run, and what is missed or skipped is so through the scheduler. It never touches the
-database in force: it makes one of its own, unless one is named by ``--db``.
+database in force: it makes one of its own, unless one is named by ``--db``. Its pages are served meanwhile, wherever
+there is a port for them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from rota.cli.door import Door
 from rota.cli.node import answer_in, read_settings
 from rota.cli.schedule import describe_when
 from rota.cli.screen import Columns, View, clean, make_table, short_time, write_value
+from rota.cli.web import decide_access, make_server
 from rota.config import mask_password
+from rota.errors import ConfigError
 from rota.model.states import RunState
 
 if TYPE_CHECKING:
@@ -35,7 +38,8 @@ if TYPE_CHECKING:
 
 REFRESH_SECONDS = 1.0
 RUNS_SHOWN_MIN = 5
-LINES_AROUND_RUNS = 17  # the schedules, the nodes, their headings, and what is between and below
+LINES_AROUND_RUNS = 18  # the schedules, the nodes, their headings, and what is between and below
+ANY_PORT = 0  # that is free
 DOWN_SECONDS = 3.0  # before the node starts: a slot falls due meanwhile, and its start window passes
 READY_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 30.0
@@ -99,8 +103,10 @@ NODE_COLUMNS: Columns = {
 }
 
 
-def show_demo(door: Door, seconds: float | None, **flags: Any) -> int:
-    """Load the demo, work on it in this process, and show what happens until Ctrl-C or for ``seconds``."""
+def show_demo(door: Door, seconds: float | None, *, host: str, port: int, **flags: Any) -> int:
+    """Load the demo, work on it and serve its pages in this process, and show what happens until Ctrl-C or for
+    ``seconds``.
+    """
     folder = Path(tempfile.mkdtemp(prefix="rota-demo-"))
     url = door.db_flag or f"sqlite:///{folder / 'rota.db'}"
     door = Door(db=url, config_file=None, as_json=False)
@@ -111,10 +117,11 @@ def show_demo(door: Door, seconds: float | None, **flags: Any) -> int:
     try:
         _load(door, url)
         click.echo(f"database {mask_password(url)}\nlog      {flags['log_file']}")
-        click.echo(f"for {DOWN_SECONDS:g} s no node works, as after a power cut: what is due meanwhile is late\n")
-        time.sleep(DOWN_SECONDS)
-        with _working(door, read_settings(door, **flags), flags["log_file"]):
-            _watch(door, url, time.monotonic() + seconds if seconds is not None else None)
+        with _serving(door, host, port) as pages:
+            click.echo(f"for {DOWN_SECONDS:g} s no node works, as after a power cut: what is due meanwhile is late\n")
+            time.sleep(DOWN_SECONDS)
+            with _working(door, read_settings(door, **flags), flags["log_file"]):
+                _watch(door, _say_where(url, pages), time.monotonic() + seconds if seconds is not None else None)
     finally:
         door.close()
     _tell_commands(url)
@@ -131,6 +138,37 @@ def _load(door: Door, url: str) -> None:
         # The database's clock decides what is late, also here; asked each time, since adding may take long.
         timing = {"at": door.rota.database.now() + at} if at is not None else {}
         door.rota.schedules.add(name, name, if_exists="update", **(schedule | timing))
+
+
+@contextlib.contextmanager
+def _serving(door: Door, host: str, port: int) -> Generator[str | None, None, None]:
+    """Serve the pages, and tell where; where the port is taken, at one that is free.
+
+    Raises:
+        ConfigError: others than this machine would be served, and nobody could log in.
+    """
+    access = decide_access(door, host)
+    server = None
+    for wanted in (port, ANY_PORT):
+        try:
+            server = make_server(door, host, wanted, access)
+            break
+        except ConfigError as error:
+            click.echo(f"no pages: {error}")
+    if server is None:
+        yield None
+        return
+    click.echo(f"pages    {server.url}")
+    server.start()
+    try:
+        yield server.url
+    finally:
+        server.stop()
+
+
+def _say_where(url: str, pages: str | None) -> str:
+    look = "" if pages is None else f"in a browser: {pages}\n"
+    return f"{look}in another terminal: ROTA_DB={mask_password(url)} {_program()} why run 1 — Ctrl-C ends the demo"
 
 
 @contextlib.contextmanager
@@ -166,10 +204,10 @@ def _working(door: Door, settings: NodeSettings, log_file: str) -> Generator[Non
             thread.join(STOP_SECONDS_MAX)
 
 
-def _watch(door: Door, url: str, ends: float | None) -> None:
+def _watch(door: Door, where: str, ends: float | None) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         if sys.stdout.isatty():
-            _watch_live(door, url, ends)
+            _watch_live(door, where, ends)
         else:
             _watch_lines(door.rota, ends)
 
@@ -182,15 +220,15 @@ def _pause(ends: float | None) -> bool:
     return ends is None or time.monotonic() < ends
 
 
-def _watch_live(door: Door, url: str, ends: float | None) -> None:
+def _watch_live(door: Door, where: str, ends: float | None) -> None:
     from rich.live import Live
 
-    with Live(_draw(door.rota, url), auto_refresh=False) as live:
+    with Live(_draw(door.rota, where), auto_refresh=False) as live:
         while _pause(ends):
-            live.update(_draw(door.rota, url), refresh=True)
+            live.update(_draw(door.rota, where), refresh=True)
 
 
-def _draw(rota: Rota, url: str) -> Group:
+def _draw(rota: Rota, where: str) -> Group:
     from rich.console import Group
     from rich.text import Text
 
@@ -201,10 +239,7 @@ def _draw(rota: Rota, url: str) -> Group:
         make_table(rota.runs.list(limit=max(RUNS_SHOWN_MIN, lines)), RUN_COLUMNS, one_line=True),
         Text(),
         make_table(rota.nodes.list(), NODE_COLUMNS),
-        Text(
-            f"\nin another terminal: ROTA_DB={mask_password(url)} {_program()} why run 1 — Ctrl-C ends the demo",
-            style="dim",
-        ),
+        Text(f"\n{where}", style="dim"),
     )
 
 
@@ -247,7 +282,7 @@ Look at what happened:
   rota run list --job flaky        then: rota run show ID, rota run logs ID
   rota schedule next often -n 3
 And go on from there:
-  rota worker &                    this machine works again
+  rota up &                        this machine works again, and serves the pages
   rota job add hello --shell 'echo hello'
   rota job run hello --follow"""
     )

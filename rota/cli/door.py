@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from rota.client import Rota
     from rota.config import Config
 
+PATIENCE_SECONDS = 10.0  # of whoever sits before it, for what others have locked; as much again for a last try
+
 
 class Door:
     """One call of the command line."""
@@ -60,7 +62,9 @@ class Door:
             from rota.cli.logs import Warnings
             from rota.client import Rota
 
-            self._rota = Rota(self.database_url(), default_zone=self.config.zone, door="cli")
+            self._rota = Rota(
+                self.database_url(), default_zone=self.config.zone, door="cli", patience_seconds=PATIENCE_SECONDS
+            )
             self._warnings = Warnings()
         return self._rota
 

@@ -181,7 +181,7 @@ def definition_flags(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--alert-on",
                 metavar="KIND",
                 multiple=True,
-                help="Of what: failure, lost, late, absent, long, recovered. [all but long]",
+                help="Of what: failure, lost, missed, late, absent, long, recovered. [all but long]",
             ),
             click.option("--alert-quiet", metavar="D", help="So long more of the same is only counted. [15m]"),
             click.argument("arguments", metavar="[-- ARG...]", nargs=-1),

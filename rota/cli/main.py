@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "user":     ("rota.cli.user:user",             "Who may log in over HTTP, and what each may do then."),
     "token":    ("rota.cli.token:token",           "What programs show to act over HTTP."),
     "audit":    ("rota.cli.audit:audit",           "Who did what, through which door."),
+    "command":  ("rota.cli.command:command",       "What was asked for with SQL, and how it was answered."),
     "why":      ("rota.cli.why:why",               "Why it has not started, was skipped, missed, retried, lost."),
     "alert":    ("rota.cli.alert:alert",           "Where alerts go: try a channel of this machine."),
     "import":   ("rota.cli.importing:import_",     "Bring jobs and schedules from elsewhere: crontab."),

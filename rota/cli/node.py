@@ -197,7 +197,7 @@ def tick(door: Door, **flags: Any) -> int:
 
 
 @click.command()
-@click.option("--demo", is_flag=True, help="Load jobs that show the point, and watch them.")
+@click.option("--demo", is_flag=True, help="Load jobs that show the point, and watch them, here and in a browser.")
 @click.option("--seconds", metavar="N", type=float, help="With --demo: end by itself after so long.")
 @web_flags
 @node_flags
@@ -207,7 +207,7 @@ def up(door: Door, *, demo: bool, seconds: float | None, host: str, port: int, *
     if demo:
         from rota.cli.demo import show_demo
 
-        return show_demo(door, seconds, **flags)
+        return show_demo(door, seconds, host=host, port=port, **flags)
     if seconds is not None:
         raise click.UsageError("--seconds goes with --demo")
     from rota.client import schema

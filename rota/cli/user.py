@@ -20,6 +20,16 @@ COLUMNS: Columns = {
     "last log-in": lambda view: short_time(view["last_login_at"]),
     "created": lambda view: f"{short_time(view['created_at'])}, by {view['created_by']}",
 }
+SESSIONS: Columns = {
+    "user": "user",
+    "role": "role",
+    "by": "source",
+    "since": lambda view: short_time(view["created_at"]),
+    "seen": lambda view: short_time(view["seen_at"]),
+    "until": lambda view: short_time(view["expires_at"]),
+    "address": "address",
+    "browser": "user_agent",
+}
 PASSWORD_FILE = click.option(
     "--password-file",
     metavar="FILE",
@@ -87,6 +97,23 @@ def passwd(door: Door, *, name: str, password_file: str | None) -> None:
     """Give a user another password. Their sessions end at once; tokens stay."""
     view = door.rota.users.passwd(name, read_password(name, password_file))
     door.screen.tell(f"user {name} has another password", view)
+
+
+@user.command()
+@click.option("--user", "name", metavar="NAME", help="Those of this one.")
+@through_door
+def sessions(door: Door, *, name: str | None) -> None:
+    """List who is logged in, from where and until when."""
+    door.screen.show_list(door.rota.users.sessions(name), SESSIONS, nothing="nobody is logged in")
+
+
+@user.command("end-sessions")
+@click.argument("name")
+@through_door
+def end_sessions(door: Door, *, name: str) -> None:
+    """Log somebody out everywhere. They may log in again, unless they are disabled."""
+    view = door.rota.users.end_sessions(name)
+    door.screen.tell(f"sessions of {name} that were ended: {view['ended']}", view)
 
 
 @user.command()

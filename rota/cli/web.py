@@ -12,7 +12,9 @@ from rota.cli.door import Door, through_door
 from rota.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rota.config import Config
     from rota.model.access import Access
+    from rota.web.oidc import OpenIdProvider
     from rota.web.server import WebServer
 
 PORT = 8300
@@ -85,8 +87,12 @@ def decide_access(door: Door, host: str, **flags: object) -> Access:
         trust_proxy=config.trust_proxy,
         proxy_from=config.proxy_from,
         open_metrics=config.open_metrics,
+        public_host=config.oidc.host if config.oidc is not None else None,
+        is_public_tls=config.oidc is not None and config.oidc.is_behind_tls,
     )
     by_name = access.proxy is not None and access.proxy.header is not None
+    if access.has_provider:
+        return access
     if access.demands_login and not can_anybody_log_in(door.rota.database, by_name=by_name):
         raise ConfigError(
             "nobody could log in, and without a login others than this machine are not served: add a user first, "
@@ -106,17 +112,44 @@ def make_server(door: Door, host: str, port: int, access: Access) -> WebServer:
     try:
         from rota.web.app import make_app
         from rota.web.server import WebServer
+        from rota.web.threads import PATIENCE_SECONDS
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("rota"):
             raise
         raise ConfigError(f"the web needs {error.name}, which is not installed: pip install 'rota[web]'") from error
     from rota.cli.parameters import describe, say_what_it_does
 
-    rota = Rota(door.database_url(), default_zone=door.config.zone)
+    log_in = make_provider(door.config)
+    rota = Rota(door.database_url(), default_zone=door.config.zone, patience_seconds=PATIENCE_SECONDS)
     if access.demands_login and not access.is_behind_tls:
         log.warning("without TLS: passwords and what they let see can be read on the way")
-    app = make_app(rota, access=access, describe=describe, say=say_what_it_does)
+    app = make_app(rota, access=access, describe=describe, say=say_what_it_does, provider=log_in)
     return WebServer(app, host, port)
+
+
+def make_provider(config: Config) -> OpenIdProvider | None:
+    """Make what asks the OpenID provider of the settings; None where they name none.
+
+    Raises:
+        ConfigError: the extra is not installed, or the client's secret cannot be read.
+    """
+    if config.oidc is None:
+        return None
+    from rota.engine.secrets import NodeSecrets, Unavailable
+
+    try:
+        from rota.web.oidc import OpenIdProvider
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("rota"):
+            raise
+        rule = "is not installed: pip install 'rota[oidc]'"
+        raise ConfigError(f"[oidc] of the settings needs {error.name}, which {rule}") from error
+    source = config.oidc.secret
+    try:
+        secret = None if source is None else NodeSecrets((source,)).read((source.name,))[source.name]
+    except Unavailable as error:
+        raise ConfigError(f"oidc.client_secret: {error}") from None
+    return OpenIdProvider(config.oidc, secret)
 
 
 def serve_beside(door: Door, host: str, port: int, access: Access) -> WebServer | None:

@@ -10,13 +10,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rota.client.listing import gather
-from rota.client.runs import RUN_ID_MAX
-from rota.errors import Invalid
 from rota.model.backfill import BackfillState, Wish
 from rota.model.instants import check_zone, parse_instant
 from rota.model.names import check_name
 from rota.model.pages import Page
-from rota.model.values import check_word
+from rota.model.values import check_id, check_word
 from rota.store import backfills, period_actions
 from rota.store.backfills import Subject
 
@@ -85,7 +83,7 @@ class Backfills:
         self._rota = rota
 
     def __getitem__(self, backfill_id: int | str) -> BackfillHandle:
-        return BackfillHandle(self._rota, _check_id(backfill_id))
+        return BackfillHandle(self._rota, check_id("backfill", backfill_id))
 
     def start(
         self,
@@ -173,7 +171,7 @@ class Backfills:
         return gather(
             lambda place, most: backfills.list_backfills(database, before=place, limit=most, **filters),
             "id",
-            after=None if before is None else _check_id(before),
+            after=None if before is None else check_id("backfill", before),
             limit=limit,
         )
 
@@ -181,11 +179,3 @@ class Backfills:
         subject = backfills.read_subject(self._rota.database, check_name("name", name))
         where = check_zone("tz", subject.zone or self._rota.default_zone)
         return subject, parse_instant("from", start, where), parse_instant("to", end, where)
-
-
-def _check_id(value: object) -> int:
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        value = int(value) if len(value) < 20 else RUN_ID_MAX + 1
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= RUN_ID_MAX:
-        raise Invalid("backfill", value, "a backfill has a number, from 1; see `rota backfill list`")
-    return value

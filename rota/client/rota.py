@@ -25,6 +25,7 @@ from rota.model.durations import parse_duration
 from rota.model.instants import check_zone, parse_instant
 from rota.model.job import check_priority, check_retries, check_retry_delay, check_start_within
 from rota.model.names import check_name
+from rota.model.pages import Page
 from rota.model.run import NewRun
 from rota.model.uniqueness import check_unique_for
 from rota.model.values import check_whole, check_word
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from rota.client.board import Board
     from rota.client.calendars import Calendars
     from rota.client.claims import Claim, Poller
+    from rota.client.commands import Commands
     from rota.client.facts import Nodes, Pools, Why
     from rota.client.jobs import Jobs
     from rota.client.periods import Periods
@@ -67,7 +69,8 @@ class Rota:
     is sent before it is first used, and then the schema is checked first. May be used from several threads.
 
     ``actor`` is who acts, user@host unless told, and ``door`` how they came (python, cli, http, page, sql): the history
-    and the audit say so.
+    and the audit say so. With ``patience_seconds`` no lock that others hold is waited for longer, and after
+    them nothing is tried again: ``DatabaseUnavailable`` is raised then, where it may take minutes otherwise.
 
     Raises:
         ConfigError: the URL cannot be used.
@@ -81,9 +84,11 @@ class Rota:
         default_zone: str = "UTC",
         actor: str | None = None,
         door: str = Door.PYTHON,
+        patience_seconds: float | None = None,
     ) -> None:
         self.default_zone = check_zone("default_zone", default_zone).key
         self._url = url
+        self._patience_seconds = patience_seconds
         self._actor = actor
         self._door = check_word("door", door, Door)
         self._database: Database | None = None
@@ -123,7 +128,11 @@ class Rota:
 
             with self._opening:
                 if self._database is None:
-                    database = Database(self._url or database_url(os.environ), connections_max=CONNECTIONS_MAX)
+                    database = Database(
+                        self._url or database_url(os.environ),
+                        connections_max=CONNECTIONS_MAX,
+                        patience_seconds=self._patience_seconds,
+                    )
                     check_schema(database)
                     self._database = database
         return self._database
@@ -220,6 +229,13 @@ class Rota:
         return Tokens(self)
 
     @cached_property
+    def commands(self) -> Commands:
+        """What was asked for with SQL."""
+        from rota.client.commands import Commands
+
+        return Commands(self)
+
+    @cached_property
     def warner(self) -> Warner:
         """What tells callers of pools that no node serves."""
         from rota.client.warner import Warner
@@ -239,26 +255,35 @@ class Rota:
         door: str | None = None,
         kind: str | None = None,
         subject: str | None = None,
+        did: str | None = None,
         since: str | datetime | None = None,
+        until: str | datetime | None = None,
         before: int | None = None,
         limit: int = 50,
-    ) -> list[dict[str, Any]]:
+    ) -> Page[dict[str, Any]]:
         """Return who did what, the newest first: at most ``limit``, up to 1000, of those below the number ``before``.
 
         Each has ``id``, ``at``, ``actor``, ``door``, ``address``, ``via``, ``kind``, ``subject``, ``did`` and ``text``.
+        ``did`` is such as ``"cancelled"``, and of one kind; ``until`` itself is not within. ``next`` of what is
+        returned is the ``before`` of the next page.
 
         Raises:
-            Invalid: there is no such door, ``since`` is no time, or a number is none.
+            Invalid: there is no such door, a time is none, a number is none, or ``did`` is given without ``kind``.
         """
         from rota.store.audit import LIST_MAX, list_audit
 
+        zone = check_zone("tz", self.default_zone)
+        if did is not None and kind is None:
+            raise Invalid("did", did, "say to what kind of thing too, such as run or job: kind")
         return list_audit(
             self.database,
             actor=actor,
             door=None if door is None else check_word("door", door, Door).value,
             kind=kind,
             subject=subject,
-            since=None if since is None else parse_instant("since", since, check_zone("tz", self.default_zone)),
+            did=did,
+            since=None if since is None else parse_instant("since", since, zone),
+            until=None if until is None else parse_instant("until", until, zone),
             before=None if before is None else check_whole("before", before, 0, ID_MAX),
             limit=check_whole("limit", limit, 1, LIST_MAX),
         )

@@ -18,7 +18,7 @@ from rota.model.instants import check_zone, parse_instant
 from rota.model.pages import Page
 from rota.model.states import RunState
 from rota.model.transcript import Part, arrange, join
-from rota.model.values import check_whole
+from rota.model.values import ID_MAX, check_id, check_whole
 from rota.store import interventions
 from rota.store.downstream import read_downstream
 from rota.store.groups import read_group
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 WAIT_SECONDS_MIN = 0.02
 WAIT_SECONDS_MAX = 1.0
 FOLLOW_SECONDS = 0.5
-RUN_ID_MAX = 2**63 - 1
 STREAMS = ("stdout", "stderr")
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9999, 1, 1, tzinfo=UTC)
@@ -47,11 +46,7 @@ def check_run_id(value: object) -> int:
     Raises:
         Invalid: it is no number that a run could have.
     """
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        value = int(value) if len(value) < 20 else RUN_ID_MAX + 1
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= RUN_ID_MAX:
-        raise Invalid("run", value, "a run has a number, from 1; see `rota run list`")
-    return value
+    return check_id("run", value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +338,7 @@ class Runs:
             before=check_run_id(before) if before is not None else None,
             group=group,
             limit=limit,
-            within=None if within is None else check_whole("within", within, 1, RUN_ID_MAX),
+            within=None if within is None else check_whole("within", within, 1, ID_MAX),
             span=span,
             is_brief=brief,
         )

@@ -16,7 +16,7 @@ from rota.model.accounts import AccountState, check_password, check_scopes, chec
 from rota.model.durations import parse_duration
 from rota.model.names import check_name
 from rota.model.roles import check_role
-from rota.store import accounts, tokens
+from rota.store import accounts, log_ins, tokens
 from rota.store.passwords import hash_password
 
 if TYPE_CHECKING:
@@ -87,6 +87,26 @@ class Users:
             NotFound: there is no such user.
         """
         accounts.delete_user(self._rota.database, check_user(name), actor=self._rota.actor)
+
+    def sessions(self, user: str | None = None) -> list[dict[str, Any]]:
+        """Return who is logged in, by name and the latest first: at most 1000 sessions, or those of one user.
+
+        Each has ``user``, ``role``, ``source`` (password or oidc), ``created_at``, ``seen_at``, ``expires_at``,
+        ``address`` and ``user_agent``. Who came from an OpenID provider need be no user here.
+
+        Raises:
+            Invalid: that can be no user's name.
+        """
+        return log_ins.list_sessions(self._rota.database, None if user is None else check_user(user))
+
+    def end_sessions(self, name: str) -> dict[str, Any]:
+        """End all sessions of somebody, who may log in again; return their ``name`` and how many ``ended``.
+
+        Raises:
+            Invalid: that can be no user's name.
+        """
+        ended = log_ins.end_sessions(self._rota.database, check_user(name), actor=self._rota.actor)
+        return {"name": name, "ended": ended}
 
 
 class Tokens:

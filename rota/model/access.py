@@ -50,6 +50,7 @@ class Access:
     is_behind_tls: bool = False  # browsers send its cookies by TLS only
     has_open_metrics: bool = False  # what monitoring asks needs no token
     proxy: Proxy | None = None
+    has_provider: bool = False  # an OpenID provider may say who somebody is
 
     def knows(self, name: str) -> bool:
         """Tell whether the server may be asked for by a name.
@@ -87,8 +88,13 @@ def choose_access(
     trust_proxy: str | None = None,
     proxy_from: Sequence[Network] = (),
     open_metrics: bool = False,
+    public_host: str | None = None,
+    is_public_tls: bool = False,
 ) -> Access:
     """Choose who is let in to a server that listens on ``host``, of a machine that is called ``hostname``.
+
+    ``public_host``, with or without TLS, is by what those come whom an OpenID provider has identified; None: there is
+    no such provider.
 
     Raises:
         ConfigError: a header is to be believed, and nobody said from whom.
@@ -99,15 +105,17 @@ def choose_access(
             "name the addresses of the proxy with --proxy-from"
         )
     named = frozenset(names)
-    if is_loopback(host) and not (named or behind_tls or proxy_from):
+    if is_loopback(host) and not (named or behind_tls or proxy_from or public_host):
         return Access(LOCAL_NAMES | {host.strip("[]").lower()}, has_open_metrics=open_metrics)
+    public_names = frozenset([public_host.strip("[]")] if public_host else ())
     own = {name.strip("[]").lower() for name in (host, hostname) if name not in WILDCARDS}
     return Access(
-        LOCAL_NAMES | own | named,
+        LOCAL_NAMES | own | named | public_names,
         demands_login=True,
-        is_behind_tls=not is_loopback(host) if behind_tls is None else behind_tls,
+        is_behind_tls=(not is_loopback(host) or is_public_tls) if behind_tls is None else behind_tls,
         has_open_metrics=open_metrics,
         proxy=Proxy(tuple(proxy_from), trust_proxy) if proxy_from else None,
+        has_provider=public_host is not None,
     )
 
 

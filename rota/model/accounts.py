@@ -64,6 +64,7 @@ class Identity:
     source: Source
     scopes: tuple[str, ...] | None = None  # None: all that the role may
     via: str | None = None  # the name of the token that was shown
+    shown: int | None = None  # the number of the session or token by which they were let in
 
     def may(self, verb: VerbLike) -> bool:
         """Tell whether they may use a verb: by their role, and by the scopes where there are some."""

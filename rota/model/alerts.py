@@ -35,6 +35,7 @@ class AlertKind(StrEnum):
 
     FAILURE = "failure"  # a run has failed for good
     LOST = "lost"  # a run's node is gone, and it is not known whether it was done
+    MISSED = "missed"  # a slot, or what was asked for, did not run, and will not: its time has passed
     LATE = "late"  # runs are ready, and nobody starts them
     ABSENT = "absent"  # slots are due, and nobody decides them
     LONG = "long"  # runs take far longer than usual
@@ -217,6 +218,8 @@ def title_of(alert: dict[str, Any]) -> str:
             said = f"run {run} of {job} failed"
         case AlertKind.LOST:
             said = f"run {run} of {job} is lost"
+        case AlertKind.MISSED:
+            said = f"run {run} of {job} was missed"
         case AlertKind.LATE:
             said = f"runs of {job} are late"
         case AlertKind.ABSENT:

@@ -12,6 +12,8 @@ from typing import TypeVar, cast
 from rota.errors import Invalid
 from rota.model.names import check_name
 
+ID_MAX = 2**63 - 1
+
 _Word = TypeVar("_Word", bound=StrEnum)
 
 
@@ -37,6 +39,19 @@ def check_whole(name: str, value: object, minimum: int, maximum: int) -> int:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
         raise Invalid(name, value, f"it is a whole number from {minimum} to {maximum}")
+    return value
+
+
+def check_id(kind: str, value: object) -> int:
+    """Read the number of a run, a backfill or another ``kind`` of thing, also when it comes as text.
+
+    Raises:
+        Invalid: it is no number that one could have.
+    """
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value) if len(value) < 20 else ID_MAX + 1
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= ID_MAX:
+        raise Invalid(kind, value, f"a {kind} has a number, from 1; see `rota {kind} list`")
     return value
 
 

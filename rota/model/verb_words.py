@@ -21,8 +21,9 @@ VERB_WORDS = frozenset(
     check
     forecast
     why.run why.job why.schedule why.period
-    user.add user.list user.edit user.passwd user.delete
+    user.add user.list user.edit user.passwd user.delete user.sessions user.end-sessions
     token.add token.list token.revoke token.delete
     audit
+    command.list command.show
     """.split()
 )

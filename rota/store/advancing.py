@@ -19,6 +19,7 @@ from rota.store.breakers import HELD_JOBS
 from rota.store.database import Database
 from rota.store.fanout import ANY, IS_REGISTERED, REGISTERED_DAYS, is_excluded, say_targets
 from rota.store.keys import hold_for_all_nodes
+from rota.store.missed import tell_missed
 from rota.store.moves import Move, apply_moves, write_fresh
 from rota.store.sharing import place_waiting
 from rota.store.suspension import is_pool_paused
@@ -201,6 +202,7 @@ def advance_runs(
         becoming = {move.run_id for move in moves if move.target is RunState.READY}
         place_waiting(connection, [row for row in rows if row.id in becoming])
         apply_moves(connection, moves)
+        tell_missed(connection, moves)
         if blocked:
             connection.execute(POSTPONE, {"ids": sorted(blocked)})
         if strays:
@@ -227,6 +229,7 @@ def miss_unreachable(database: Database, *, limit: int = ADVANCE_BATCH_MAX) -> i
             for row in rows
         ]
         apply_moves(connection, moves)
+        tell_missed(connection, moves)
         hold_for_all_nodes(connection, [row for row in rows if not row.is_registered])
         return len(moves)
 
@@ -239,6 +242,7 @@ def miss_unreachable(database: Database, *, limit: int = ADVANCE_BATCH_MAX) -> i
                 break
             after = rows[-1].id
         apply_moves(connection, moves)
+        tell_missed(connection, moves)
         return len(moves)
 
     return write_fresh(database, miss) + write_fresh(database, miss_excluded)

@@ -3,7 +3,8 @@
 Invariant: whoever sees that a run has failed sees the run that tells it, or that it was counted for the next one; if
 the transaction is rolled back, neither is there. How often is decided by ``rota.model.alerts`` from the rows kept
 here, by the database's clock. A batch takes the same few statements whatever its size, and none where no job of it has
-alerts. Called by ``endings`` for how runs end, by ``findings`` for what is looked for once a minute.
+alerts. Called by ``endings`` for how runs end, by ``missed`` for those that never began, by ``findings`` for what is
+looked for once a minute.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, literal, or_, select, update
 
+from rota import crash
 from rota.model.alerts import (
     ALERT_CALL,
     AlertKind,
@@ -32,6 +34,7 @@ from rota.model.alerts import (
 from rota.model.findings import Finding, FindingCode
 from rota.model.instants import format_instant
 from rota.model.job import JobSpec
+from rota.model.reasons import Reason
 from rota.model.run import NewRun
 from rota.model.states import JobState, RunState
 from rota.store.creation import make_runs, request_ids
@@ -47,7 +50,11 @@ ACTOR = "rota"
 
 # What a job says of alerts; columns for other statements, and what ``rule_of`` reads.
 RULE_COLUMNS = (job.c.name, job.c.alert, job.c.alert_on, job.c.alert_quiet_seconds)
-_KINDS_OF_ENDS = {RunState.FAILED: AlertKind.FAILURE, RunState.LOST: AlertKind.LOST}
+_KINDS_OF_ENDS = {
+    RunState.FAILED: AlertKind.FAILURE,
+    RunState.LOST: AlertKind.LOST,
+    RunState.MISSED: AlertKind.MISSED,
+}
 _KINDS_OF_FINDINGS = {
     FindingCode.RUN_LATE: AlertKind.LATE,
     FindingCode.SLOT_ABSENT: AlertKind.ABSENT,
@@ -128,6 +135,16 @@ Key = tuple[int, str]  # of a job, and a kind
 
 
 @dataclass(frozen=True, slots=True)
+class Happened:
+    """What has become of a run, which ``row`` shows."""
+
+    row: AnyRow
+    state: RunState
+    reason: Reason
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Alert:
     """One alert that is to be made."""
 
@@ -151,22 +168,31 @@ def tell_ends(
     if not any(of_job.alert is not None for of_job in known.values()):
         return
     by_run = {row.id: row for row in rows}
+    tell(connection, [Happened(by_run[move.run_id], move.target, move.reason, move.text) for move in moves], known)
+
+
+def tell(connection: Connection, happened: Sequence[Happened], known: Mapping[int, AnyRow]) -> None:
+    """Tell what has become of runs, in that order. ``known`` are their jobs, with ``RULE_COLUMNS``.
+
+    Raises:
+        Stale: the transaction is to start over.
+    """
     rules = {job_id: rule for job_id, of_job in known.items() if (rule := rule_of(of_job)).channels}
     bad: dict[Key, list[dict[str, Any]]] = {}
     good: dict[int, dict[str, Any]] = {}
-    for move in moves:
-        row = by_run[move.run_id]
-        if (rule := rules.get(row.job_id)) is None:
+    for one in happened:
+        job_id = one.row.job_id
+        if (rule := rules.get(job_id)) is None:
             continue
-        if move.target is RunState.SUCCEEDED:
-            good[row.job_id] = _facts_of(row, move)
-        elif (kind := _KINDS_OF_ENDS.get(move.target)) is not None:
-            good.pop(row.job_id, None)  # it was well again for a moment only
+        if one.state is RunState.SUCCEEDED:
+            good[job_id] = _facts_of(one)
+        elif (kind := _KINDS_OF_ENDS.get(one.state)) is not None:
+            good.pop(job_id, None)  # it was well again for a moment only
             if kind in rule.kinds:
-                bad.setdefault((row.job_id, kind.value), []).append({"kind": kind.value} | _facts_of(row, move))
+                bad.setdefault((job_id, kind.value), []).append({"kind": kind.value} | _facts_of(one))
     if not bad and not good:
         return
-    now: datetime = next(iter(by_run.values())).now
+    now: datetime = happened[0].row.now
     ids = {"bad_ids": sorted({job_id for job_id, _ in bad}) or [0], "good_ids": sorted(good) or [0]}
     standings = _read_standings(connection, ids, bad)
     told: list[_Alert] = []
@@ -184,15 +210,16 @@ def tell_ends(
     _write(connection, changed, rules, told)
 
 
-def _facts_of(row: AnyRow, move: Move) -> dict[str, Any]:
+def _facts_of(happened: Happened) -> dict[str, Any]:
+    row = happened.row
     return {
-        "id": f"{row.id}-{row.attempt}-{move.target.value}-{_micros(row.now)}",
+        "id": f"{row.id}-{row.attempt}-{happened.state.value}-{_micros(row.now)}",
         "job": row.job,
         "schedule": row.schedule,
         "run": row.id,
         "slot": None if row.slot_at is None else format_instant(row.slot_at),
-        "state": move.target.value,
-        "reason": {"code": move.reason.value, "text": cut(move.text)},
+        "state": happened.state.value,
+        "reason": {"code": happened.reason.value, "text": cut(happened.text)},
         "attempt": row.attempt,
         "node": row.node,
         "at": format_instant(row.now),
@@ -352,6 +379,7 @@ def _make_runs(connection: Connection, told: Sequence[_Alert]) -> None:
         for channel in one.channels
     ]
     make_runs(connection, wanted, request_ids(len(wanted)))
+    crash.at("alert.made")
     announce(connection)
 
 

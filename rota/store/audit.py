@@ -15,7 +15,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, delete, desc, func, insert, select
 
+from rota import crash
 from rota.model.actor import Actor
+from rota.model.pages import Page
 from rota.store.database import Database
 from rota.store.shown import shown
 from rota.store.tables import audit
@@ -48,7 +50,10 @@ _CONDITIONS = {
     "door": audit.c.door == bindparam("door"),
     "kind": audit.c.kind == bindparam("kind"),
     "subject": audit.c.subject == bindparam("subject"),
+    "did": audit.c.did == bindparam("did"),
     "since": audit.c.at >= bindparam("since", type_=Instant()),
+    "until": audit.c.at < bindparam("until", type_=Instant()),
+    "last": audit.c.id < bindparam("last", type_=Id),
     "first": audit.c.id > bindparam("first", type_=Id),
     "before": audit.c.id < bindparam("before", type_=Id),
 }
@@ -59,6 +64,8 @@ _lists: dict[tuple[str, ...], Select[Any]] = {}
 FIND_BEFORE = (
     select(audit.c.id).where(audit.c.at < bindparam("at", type_=Instant())).order_by(desc(audit.c.at)).limit(1)
 )
+# The first row of well after a time: what is older has a lower number. Served by rota_audit_at.
+FIND_AFTER = select(audit.c.id).where(audit.c.at > bindparam("at", type_=Instant())).order_by(audit.c.at).limit(1)
 # Served by the primary key.
 FIND_OLD = (
     select(audit.c.id, (audit.c.at < db_now_plus(bindparam("minus_seconds", type_=Number))).label("is_old"))
@@ -81,6 +88,7 @@ def note_acts(connection: Connection, actor: str | None, acts: Iterable[Act]) ->
     rows = [by | {"kind": act.kind, "subject": act.subject[:200], "did": act.did, "text": act.text} for act in acts]
     if rows:
         connection.execute(NOTE_ACTS, {"acts": encode_rows(rows)})
+        crash.at("act.noted")
 
 
 def list_statement(names: Sequence[str]) -> Select[Any]:
@@ -104,20 +112,32 @@ def list_audit(
     door: str | None = None,
     kind: str | None = None,
     subject: str | None = None,
+    did: str | None = None,
     since: datetime | None = None,
+    until: datetime | None = None,
     before: int | None = None,
     limit: int = 50,
-) -> list[dict[str, Any]]:
-    """Return what was done, the newest first: at most ``limit``, up to 1000, of what has a number below ``before``."""
-    asked = {"actor": actor, "door": door, "kind": kind, "subject": subject, "since": since, "before": before}
-    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+) -> Page[dict[str, Any]]:
+    """Return what was done, the newest first: at most ``limit``, up to 1000, of what has a number below ``before``.
 
-    def read(connection: Connection) -> list[dict[str, Any]]:
+    ``next`` of it is the ``before`` of the next page. By ``did`` all of its kind may be read.
+    """
+    asked = {
+        "actor": actor, "door": door, "kind": kind, "subject": subject, "did": did, "since": since, "until": until,
+        "before": before,
+    }  # fmt: skip
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    most = min(limit, LIST_MAX)
+
+    def read(connection: Connection) -> Page[dict[str, Any]]:
         if since is not None:
             well_before = {"at": since - DISORDER}
             given["first"] = connection.execute(FIND_BEFORE, well_before).scalar() or 0
-        rows = connection.execute(list_statement(tuple(given)), given | {"limit": min(limit, LIST_MAX)}).all()
-        return [{column.key: getattr(row, column.key) for column in audit.c} for row in rows]
+        if until is not None and (last := connection.execute(FIND_AFTER, {"at": until + DISORDER}).scalar()):
+            given["last"] = last
+        rows = connection.execute(list_statement(tuple(given)), given | {"limit": most + 1}).all()
+        views = [{column.key: getattr(row, column.key) for column in audit.c} for row in rows[:most]]
+        return Page(views, views[-1]["id"] if len(rows) > most else None)
 
     return database.read(read)
 

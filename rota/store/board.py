@@ -21,6 +21,7 @@ from rota.model.board import Window, Zoom, choose_window
 from rota.model.calendars import Calendar
 from rota.model.spread import spread_evenly
 from rota.model.states import JobState
+from rota.store import rollups
 from rota.store.calendars import load_calendars
 from rota.store.database import Database, now_of
 from rota.store.firing import names_of_calendars, rule_of
@@ -39,6 +40,7 @@ from rota.store.types import AnyRow, Instant, seconds_since_1970
 RUNS_MAX = 20_000  # that are looked at one by one
 UNFINISHED_MAX = 20_000
 AHEAD_MAX = 3_000  # coming slots
+LOOKED_AT_FOR_TROUBLE = 2000  # jobs
 ALL = ""  # the name of the row that counts all of them
 _HOUR = timedelta(hours=1)
 _SECONDS = {Unit.QUARTER: 900, Unit.HOUR: 3600, Unit.DAY: 86400}
@@ -51,6 +53,11 @@ READ_JOBS = (
     .where(job.c.name > bindparam("after"), func.lower(job.c.name).like(func.lower(bindparam("pattern")), escape="!"))
     .order_by(job.c.name)
     .limit(bindparam("limit"))
+)
+# Of the next jobs those that are troubled: enough where many are. Where few are, those are found first.
+_next = READ_JOBS.limit(LOOKED_AT_FOR_TROUBLE).subquery("next_jobs")
+READ_NEXT_TROUBLED = (
+    select(_next).where(rollups.is_troubled(_next.c.id)).order_by(_next.c.name).limit(bindparam("limit"))
 )
 READ_TROUBLED = READ_JOBS.where(job.c.id.in_(FIND_TROUBLED))
 # Served by the unique name.
@@ -240,7 +247,8 @@ def _find_jobs(
         return connection.execute(READ_JOBS, wanted).all()
     first, end = _counted(window)
     wanted |= {"unit": _unit_of(window.zoom).value, "first": first, "end": end}
-    return connection.execute(READ_TROUBLED, wanted).all()
+    found = connection.execute(READ_NEXT_TROUBLED, wanted).all()
+    return found if len(found) == limit else connection.execute(READ_TROUBLED, wanted).all()
 
 
 def _pattern(part: str) -> str:
@@ -277,7 +285,8 @@ def _put(line: Line, window: Window, now: datetime, moment: datetime, unit: Unit
 
 def _fill_jobs(connection: Connection, window: Window, now: datetime, lines: dict[int, Line]) -> bool:
     zoom = window.zoom
-    counts = read_job_counts(connection, _unit_of(zoom), list(lines), *_counted(window))
+    together = max(1, zoom.cell_seconds // _SECONDS[Unit.QUARTER])
+    counts = read_job_counts(connection, _unit_of(zoom), list(lines), *_counted(window), together=together)
     if zoom.counts_runs:
         _take_runs(connection, window, lines, counts)
     for (job_id, moment, state), count in counts.found.items():

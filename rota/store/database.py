@@ -34,6 +34,7 @@ T = TypeVar("T")
 TRIES_MAX = 10
 BACKOFF_SECONDS = 0.01
 BACKOFF_SECONDS_MAX = 1.0
+LEAVE_OUT_SECONDS = 0.1  # how long a lock is waited for by what is left out rather than waited for
 
 SELECT_NOW = select(db_now())
 
@@ -69,12 +70,15 @@ class Database:
         sleep: Sleep = time.sleep,
         of_job: bool = False,
         answer_seconds: float | None = None,  # after which a server that is silent counts as gone
+        patience_seconds: float | None = None,  # longest wait for a lock, and after it nothing is tried again
     ) -> None:
         self._of_job = of_job  # in the hands of a job
         self.dialect, self.url = dialect_of(parse_url(url) if isinstance(url, str) else url)
         self.retries = 0  # transactions tried again, for the metrics
         self._unheard = 0  # transactions committed without the wake-up that they had
         self._sleep = sleep
+        self._patience_seconds = patience_seconds
+        self._lock_seconds = self.dialect.lock_seconds if patience_seconds is None else patience_seconds
         self._answer_args = {} if answer_seconds is None else dict.fromkeys(self.dialect.answer_args, answer_seconds)
         self.engine = self._make_engine(connections_max)
 
@@ -113,7 +117,7 @@ class Database:
             engine = create_engine(
                 self.url,
                 connect_args=arguments,
-                pool_timeout=60,
+                pool_timeout=60 if self._patience_seconds is None else self._patience_seconds,
                 pool_reset_on_return=None,
                 hide_parameters=True,  # arguments, results and input of jobs do not belong into a log
                 skip_autocommit_rollback=True,
@@ -141,8 +145,12 @@ class Database:
         if self.dialect.set_up is not None:
             self.dialect.set_up(connection)
         cursor = connection.cursor()
+        if self._patience_seconds is not None and self.dialect.name == "sqlite":
+            cursor.execute(self.dialect.wait_for_locks(self._patience_seconds))  # what follows may wait too
         for statement in self.dialect.on_connect + (self.dialect.on_connect_of_job if self._of_job else ()):
             cursor.execute(statement)
+        if self._patience_seconds is not None:
+            cursor.execute(self.dialect.wait_for_locks(self._patience_seconds))
         cursor.close()
 
     def sqlite_now(self, plus_microseconds: float) -> str:
@@ -177,9 +185,43 @@ class Database:
         """
         return self._attempt(work, repeatable=repeatable, read=False, over=over)
 
+    def write_or_leave_out(self, work: Callable[[Connection], object]) -> bool:
+        """Run ``work`` in one transaction if that can be at once; False: it was left out.
+
+        For notes that are as good a little later: it is tried once, waits a moment at most for what others have locked,
+        and raises nothing that the database says, whether it cannot write now or does not want to.
+        """
+        try:
+            with self.engine.connect() as connection:
+                try:
+                    self._wait_for_locks(connection, LEAVE_OUT_SECONDS)
+                    connection.execution_options(rota_read=False, rota_quiet=False)
+                    work(connection)
+                    connection.commit()
+                    self._wait_for_locks(connection, self._lock_seconds)
+                except BaseException:
+                    self._roll_back(connection)
+                    if not connection.invalidated:
+                        self._wait_for_locks(connection, self._lock_seconds)
+                    raise
+        except (DBAPIError, PoolTimeout) as error:
+            log.debug("left out: %s", first_line(error) if isinstance(error, DBAPIError) else error)
+            return False
+        return True
+
+    def _wait_for_locks(self, connection: Connection, seconds: float) -> None:
+        try:
+            connection.execution_options(rota_read=True)
+            connection.exec_driver_sql(self.dialect.wait_for_locks(seconds))
+            connection.rollback()  # sends nothing
+        except BaseException:
+            connection.invalidate()  # nobody knows how long it would wait
+            raise
+
     def _attempt(self, work: Callable[[Connection], T], *, repeatable: bool, read: bool, over: Connection | None) -> T:
         tried = 0
         quiet = False
+        began_at = time.monotonic()
         while True:
             tried += 1
             committing = False
@@ -214,13 +256,18 @@ class Database:
                 if trouble is Trouble.OURS:
                     raise DatabaseRefused(f"the database refused a statement: {first_line(error)}") from error
                 # A lost connection is worth a few quick tries only: whoever waits for minutes is the caller's loop.
-                if tried >= (TRIES_MAX if trouble is Trouble.AGAIN else 3):
+                # After a COMMIT without an answer another try may find out, which costs less than not to know.
+                is_known = not (committing and trouble is Trouble.GONE)
+                if tried >= (TRIES_MAX if trouble is Trouble.AGAIN else 3) or (is_known and self._is_out_of(began_at)):
                     raise DatabaseUnavailable(f"the database does not answer: {first_line(error)}") from error
                 self.retries += 1
                 log.debug("transaction tried again after %s: %s", trouble.value, first_line(error))
             except PoolTimeout as error:  # all connections are in use
                 raise DatabaseUnavailable(f"no connection came free: {error}") from error
             self._sleep(min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS * 2**tried) * random.uniform(0.5, 1.5))
+
+    def _is_out_of(self, began_at: float) -> bool:
+        return self._patience_seconds is not None and time.monotonic() - began_at >= self._patience_seconds
 
     def _classify(self, error: DBAPIError, committing: bool) -> Trouble:
         trouble = self.dialect.classify(error)

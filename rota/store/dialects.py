@@ -66,6 +66,9 @@ class Dialect:
     connect_args_of_job: dict[str, Any] = field(default_factory=dict[str, Any])
     # The first words of statements that commit what was before them, whatever was asked for.
     commits_by_itself: frozenset[str] = frozenset()
+    # The statement after which a connection waits for locks of others so many seconds at most.
+    wait_for_locks: Callable[[float], str] = str
+    lock_seconds: float = 10.0  # how long it does without
     answer_args: tuple[str, ...] = ()  # what the driver is given the longest wait for an answer as, in seconds
     one_writer: bool = False  # a writing transaction keeps all others waiting
     announce: str | None = None  # sent in a transaction to wake waiting nodes when it commits
@@ -250,6 +253,19 @@ def _classify_sqlite(error: DBAPIError) -> Trouble:
     return Trouble.OURS
 
 
+def _wait_on_postgresql(seconds: float) -> str:
+    return f"set lock_timeout = {max(1, round(seconds * 1000))}"  # 0 would be for ever
+
+
+def _wait_on_mysql(seconds: float) -> str:
+    whole = max(1, int(seconds))  # MySQL refuses less
+    return f"set session innodb_lock_wait_timeout = {whole}, session lock_wait_timeout = {whole}"
+
+
+def _wait_on_sqlite(seconds: float) -> str:
+    return f"pragma busy_timeout = {round(seconds * 1000)}"
+
+
 POSTGRESQL = Dialect(
     name="postgresql",
     claim_form=ClaimForm.AT_ONCE,
@@ -271,6 +287,7 @@ POSTGRESQL = Dialect(
     },
     set_up=_set_up_postgresql,
     connect=_connect_postgresql,
+    wait_for_locks=_wait_on_postgresql,
     answer_args=("answer_seconds",),
     on_connect=(
         "set time zone 'UTC'",
@@ -320,6 +337,7 @@ MYSQL = Dialect(
     },
     set_up=_set_up_mysql,
     connect=_connect_mysql,
+    wait_for_locks=_wait_on_mysql,
     answer_args=("read_timeout", "write_timeout"),
     on_connect=(
         "set session transaction isolation level read committed",
@@ -361,6 +379,8 @@ SQLITE = Dialect(
     wake_up=WakeUp.DATA_VERSION,
     classify=_classify_sqlite,
     connect_args={"timeout": 30.0, "check_same_thread": False},
+    wait_for_locks=_wait_on_sqlite,
+    lock_seconds=30.0,
     on_connect=(
         "pragma journal_mode = wal",
         "pragma synchronous = full",

@@ -44,6 +44,7 @@ from rota.store.fanout import (
     say_names,
     slot_group,
 )
+from rota.store.missed import tell_missed_slots
 from rota.store.moves import Move, Stale, apply_moves, until_fresh
 from rota.store.outlook import IS_ACTIVE
 from rota.store.tables import event, job, run, schedule
@@ -69,6 +70,7 @@ READ_FOR_SLOTS = select(
     job.c.exclude,
     job.c.after,
     job.c.retries.label("job_retries"),
+    job.c.alert.is_not(None).label("is_told"),
     AS_OF.label("now"),
 ).outerjoin(job, job.c.id == schedule.c.job_id)  # without its job one is set aside; left out, it would be due for ever
 # Those whose cursor has come. Read without a lock: the compare-and-set decides.
@@ -252,6 +254,7 @@ class _Plan:
     slots: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     replacing: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])  # targets by schedule
     skipping: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    told: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])  # slots of jobs of which somebody is told
 
 
 def _fire(database: Database, find: Select[Any], parameters: Mapping[str, Any], fired_by: str) -> Fired:
@@ -281,7 +284,9 @@ def _plan(connection: Connection, find: Select[Any], parameters: Mapping[str, An
         plan.cursors.append(cursor)
         if decided is None:
             continue
-        plan.slots.extend(slot_row(row, decision, target) for target, decision in decided.slots)
+        slots = [slot_row(row, decision, target) for target, decision in decided.slots]
+        plan.slots.extend(slots)
+        plan.told.extend(slots if row.is_told else ())
         if decided.replacing:
             plan.replacing[row.id] = decided.replacing
         if (text := _warn_of_skips(row, decided)) is not None:
@@ -322,6 +327,7 @@ def _write(connection: Connection, plan: _Plan, fired_by: str) -> Fired:
     if plan.replacing:
         cancel_replaced(connection, plan.replacing)
     insert_slots(connection, plan.slots)
+    tell_missed_slots(connection, plan.told)
     if plan.skipping:
         connection.execute(TELL_SKIPPING, {"skipping": encode_rows(plan.skipping), "told_by": fired_by})
     set_aside = sum(1 for cursor in plan.cursors if cursor.get("problem"))

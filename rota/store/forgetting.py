@@ -20,6 +20,7 @@ from rota.store.database import Database
 from rota.store.endings import wake_queued
 from rota.store.events import tell_change
 from rota.store.keys import hold_for_all_nodes
+from rota.store.missed import tell_missed
 from rota.store.moves import Move, Stale, apply_moves, write_fresh
 from rota.store.nodes import RUNS_OF
 from rota.store.shown import say_moment
@@ -139,23 +140,22 @@ def _miss_rest(database: Database, name: str, actor: str) -> int:
 def _miss_targeted(connection: Connection, name: str, actor: str) -> int:
     rows = {row.id: row for find in FIND_TARGETED for row in connection.execute(find, {"name": name})}
     found: Sequence[Any] = [rows[run_id] for run_id in sorted(rows)]
-    apply_moves(
-        connection,
-        [
-            Move(
-                run_id=row.id,
-                fence=row.fence,
-                claim_id=row.claim_id,
-                source=RunState(row.state),
-                target=RunState.MISSED,
-                because=Because.NODE_FORGOTTEN,
-                reason=Reason.NODE_FORGOTTEN,
-                text=f"node {name} was forgotten",
-                actor=actor,
-            )
-            for row in found
-        ],
-    )
+    moves = [
+        Move(
+            run_id=row.id,
+            fence=row.fence,
+            claim_id=row.claim_id,
+            source=RunState(row.state),
+            target=RunState.MISSED,
+            because=Because.NODE_FORGOTTEN,
+            reason=Reason.NODE_FORGOTTEN,
+            text=f"node {name} was forgotten",
+            actor=actor,
+        )
+        for row in found
+    ]
+    apply_moves(connection, moves)
+    tell_missed(connection, moves)
     hold_for_all_nodes(connection, found)
     if wake_queued(connection, found):
         announce(connection)

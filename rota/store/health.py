@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
+    ScalarSelect,
     bindparam,
     desc,
     func,
@@ -247,8 +248,19 @@ FIND_JOBS_FOUND = (
     .where(finding.c.code == FindingCode.JOB_FAILING.value)
     .limit(FOUND_MAX)
 )
+
+
+def _state_of(number: int) -> ScalarSelect[str]:
+    """Return the state of a job's last run but so many."""
+    of_job = select(run.c.state).where(run.c.job_id == job.c.id).order_by(desc(run.c.id)).limit(1).offset(number)
+    return of_job.correlate(job).scalar_subquery()
+
+
+# A job of whose last few runs one has succeeded is not failing.
 READ_ACTIVE_JOBS = select(job.c.id, job.c.name).where(
-    job.c.id.in_(bindparam("job_ids", expanding=True)), job.c.state == JobState.ACTIVE.value
+    job.c.id.in_(bindparam("job_ids", expanding=True)),
+    job.c.state == JobState.ACTIVE.value,
+    *(func.coalesce(_state_of(number), "") != RunState.SUCCEEDED.value for number in range(FAILURES_IN_ROW)),
 )
 READ_LAST_RUNS = (
     select(run.c.id, run.c.state, run.c.reason_text, run.c.finished_at)

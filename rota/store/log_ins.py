@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Delete, bindparam, delete, desc, insert, literal, or_, select, update
 
+from rota import crash
 from rota.errors import Invalid
 from rota.model.accounts import (
     AccountState,
@@ -31,6 +32,7 @@ from rota.model.roles import Role
 from rota.store.audit import note_act
 from rota.store.database import Database, now_of
 from rota.store.passwords import hash_password, is_outdated, is_password
+from rota.store.shown import shown
 from rota.store.tables import account, login_failure, session, token
 from rota.store.turns import LOG_INS, take_turn
 from rota.store.types import AnyRow, Number, db_now, db_now_plus
@@ -39,10 +41,12 @@ SEEN_SECONDS = 60.0  # between two notes of when somebody was last seen
 FAILURES_MAX = 1000  # that are read of a name or an address; the limits let far fewer through
 TOKENS_KEPT_SECONDS = 30 * 86400.0  # after they have expired or were revoked
 REMOVED_MAX = 500
+SESSIONS_MAX = 1000  # that are listed
 RULES = SessionRules()
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 _WRONG = Refusal("wrong", "the name or the password is wrong")
+_DISABLED = Refusal("disabled", "you may not log in here: ask an administrator of Rota")
 _OVER = Refusal("expired", "nobody is logged in: log in again")
 SOMEBODY = "(somebody)"  # who has typed a name that no user has: it may be a password
 
@@ -106,6 +110,34 @@ READ_KEY = select(session.c.id, session.c.user_name).where(session.c.key_hash ==
 END_SESSION = delete(session).where(session.c.key_hash == bindparam("of_key_hash"))
 # Served by rota_session_user.
 END_SESSIONS = delete(session).where(session.c.user_name == bindparam("name"))
+
+# Served by rota_session_user.
+_LIST_SESSIONS = (
+    select(
+        *shown(
+            (
+                session.c.user_name,
+                session.c.user_id,
+                session.c.role,
+                session.c.source,
+                session.c.created_at,
+                session.c.seen_at,
+                session.c.expires_at,
+                session.c.address,
+                session.c.user_agent,
+            )
+        ),
+        account.c.role.label("user_role"),
+    )
+    .outerjoin(account, account.c.id == session.c.user_id)
+    .where(
+        session.c.expires_at > db_now(),
+        session.c.seen_at > db_now_plus(bindparam("minus_idle_seconds", type_=Number)),
+    )
+    .order_by(session.c.user_name, desc(session.c.id))
+    .limit(SESSIONS_MAX)
+)
+LIST_SESSIONS = {False: _LIST_SESSIONS, True: _LIST_SESSIONS.where(session.c.user_name == bindparam("name"))}
 
 # Served by rota_session_expires.
 FIND_OVER = (
@@ -191,9 +223,12 @@ def log_in(
         forgotten = {"of_name_hash": of_whom["name_hash"], "of_address": of_whom["address"]}
         connection.execute(FORGET_FAILURES, forgotten)
         note_act(connection, actor, "user", row.name, "logged-in", f"user {row.name} logged in by password")
+        crash.at("session.written")
         return True
 
-    return key if database.write(succeed, repeatable=True) else _WRONG
+    is_in = database.write(succeed, repeatable=True)
+    crash.at("session.committed")
+    return key if is_in else _WRONG
 
 
 def open_session(
@@ -206,8 +241,9 @@ def open_session(
     user_agent: str | None = None,
     door: Door = Door.PAGE,
     rules: SessionRules = RULES,
-) -> str:
-    """Return the key of a new session of somebody whom another system has identified, and who needs no row here.
+) -> str | Refusal:
+    """Return the key of a new session of somebody whom another system has identified, and who needs no row here; or
+    that they are not let in: a user of that name is here, and disabled.
 
     Raises:
         Invalid: that can be no user's name.
@@ -227,19 +263,41 @@ def open_session(
         "lasts_seconds": rules.lasts_seconds,
     }
 
-    def begin(connection: Connection) -> None:
-        if connection.execute(READ_KEY, {"key_hash": values["key_hash"]}).first() is None:
-            connection.execute(INSERT_SESSION, values)
-            note_act(connection, actor, "user", name, "logged-in", f"user {name} logged in by {source.value}")
+    def begin(connection: Connection) -> bool:
+        if connection.execute(READ_KEY, {"key_hash": values["key_hash"]}).first() is not None:
+            return True  # the answer to the COMMIT was lost
+        # Locked, so that whoever is disabled at this moment has either no session or one that ends with it.
+        row = connection.execute(LOCK_USER, {"name": name}).one_or_none()
+        if row is not None and row.state != AccountState.ACTIVE.value:
+            note_act(
+                connection, actor, "user", name, "log-in-refused", f"a log-in of user {name} was refused: disabled"
+            )
+            return False
+        connection.execute(INSERT_SESSION, values)
+        note_act(connection, actor, "user", name, "logged-in", f"user {name} logged in by {source.value}")
+        return True
 
-    database.write(begin, repeatable=True)
-    return key
+    return key if database.write(begin, repeatable=True) else _DISABLED
+
+
+def note_refused(
+    database: Database, name: str, why: str, *, address: str | None = None, door: Door = Door.PAGE
+) -> None:
+    """Write that somebody whom another system has identified was not let in.
+
+    Raises:
+        Invalid: that can be no user's name.
+    """
+    actor = Actor(check_user(name), door=door, address=address)
+    text = f"a log-in of {name} was refused: {why}"
+    database.write(lambda c: note_act(c, actor, "user", name, "log-in-refused", text), repeatable=False)
 
 
 def find_session(database: Database, key: object, *, rules: SessionRules = RULES) -> Session | Refusal:
     """Return who is logged in by a key, or that nobody is. Anything at all may be given as a key.
 
-    Once a minute at most it is written that they were seen.
+    Once a minute at most it is written that they were seen. Where that cannot be at once the next request writes it: a
+    database that is not written for longer than a session may be idle ends it, as if nobody had come.
 
     Raises:
         DatabaseUnavailable: nobody answers; nothing is known of them.
@@ -251,10 +309,29 @@ def find_session(database: Database, key: object, *, rules: SessionRules = RULES
     if row is None or (row.user_id is not None and row.user_state != AccountState.ACTIVE.value):
         return _OVER
     if row.is_to_note:
-        database.write(lambda connection: connection.execute(NOTE_SEEN, {"of_id": row.id}), repeatable=True)
+        database.write_or_leave_out(lambda connection: connection.execute(NOTE_SEEN, {"of_id": row.id}))
     role = Role(row.role if row.user_id is None else row.user_role)
-    identity = Identity(row.user_name, role, Source(row.source))
+    identity = Identity(row.user_name, role, Source(row.source), shown=row.id)
     return Session(identity, row.csrf, row.created_at, row.expires_at)
+
+
+def list_sessions(database: Database, name: str | None = None, *, rules: SessionRules = RULES) -> list[dict[str, Any]]:
+    """Return the sessions in force, by user and the latest first, at most 1000; or those of one user."""
+    given = {"name": name, "minus_idle_seconds": -rules.idle_seconds}
+    rows = database.read(lambda connection: connection.execute(LIST_SESSIONS[name is not None], given).all())
+    return [
+        {
+            "user": row.user_name,
+            "role": row.role if row.user_id is None else row.user_role,
+            "source": row.source,
+            "created_at": row.created_at,
+            "seen_at": row.seen_at,
+            "expires_at": row.expires_at,
+            "address": row.address,
+            "user_agent": row.user_agent,
+        }
+        for row in rows
+    ]
 
 
 def end_session(database: Database, key: object, *, address: str | None = None, door: Door = Door.PAGE) -> bool:

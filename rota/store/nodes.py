@@ -25,7 +25,7 @@ from rota.store.listing import PAGE_ROWS, Listing, has_part
 from rota.store.moves import Stale
 from rota.store.pool_rules import read_rules
 from rota.store.shown import show_document, shown
-from rota.store.tables import node, pool, run
+from rota.store.tables import OLDEST_FIRST, node, pool, run
 from rota.store.types import Name, Number, db_now, db_now_plus, insert_if_new
 from rota.store.wakeup import announce
 
@@ -94,7 +94,7 @@ READ_NODE = _NODE.where(node.c.name == bindparam("name"))
 RUNS_OF = (
     select(run.c.id, run.c.node)
     .where(run.c.lease_ends_at.is_not(None), run.c.node.in_(bindparam("names", expanding=True)))
-    .order_by(run.c.id)
+    .order_by(OLDEST_FIRST)
 )
 
 

@@ -15,10 +15,12 @@ from typing import Any
 
 from sqlalchemy import (
     Boolean,
+    ColumnElement,
     Connection,
     Table,
     bindparam,
     case,
+    cast,
     delete,
     exists,
     func,
@@ -32,13 +34,14 @@ from sqlalchemy import (
     update,
 )
 
+from rota import crash
 from rota.model.spread import spread_evenly
 from rota.model.states import RunState
 from rota.store.database import Database
 from rota.store.tables import job_rollup, node_rollup, tally
 from rota.store.tallies import QUARTER_SECONDS, quarter_of
 from rota.store.turns import ROLLUPS, take_turn
-from rota.store.types import AnyRow, Instant, Number, Word, db_now_plus, encode_rows, given_rows
+from rota.store.types import AnyRow, Id, Instant, Number, Word, db_now_plus, encode_rows, given_rows
 
 FOLD_MAX = 2000  # tallies in one transaction
 ALL_JOBS = 0
@@ -66,22 +69,27 @@ REMOVE_TALLIES = delete(tally).where(tally.c.id.in_(select(_folded.c.id)))
 BAD_STATES = (RunState.FAILED, RunState.LOST, RunState.MISSED)
 _unit = bindparam("unit", type_=Word)
 _first, _end = bindparam("first", type_=Instant()), bindparam("end", type_=Instant())
-# What is folded and what is not, in one statement: in between, tallies may be folded. Served by the primary keys.
+_quarter = quarter_of(job_rollup.c.start_at)
+# What is folded, added up by so many quarters of an hour, and what is not, in one statement: in between, tallies may be
+# folded. Served by the primary keys.
 READ_OF_JOBS = union_all(
     select(
         job_rollup.c.job_id,
-        quarter_of(job_rollup.c.start_at).label("quarter"),
+        func.min(_quarter).label("quarter"),
         null().label("quarter_last"),
         job_rollup.c.state,
-        job_rollup.c.ended_count,
-        job_rollup.c.delay_seconds,
-        job_rollup.c.delay_count,
-    ).where(
+        cast(func.sum(job_rollup.c.ended_count), Id).label("ended_count"),
+        func.sum(job_rollup.c.delay_seconds).label("delay_seconds"),
+        cast(func.sum(job_rollup.c.delay_count), Id).label("delay_count"),
+        literal(0.0).label("busy_seconds"),
+    )
+    .where(
         job_rollup.c.unit == _unit,
         job_rollup.c.job_id.in_(bindparam("job_ids", expanding=True)),
         job_rollup.c.start_at >= _first,
         job_rollup.c.start_at < _end,
-    ),
+    )
+    .group_by(job_rollup.c.job_id, job_rollup.c.state, _quarter // bindparam("together", type_=Id)),
     select(
         case((bindparam("of_all", type_=Boolean), ALL_JOBS), else_=tally.c.job_id),
         tally.c.quarter,
@@ -90,6 +98,7 @@ READ_OF_JOBS = union_all(
         tally.c.ended_count,
         tally.c.delay_seconds,
         tally.c.delay_count,
+        literal(0.0),
     ).where(
         tally.c.node == "",
         or_(bindparam("of_all", type_=Boolean), tally.c.job_id.in_(bindparam("job_ids", expanding=True))),
@@ -103,6 +112,8 @@ READ_OF_NODES = union_all(
         node_rollup.c.state,
         node_rollup.c.ended_count,
         node_rollup.c.busy_seconds,
+        literal(0.0).label("delay_seconds"),
+        literal(0).label("delay_count"),
     ).where(
         node_rollup.c.unit == _unit,
         node_rollup.c.node.in_(bindparam("nodes", expanding=True)),
@@ -110,27 +121,42 @@ READ_OF_NODES = union_all(
         node_rollup.c.start_at < _end,
     ),
     select(
-        tally.c.node, tally.c.quarter, tally.c.quarter_last, tally.c.state, tally.c.ended_count, tally.c.busy_seconds
+        tally.c.node,
+        tally.c.quarter,
+        tally.c.quarter_last,
+        tally.c.state,
+        tally.c.ended_count,
+        tally.c.busy_seconds,
+        literal(0.0),
+        literal(0),
     ).where(tally.c.node.in_(bindparam("nodes", expanding=True))),
 )
-# The jobs of which something ended badly in this time. Served by rota_job_rollup_state.
+# Those of which something ended badly in this time: in what is folded, and in what is not.
 _bad_states = [state.value for state in BAD_STATES]
-FIND_TROUBLED = union(
-    select(job_rollup.c.job_id).where(
-        job_rollup.c.unit == _unit,
-        job_rollup.c.state.in_(_bad_states),
-        job_rollup.c.start_at >= _first,
-        job_rollup.c.start_at < _end,
-        job_rollup.c.ended_count > 0,
-    ),
-    select(tally.c.job_id).where(
-        tally.c.node == "",
-        tally.c.state.in_(_bad_states),
-        func.coalesce(tally.c.quarter_last, tally.c.quarter) >= quarter_of(_first),
-        tally.c.quarter < quarter_of(_end),
-        tally.c.ended_count > 0,
-    ),
+_IS_BAD = (
+    job_rollup.c.unit == _unit,
+    job_rollup.c.state.in_(_bad_states),
+    job_rollup.c.start_at >= _first,
+    job_rollup.c.start_at < _end,
+    job_rollup.c.ended_count > 0,
 )
+_IS_BAD_YET = (
+    tally.c.node == "",
+    tally.c.state.in_(_bad_states),
+    func.coalesce(tally.c.quarter_last, tally.c.quarter) >= quarter_of(_first),
+    tally.c.quarter < quarter_of(_end),
+    tally.c.ended_count > 0,
+)
+# The jobs. Served by rota_job_rollup_state.
+FIND_TROUBLED = union(select(job_rollup.c.job_id).where(*_IS_BAD), select(tally.c.job_id).where(*_IS_BAD_YET))
+
+
+def is_troubled(job_id: ColumnElement[int]) -> ColumnElement[bool]:
+    """Tell whether a job is one of them. Served by the primary key of the roll-ups, where few jobs are asked about."""
+    return or_(
+        exists().where(job_rollup.c.job_id == job_id, *_IS_BAD),
+        job_id.in_(select(tally.c.job_id).where(*_IS_BAD_YET)),
+    )
 
 
 _old = db_now_plus(-bindparam("keep_seconds", type_=Number))
@@ -196,9 +222,9 @@ class Count:
         """Add what a row says; its seconds once, where it is spread over several stretches."""
         self.ended_count += ended_count
         if is_first:
-            self.busy_seconds += getattr(row, "busy_seconds", 0.0)
-            self.delay_seconds += getattr(row, "delay_seconds", 0.0)
-            self.delay_count += getattr(row, "delay_count", 0)
+            self.busy_seconds += row.busy_seconds
+            self.delay_seconds += row.delay_seconds
+            self.delay_count += row.delay_count
 
 
 @dataclass(slots=True)
@@ -250,10 +276,14 @@ def fold_tallies(database: Database) -> bool:
                 counts.add(row, *((row.node,) if row.node else (row.job_id, ALL_JOBS)))
         _FOLD_JOBS.run(connection, [one for counts in of_jobs for one in counts.rows("job_id")])
         _FOLD_NODES.run(connection, [one for counts in of_nodes for one in counts.rows("node")])
+        crash.at("fold.added")
         connection.execute(REMOVE_TALLIES, {"folded": encode_rows({"id": row.id} for row in rows)})
+        crash.at("fold.written")
         return len(rows) == FOLD_MAX
 
-    return database.write(fold, repeatable=True)
+    has_more = database.write(fold, repeatable=True)
+    crash.at("fold.committed")
+    return has_more
 
 
 def remove_counts(database: Database, unit: Unit, *, after: int = -1) -> int | None:
@@ -272,22 +302,32 @@ def remove_counts(database: Database, unit: Unit, *, after: int = -1) -> int | N
             connection.execute(REMOVE_OF_JOBS, wanted | {"job_ids": job_ids})
         if after < 0:
             connection.execute(REMOVE_OF_NODES, wanted)
+        crash.at("counts.removed")
         return job_ids[-1] if len(job_ids) == JOBS_MAX else None
 
-    return database.write(remove, repeatable=True)
+    behind = database.write(remove, repeatable=True)
+    crash.at("counts.committed")
+    return behind
 
 
 def read_job_counts(
-    connection: Connection, unit: Unit, job_ids: Collection[int], first: datetime, end: datetime
+    connection: Connection, unit: Unit, job_ids: Collection[int], first: datetime, end: datetime, *, together: int = 1
 ) -> Counts:
-    """Return what is counted of these jobs in the stretches that begin in [first, end)."""
-    wanted = {"unit": unit.value, "job_ids": list(job_ids), "of_all": False, "first": first, "end": end}
+    """Return what is counted of these jobs in the stretches that begin in [first, end).
+
+    What is folded comes ``together`` quarters of an hour at a time, as that of the first stretch of these.
+    """
+    wanted = {
+        "unit": unit.value, "job_ids": list(job_ids), "of_all": False, "first": first, "end": end, "together": together,
+    }  # fmt: skip
     return _read(connection.execute(READ_OF_JOBS, wanted), unit, first, end)
 
 
 def read_all_counts(connection: Connection, unit: Unit, first: datetime, end: datetime) -> Counts:
     """Return what is counted of all jobs together, as those of the id ``ALL_JOBS``, likewise."""
-    wanted = {"unit": unit.value, "job_ids": [ALL_JOBS], "of_all": True, "first": first, "end": end}
+    wanted = {
+        "unit": unit.value, "job_ids": [ALL_JOBS], "of_all": True, "first": first, "end": end, "together": 1,
+    }  # fmt: skip
     return _read(connection.execute(READ_OF_JOBS, wanted), unit, first, end)
 
 

@@ -21,7 +21,7 @@ from rota.store.nodes import latest_nodes
 from rota.store.runs import read_runs
 from rota.store.shown import shown
 from rota.store.suspension import PART_MAX, read_suspended
-from rota.store.tables import run, schedule
+from rota.store.tables import OLDEST_FIRST, run, schedule
 from rota.store.types import Number, db_now_plus
 
 RECENT_RUNS = 10_000
@@ -44,7 +44,8 @@ FIND_FAILED = (
     .order_by(desc(_recent.c.id))
     .limit(PART_MAX)
 )
-FIND_RUNNING = select(run.c.id).where(run.c.lease_ends_at.is_not(None)).order_by(run.c.id).limit(PART_MAX)
+# Served by rota_run_lease.
+FIND_RUNNING = select(run.c.id).where(run.c.lease_ends_at.is_not(None)).order_by(OLDEST_FIRST).limit(PART_MAX)
 # Ready for a while, and nobody takes it. Served by rota_run_claim.
 FIND_LATE = (
     select(run.c.id)

@@ -34,7 +34,7 @@ from rota.store.listing import PAGE_ROWS, Listing, has_part
 from rota.store.nodes import read_node
 from rota.store.pools import read_servers, serving
 from rota.store.shown import say_moment, show_document, shown
-from rota.store.tables import event, job, node, pool, run, schedule
+from rota.store.tables import OLDEST_FIRST, event, job, node, pool, run, schedule
 from rota.store.types import AnyRow, db_now
 from rota.store.wakeup import announce
 
@@ -108,7 +108,7 @@ READ_PAUSED = {kind: _paused(kind, table, table.c.name == bindparam("name")) for
 FIND_FROZEN = (
     select(run.c.id, run.c.job, run.c.freeze_asked_at, run.c.freeze_asked_by)
     .where(run.c.lease_ends_at.is_not(None), run.c.freeze_asked_at.is_not(None))
-    .order_by(run.c.id)
+    .order_by(OLDEST_FIRST)
     .limit(PART_MAX)
 )
 # Served by rota_run_claim.

@@ -550,6 +550,9 @@ Index(
     postgresql_where=run.c.finished_at.is_(None),
     sqlite_where=run.c.finished_at.is_(None),
 )
+# The order of the few runs that an index of few rows finds: along the primary key, SQLite would look through all that
+# have ended, since it does not know that they are few.
+OLDEST_FIRST = run.c.id + 0
 
 # Serves the fair share between keys: what is asked for last with a key.
 Index(
@@ -948,7 +951,7 @@ alert = Table(
     "rota_alert",
     metadata,
     Column("job_id", Id, primary_key=True, autoincrement=False),
-    Column("kind", Word, primary_key=True),  # failure, lost, late, absent, long
+    Column("kind", Word, primary_key=True),  # failure, lost, missed, late, absent, long
     Column("told_at", Instant),  # when an alert was made last
     Column("held_count", Id, nullable=False, server_default=text("0")),  # since then, untold
     Column("held_last", LongText),  # JSON: the last of these

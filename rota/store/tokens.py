@@ -88,10 +88,10 @@ def identify_token(database: Database, secret: object) -> Identity | Refusal:
     if row.user_id is not None and row.user_state != AccountState.ACTIVE.value:
         return Refusal("disabled", f"the user of token {row.name} may not log in")
     if row.is_to_note:
-        database.write(lambda connection: connection.execute(NOTE_USED, {"of_id": row.id}), repeatable=True)
+        database.write_or_leave_out(lambda connection: connection.execute(NOTE_USED, {"of_id": row.id}))
     role = Role(row.role) if row.user_id is None else least(Role(row.role), Role(row.user_role))
     name = row.user if row.user_id is not None else f"token {row.name}"
-    return Identity(name, role, Source.TOKEN, read_scopes(row.scopes), via=row.name)
+    return Identity(name, role, Source.TOKEN, read_scopes(row.scopes), via=row.name, shown=row.id)
 
 
 _UNKNOWN = Refusal("unknown", "there is no such token")

@@ -28,7 +28,7 @@ from rota.store.moves import Move, apply_moves, write_fresh
 from rota.store.period_standing import read_stand_of_slot
 from rota.store.sharing import place_waiting
 from rota.store.shown import say_moment
-from rota.store.tables import dependency, job, run, schedule
+from rota.store.tables import OLDEST_FIRST, dependency, job, run, schedule
 from rota.store.types import AnyRow, db_now, db_now_plus, encode_rows, given_rows
 
 LOOK_BATCH_MAX = 500
@@ -70,7 +70,7 @@ FIND_AWAITING = (
     .with_for_update(skip_locked=True)
 )
 # Served by rota_run_upstreams_due: all that wait are looked at.
-FIND_OLDEST = select(*FACTS).where(run.c.upstreams_due_at.is_not(None)).order_by(run.c.id).limit(OLDEST_MAX)
+FIND_OLDEST = select(*FACTS).where(run.c.upstreams_due_at.is_not(None)).order_by(OLDEST_FIRST).limit(OLDEST_MAX)
 _upstream = job.alias("upstream")
 READ_PAIRS = (
     select(

@@ -255,11 +255,16 @@ def audit(
     door: str | None = None,
     kind: str | None = None,
     subject: str | None = None,
+    did: str | None = None,
     since: str | None = None,
+    until: str | None = None,
     before: int | None = None,
     limit: int = 50,
 ) -> View:
-    return rota.audit(actor=actor, door=door, kind=kind, subject=subject, since=since, before=before, limit=limit)
+    return rota.audit(
+        actor=actor, door=door, kind=kind, subject=subject, did=did, since=since, until=until, before=before,
+        limit=limit,
+    )  # fmt: skip
 
 
 @verb("board.hours", Role.VIEWER)

@@ -35,11 +35,13 @@ NOT_HERE = {
 }  # fmt: skip
 
 # Verbs that are not for SQL: what they are given, or what they answer, would stand in rota_command, and in the logs of
-# the database server.
+# the database server; or stands there already, and each answer would hold those before it.
 NOT_BY_SQL = {
     "user.add": "it is given a password, and what stands in a row is no secret",
     "user.passwd": "it is given a password, and what stands in a row is no secret",
     "token.add": "it answers with the token, and what stands in a row is no secret",
+    "command.list": "whoever asks with SQL reads rota_command itself",
+    "command.show": "whoever asks with SQL reads rota_command itself",
 }
 
 

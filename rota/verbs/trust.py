@@ -1,4 +1,4 @@
-"""The verbs about who may do what: users, tokens. Each is for admins."""
+"""The verbs about who may do what, and who asked for what with SQL: users, tokens, commands. Each is for admins."""
 
 from __future__ import annotations
 
@@ -34,6 +34,16 @@ def user_delete(rota: Rota, name: str) -> View:
     return {"name": name, "deleted": True}
 
 
+@verb("user.sessions", Role.ADMIN, acts=False)
+def user_sessions(rota: Rota, *, user: str | None = None) -> View:
+    return rota.users.sessions(user)
+
+
+@verb("user.end-sessions", Role.ADMIN)
+def user_end_sessions(rota: Rota, name: str) -> View:
+    return rota.users.end_sessions(name)
+
+
 @verb("token.add", Role.ADMIN)
 def token_add(
     rota: Rota, name: str, *, role: str | None = None, user: str | None = None, scopes: Any = None, expires: Any = None
@@ -55,3 +65,22 @@ def token_revoke(rota: Rota, name: str) -> View:
 def token_delete(rota: Rota, name: str) -> View:
     rota.tokens.delete(name)
     return {"name": name, "deleted": True}
+
+
+@verb("command.list", Role.ADMIN, acts=False)
+def command_list(
+    rota: Rota,
+    *,
+    state: str | None = None,
+    verb: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    limit: int = 50,
+    before: int | None = None,
+) -> View:
+    return rota.commands.list(limit, state=state, verb=verb, since=since, until=until, before=before)
+
+
+@verb("command.show", Role.ADMIN, acts=False)
+def command_show(rota: Rota, command: str) -> View:
+    return rota.commands.show(command)

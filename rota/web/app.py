@@ -10,7 +10,7 @@ import functools
 import hmac
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from fastapi import FastAPI
@@ -22,7 +22,7 @@ from starlette.routing import Match
 from rota import __version__
 from rota.client import Rota
 from rota.client.rota import CONNECTIONS_MAX
-from rota.errors import Invalid
+from rota.errors import DatabaseUnavailable, Invalid
 from rota.model.access import THIS_MACHINE, Access
 from rota.model.accounts import Identity
 from rota.verbs.table import VERBS
@@ -39,6 +39,9 @@ from rota.web.problems import Refusal, is_about, problem, problem_of, write_json
 from rota.web.resources import Resource, derive_resources
 from rota.web.threads import Threads
 
+if TYPE_CHECKING:
+    from rota.web.oidc import OpenIdProvider
+
 CSRF_HEADER = "X-CSRF-Token"
 ACTORS_MAX = 100  # for whom it is remembered what they were warned of
 
@@ -52,10 +55,11 @@ def make_app(
     describe: Describe = nothing_known,
     say: Say = nothing_said,
     threads: int = CONNECTIONS_MAX,
+    provider: OpenIdProvider | None = None,
 ) -> FastAPI:
     """Make the application that serves ``rota``.
 
-    ``access`` says who is let in, and by which names it is asked for. For OpenAPI,
+    ``access`` says who is let in, and by which names it is asked for; ``provider`` says who somebody is. For OpenAPI,
     ``describe`` tells the schemas of a verb's parameters, and ``say`` what it does. The connections of ``rota`` are
     given back when it ends.
     """
@@ -81,13 +85,17 @@ def make_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        exception_handlers={Refusal: _refused, HTTPException: _refused_by_router},
+        exception_handlers={
+            Refusal: _refused,
+            HTTPException: _refused_by_router,
+            DatabaseUnavailable: _refused_before_its_turn,
+        },
     )
     for resource in derive_resources(VERBS.values()):
         answer = answer_with(resource, rota, in_threads)
         app.add_api_route(resource.path, answer, methods=[resource.method], **describe_route(resource, describe, say))
     add_looks(app, rota, in_threads, feed, monitoring)
-    site = Site(rota, in_threads, describe, access)
+    site = Site(rota, in_threads, describe, access, provider)
     site.add_to(app)
     app.state.site = site
     app.state.access = access
@@ -125,7 +133,8 @@ def answer_with(resource: Resource, rota: Rota, threads: Threads) -> Answer:
                 view = show_page(verb.name, filters, view)
             return write_answer(resource, target, view)
 
-        return await threads.run(functools.partial(_or_refused, ask, target if resource.names_target is None else None))
+        or_refused = functools.partial(_or_refused, ask, target if resource.names_target is None else None)
+        return await (threads.run_writing(or_refused) if verb.acts else threads.run(or_refused))
 
     return answer
 
@@ -228,6 +237,11 @@ def _or_refused(ask: Callable[[], Response], target: str | None) -> Response:
 
 async def _refused(_: Request, error: Exception) -> Response:
     return problem_of(error)
+
+
+async def _refused_before_its_turn(request: Request, error: Exception) -> Response:
+    site: Site = request.app.state.site
+    return site.refuse(request, problem_of(error)) if site.wants_page(request) else problem_of(error)
 
 
 async def _refused_by_router(request: Request, error: Exception) -> Response:

@@ -81,6 +81,11 @@ class Doorkeeper:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not trust.is_ours(hosts[0], self._gate.access):
             return problem(421, "wrong-host", "this server is asked by another name than its own: use its address")
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # A proxy that believes the other one of them has seen another request than this. RFC 9112, 6.1.
+            answer = problem(400, "unreadable", "Content-Length and Transfer-Encoding contradict each other: send one")
+            answer.headers["Connection"] = "close"
+            return answer
         if trust.is_cross_site(scope["method"], headers):
             return problem(403, "cross-site", "a page of another site may not act here")
         try:

@@ -2,7 +2,8 @@
 
 One poller for all of them asks the database, and only while somebody looks on. Each viewer has a bounded queue: whoever
 does not read is disconnected, and goes on from the last event that they had when they come back. An event may come
-twice, and one that was committed late comes after events with higher numbers; none is lost.
+twice, and one that was committed late comes after events with higher numbers; none is lost. Whoever may look on no more
+is let go: of all of them together it is asked once in a while.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from typing import Any, TypeVar
 
 from rota.client import Rota
 from rota.errors import RotaError
+from rota.model.accounts import Identity
 from rota.store.event_feed import FEED_MAX, Span, read_again, read_feed, read_top
+from rota.store.standing import find_standing
 from rota.web.problems import Refusal, write_json
+from rota.web.trust import LOCAL
 
 log = logging.getLogger("rota.web")
 
@@ -29,6 +33,7 @@ POLL_SECONDS_MAX = 10.0  # while the database is away
 HEARTBEAT_SECONDS = 15.0
 QUEUE_MAX = 2000  # events that a viewer has not read
 VIEWERS_MAX = 500
+STANDING_SECONDS = 10.0  # how long somebody may look on whose log-in or token is over
 LATE_SECONDS = 60.0  # how long a transaction may take to commit an event
 LATE_IDS = 1000  # and how far others may come meanwhile, for a viewer that comes back
 SPANS_KEPT = 200
@@ -56,6 +61,7 @@ class Viewer:
     """Who looks on: what has come for them, None at the end."""
 
     wanted: Wanted
+    identity: Identity = LOCAL
     queue: asyncio.Queue[tuple[int, bytes] | None] = field(default_factory=lambda: asyncio.Queue(QUEUE_MAX + 1))
 
     def put(self, number: int, message: bytes) -> bool:
@@ -111,6 +117,7 @@ class Feed:
         self._top = 0
         self._poller: asyncio.Task[None] | None = None
         self._beginning = asyncio.Lock()
+        self._stood_at = clock()
         self._has_ended = False
 
     @property
@@ -118,16 +125,14 @@ class Feed:
         """How many look on."""
         return len(self._viewers)
 
-    async def join(self, wanted: Wanted) -> tuple[Viewer, int]:
+    async def join(self, wanted: Wanted, identity: Identity = LOCAL) -> tuple[Viewer, int]:
         """Let somebody look on from now; return the highest number that is not new to them.
 
         Raises:
             Refusal: there are too many already.
             DatabaseUnavailable: nobody answers.
         """
-        if len(self._viewers) >= VIEWERS_MAX or self._has_ended:
-            raise Refusal(503, "too-many-viewers", f"{len(self._viewers)} look on already: come back later")
-        viewer = Viewer(wanted)
+        viewer = Viewer(wanted, identity)
         async with self._beginning:
             if self._poller is None or self._poller.done():
                 self._top, there = await self._in_thread(lambda: read_top(self._rota.database, LATE_IDS))
@@ -135,6 +140,9 @@ class Feed:
                 if there:
                     self._missing.look_at(sorted(there), min(there) - 1, self._clock())
                 self._poller = asyncio.create_task(self._poll(), name="events")
+            # Only here, where nobody else waits in between: many who come at once would all pass before.
+            if len(self._viewers) >= VIEWERS_MAX or self._has_ended:
+                raise Refusal(503, "too-many-viewers", f"{len(self._viewers)} look on already: come back later")
             self._viewers.add(viewer)
         return viewer, self._top
 
@@ -165,6 +173,9 @@ class Feed:
     async def round(self) -> bool:
         """Read what is new and give it to whoever wants it; return whether there is more."""
         now = self._clock()
+        if now - self._stood_at >= STANDING_SECONDS:
+            await self._let_go()
+            self._stood_at = now
         spans = self._missing.spans(now)
         after = self._top
         found: list[dict[str, Any]] = await self._in_thread(lambda: read_feed(self._rota.database, after, spans))
@@ -177,6 +188,17 @@ class Feed:
         for event in found:
             self._give(event)
         return len(newer) >= FEED_MAX
+
+    async def _let_go(self) -> None:
+        """Let those go whose log-in or token is over, before they are given anything more."""
+        asked = list(self._viewers)
+        standing: set[Identity] = await self._in_thread(
+            lambda: find_standing(self._rota.database, [viewer.identity for viewer in asked])
+        )
+        for viewer in asked:
+            if viewer.identity not in standing:
+                self._viewers.discard(viewer)
+                viewer.end()
 
     def _give(self, event: dict[str, Any]) -> None:
         message: bytes | None = None
@@ -224,7 +246,7 @@ class Feed:
         after = max(last, top - BACKLOG_MAX)
         if after > last:
             yield 0, b'event: left-out\ndata: {"after": %d, "up_to": %d}\n\n' % (last, after)
-        while after < top:
+        while after < top and viewer in self._viewers:
             place = after
             page: list[dict[str, Any]] = await self._in_thread(lambda: read_feed(database, place))  # noqa: B023
             for event in page:

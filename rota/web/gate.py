@@ -15,6 +15,7 @@ from rota.client import Rota
 from rota.errors import Invalid
 from rota.model.access import Access, read_address
 from rota.model.accounts import Identity, Session, Source, check_user
+from rota.model.oidc import CALLBACK
 from rota.store.accounts import read_role
 from rota.store.log_ins import find_session
 from rota.web import trust
@@ -25,7 +26,7 @@ SESSION_COOKIE = "rota_session"
 # Lax: a link in a mail or a chat leads to its page rather than to the log-in. What acts is no link: it is a POST, for
 # which browsers leave the cookie out when another site sends it, and it wants a token besides.
 SAME_SITE = "lax"
-FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,8 @@ class Gate:
     def _is_open(self, path: str) -> bool:
         if path in {"/metrics", "/readyz"}:
             return self.access.has_open_metrics
+        if path in {"/login/oidc", CALLBACK}:
+            return self.access.has_provider
         return path in {"/healthz", "/login"} or path.startswith("/static/")
 
     async def _identify_here(self, request: Request) -> Identity:

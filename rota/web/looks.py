@@ -37,12 +37,13 @@ def add_looks(app: FastAPI, rota: Rota, threads: Threads, feed: Feed, monitoring
     """Add them."""
 
     async def events(request: Request) -> Response:
-        check_look(identity_of(request))
+        identity = identity_of(request)
+        check_look(identity)
         try:
             given = read_words(request, *_OF_EVENTS)
             wanted = Wanted(given.get("job"), _read_run(given.get("run")), given.get("kind"))
             last = _read_last(request.headers.get("last-event-id") or given.get("last_event_id"))
-            viewer, top = await feed.join(wanted)
+            viewer, top = await feed.join(wanted, identity)
         except RotaError as error:
             return problem_of(error)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

@@ -135,7 +135,7 @@ def _in_path(resource: Resource) -> list[dict[str, Any]]:
     target = resource.verb.target
     if target is None or resource.names_target is not None:
         return []
-    text = "The name, percent-encoded: / is %2F." if target not in {"run", "backfill"} else "The number."
+    text = "The name, percent-encoded: / is %2F." if target not in {"run", "backfill", "command"} else "The number."
     return [{"name": target, "in": "path", "required": True, "description": text, "schema": {"type": "string"}}]
 
 

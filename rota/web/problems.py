@@ -107,7 +107,7 @@ def problem_of(error: Exception, *, status: int | None = None) -> Response:
 
 def is_about(error: Invalid, target: str) -> bool:
     """Tell whether it is the target that was refused: what no name can be is not found at its address."""
-    return error.value == target or (error.field in {"run", "backfill"} and target.isdigit())
+    return error.value == target or (error.field in {"run", "backfill", "command"} and target.isdigit())
 
 
 def _unforeseen(error: Exception) -> Response:

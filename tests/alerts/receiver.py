@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ class Receiver:
 
 
 @contextlib.contextmanager
-def receive() -> Iterator[Receiver]:
+def receive(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
     receiver = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
@@ -64,6 +65,8 @@ def receive() -> Iterator[Receiver]:
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     receiver.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -84,18 +87,29 @@ class MailServer:
 
 
 @contextlib.contextmanager
-def take_mail() -> Iterator[MailServer]:
-    """The few words of SMTP that one mail takes."""
+def take_mail(tls: ssl.SSLContext | None = None, *, at_once: bool = False) -> Iterator[MailServer]:
+    """The few words of SMTP that one mail takes; with ``tls`` from the start, or when it is asked for."""
     kept = MailServer()
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             self.wfile.write(b"220 here\r\n")
             told: list[str] = []
+            is_offered = tls is not None and not at_once
             while line := self.rfile.readline():
                 word = line.split(maxsplit=1)[0].upper().decode() if line.strip() else ""
                 if word in kept.refuses:
                     self.wfile.write(kept.refuses[word])
+                elif word == "EHLO" and is_offered:
+                    self.wfile.write(b"250-here\r\n250 STARTTLS\r\n")
+                elif word == "STARTTLS" and tls is not None and is_offered:
+                    self.wfile.write(b"220 go on\r\n")
+                    try:
+                        self.connection = tls.wrap_socket(self.connection, server_side=True)
+                    except OSError:
+                        return  # whom it is not good enough for
+                    self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb", 0)
+                    is_offered = False
                 elif word == "DATA":
                     self.wfile.write(b"354 go on\r\n")
                     data = b""
@@ -112,6 +126,8 @@ def take_mail() -> Iterator[MailServer]:
                     self.wfile.write(b"250 yes\r\n")
 
     server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+    if tls is not None and at_once:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     kept.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

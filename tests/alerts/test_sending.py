@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email
 import email.policy
 import hashlib
@@ -9,6 +10,8 @@ import hmac
 import json
 import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -20,7 +23,7 @@ from rota.alerts.address import literal_address, read_url, why_refused
 from rota.alerts.channel import Channel, read_channel
 from rota.alerts.refused import Refused, Unreachable
 from rota.alerts.sending import deliver, send
-from rota.alerts.webhook import RETRY_AFTER_SECONDS_MAX, read_retry_after
+from rota.alerts.webhook import RETRY_AFTER_SECONDS_MAX, post, read_retry_after
 from rota.engine.secrets import NodeSecrets
 from rota.errors import Invalid
 from rota.model.outcomes import Retry
@@ -185,6 +188,9 @@ NOT_PUBLIC = {
     "fe80::1": "link-local",
     "fec0::1": "private",
     "ff02::1": "multicast",
+    "192.0.0.192": "not public",  # where a cloud gives out credentials
+    "64:ff9b:1:0a00:0:100:808:808": "not public",  # 10.0.0.1 or 8.8.8.8, as its gateway reads it
+    "3fff::1": "not public",
 }
 
 
@@ -208,7 +214,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, *replies: list[str]) -> list[str]:
     """Stand in for the name server: one reply after the other; return the list of what it was asked."""
     asked: list[str] = []
 
-    def getaddrinfo(host: str, port: int, **_options: Any) -> list[Any]:
+    def getaddrinfo(host: str, port: int, *_words: Any, **_options: Any) -> list[Any]:
         found = replies[min(len(asked), len(replies) - 1)]
         asked.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in found]
@@ -414,3 +420,24 @@ def test_a_node_offers_a_channel_while_all_of_it_can_be_read(tmp_path: Any) -> N
 
     assert (without, secrets.offered()) == ((), ("ROTA_ALERT_ops",))
     assert secrets.read(["ROTA_ALERT_ops"])["ROTA_ALERT_ops__secret"] == SECRET
+
+
+def test_an_answer_that_drips_in_is_waited_for_no_longer_than_any_other() -> None:
+    drops = 100  # after which it is an answer like another
+
+    def drip(server: socket.socket) -> None:
+        taken, _ = server.accept()
+        with taken, contextlib.suppress(OSError):
+            taken.sendall(b"HTTP/1.1 204 No Content\r\nX: ")
+            for _ in range(drops):
+                taken.sendall(b"a")
+                time.sleep(0.05)  # less than any wait for it
+            taken.sendall(b"\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dripping = threading.Thread(target=drip, args=(server,))
+        dripping.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        with pytest.raises(Unreachable, match=r"not within 0\.5 s"):
+            post(url, b"{}", alert_id="7", secret=None, private=True, timeout=0.5)
+        dripping.join()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -254,6 +256,28 @@ def test_the_demo_never_touches_the_database_in_force(rota, start_rota):
     process.communicate(timeout=60)
 
     assert read(rota("job", "list", "--json")) == []
+
+
+def test_the_demo_serves_its_pages_at_another_port_where_one_is_taken(start_rota):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = start_rota("up", "--demo", "--port", str(port))
+        told = [process.stdout.readline() for _ in range(4)]
+        pages = told[-1].removeprefix("pages ").strip()
+
+        with urllib.request.urlopen(f"{pages}/schedules", timeout=SECONDS_MAX) as answer:
+            page = answer.read().decode()
+        with urllib.request.urlopen(f"{pages}/api/v1/jobs", timeout=SECONDS_MAX) as answer:
+            jobs = json.load(answer)["items"]
+        while "often succeeded" not in re.sub(r"run \d+ slot [-0-9: ]+: ", "", process.stdout.readline()):
+            assert process.poll() is None, process.communicate()
+        process.terminate()
+        output, errors = process.communicate(timeout=60)
+
+    assert told[2].startswith(f"no pages: http://127.0.0.1:{port} cannot be had: ")
+    assert 'href="/schedules/overlapping"' in page
+    assert [one["name"] for one in jobs] == ["flaky", "long", "often", "overlapping", "report", "too-late"]
+    assert (process.returncode, "stopping: jobs that run" in output) == (0, True), errors
 
 
 def test_a_worker_has_the_environments_of_its_file_and_reads_them_again(rota, start_rota, tmp_path, settings):

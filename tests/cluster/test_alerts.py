@@ -12,6 +12,7 @@ from sqlalchemy import select
 from rota.alerts.webhook import sign
 from rota.store.history import why_run
 from rota.store.tables import metadata, run
+from tests.alerts.authority import Authority
 from tests.alerts.receiver import Receiver, Request, receive
 from tests.cluster.cluster import Cluster, descendants_of
 
@@ -108,3 +109,21 @@ def test_an_alert_that_would_be_refused_again_fails_at_once(cluster: Cluster, re
     (attempt,) = cluster.attempts(made.id)
     assert attempt.error_type == "rota.alerts.refused.Refused"
     assert "answered 410" in attempt.error_message
+
+
+def test_why_a_certificate_is_not_trusted_is_kept_with_the_attempt(cluster: Cluster) -> None:
+    authority = Authority(cluster.folder)
+    with receive(authority.context("ended")) as secured:
+        cluster.add_shell("job", "exit 3", **OPS)
+        url = secured.url.replace("http:", "https:")
+        cluster.start("a", alerts={"ops": {"webhook": url, "private": True, "ca": authority.ca}})
+
+        cluster.enqueue("job")
+
+        made = telling(cluster)
+        attempts = cluster.wait(
+            lambda: [one for one in cluster.attempts(made.id) if one.finished_at], "an attempt has ended"
+        )
+    assert "shows a certificate that is not trusted" in attempts[0].error_message
+    assert "certificate has expired" in attempts[0].error_message
+    assert secured.got == []

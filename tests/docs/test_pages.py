@@ -97,7 +97,7 @@ def test_every_test_that_a_page_names_is_there(page: Path) -> None:
     there = {
         name
         for path in (ROOT / "tests").rglob("test_*.py")
-        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
 
     assert named - there == set()

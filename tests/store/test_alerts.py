@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from datetime import timedelta
+from typing import Any, Literal
 
 import pytest
 from sqlalchemy import select
@@ -13,16 +14,22 @@ from sqlalchemy import select
 from rota.errors import RotaError
 from rota.model.alerts import ALERT_CALL
 from rota.model.findings import FindingCode
-from rota.model.run import Claim, End
+from rota.model.instants import format_instant
+from rota.model.run import Claim, End, NewRun
 from rota.store import jobs
+from rota.store.advancing import advance_runs, miss_unreachable
 from rota.store.database import Database
 from rota.store.endings import end_runs, rescue_runs
 from rota.store.findings import watch_health
+from rota.store.firing import fire_schedules
+from rota.store.forgetting import forget_node
 from rota.store.health import check_health
+from rota.store.requests import request_runs
 from rota.store.tables import alert, job, run
 from tests.clock import Clock
 from tests.store.ledger import LEASE_SECONDS, Ledger, statements_of
-from tests.store.living import start_node
+from tests.store.living import start_node, stop_node
+from tests.store.trouble import commit_breaks
 
 OPS = {"alert": '["ops"]', "alert_quiet_seconds": 900.0}
 
@@ -85,6 +92,24 @@ def test_an_alert_is_not_there_without_what_it_tells_of(ledger: Ledger, monkeypa
 
     assert before == ("running", [])
     assert (ledger.run(claim.run_id).state, kinds(ledger)) == ("failed", [("failure", 0)])
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_alert_is_made_once_though_the_answer_to_its_commit_is_lost(
+    ledger: Ledger, clock: Clock, when: Literal["before", "after"]
+) -> None:
+    ledger.add_job(**OPS)
+    ledger.enqueue_many([NewRun("job")] * 2)
+    claims = [ledger.started(claim) for claim in ledger.claim(limit=2)]
+
+    for claim in claims:
+        with commit_breaks(ledger.database, when):
+            ledger.end(claim, "exited", exit_code=1)
+    with commit_breaks(ledger.database, when, times=2):
+        minute(ledger, clock, 16)
+
+    assert kinds(ledger) == [("failure", 0), ("failure", 0)]
+    assert ledger.row(select(alert)).held_count == 0
 
 
 def test_what_follows_within_the_quiet_time_is_counted_and_told_when_it_is_over(ledger: Ledger, clock: Clock) -> None:
@@ -187,6 +212,83 @@ def test_a_lost_run_is_told(ledger: Ledger, clock: Clock) -> None:
     rescue_runs(ledger.database, rescuer="b")
 
     assert [(one["kind"], one["run"]) for one in told(ledger)] == [("lost", claim.run_id)]
+
+
+def test_a_run_that_does_not_start_in_its_window_is_told_and_the_next_success_too(ledger: Ledger, clock: Clock) -> None:
+    ledger.add_job(start_within_seconds=60.0, **OPS)
+    ledger.add_job("other", start_within_seconds=60.0)
+    run_id = ledger.enqueue()
+    ledger.enqueue("other")
+    clock.advance(seconds=59)
+    advance_runs(ledger.database)
+    assert told(ledger) == []
+    clock.advance(seconds=2)
+
+    advance_runs(ledger.database)
+    advance_runs(ledger.database)
+
+    (one,) = told(ledger)
+    assert (one["kind"], one["job"], one["run"], one["state"]) == ("missed", "job", run_id, "missed")
+    assert (one["reason"]["code"], one["attempt"], one["node"]) == ("window_passed", 0, None)
+    fail(ledger, "succeeded")
+    assert [(one["kind"], one.get("recovered_from")) for one in told(ledger)][1:] == [("recovered", "missed")]
+
+
+def test_slots_that_nobody_has_looked_at_in_time_are_told(ledger: Ledger, clock: Clock) -> None:
+    ledger.add_job(**OPS)
+    each_hour = {"expression": "0 * * * *", "catch_up": "none", "next_slot_at": clock.now - timedelta(hours=5)}
+    ledger.add_schedule(**each_hour)
+    clock.advance(minutes=30)
+
+    fire_schedules(ledger.database, fired_by="a", limit=10)
+    fire_schedules(ledger.database, fired_by="a", limit=10)
+
+    (one,) = told(ledger)
+    missed, *more = (row for row in ledger.runs() if row.job == "job" and row.state == "missed")
+    assert ledger.row(select(alert)).held_count == len(more)
+    assert (one["kind"], one["schedule"], one["run"], one["state"]) == ("missed", "each", missed.id, "missed")
+    assert one["slot"] == format_instant(missed.slot_at)
+    assert one["reason"] == {"code": missed.reason, "text": missed.reason_text}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_is_missed_is_told_once_though_the_answer_to_its_commit_is_lost(
+    ledger: Ledger, clock: Clock, when: Literal["before", "after"]
+) -> None:
+    ledger.add_job(start_within_seconds=60.0, **OPS)
+    ledger.enqueue()
+    ledger.add_schedule(expression="0 * * * *", catch_up="none", next_slot_at=clock.now - timedelta(hours=5))
+    clock.advance(seconds=61)
+
+    with commit_breaks(ledger.database, when, times=2):
+        advance_runs(ledger.database)
+    with commit_breaks(ledger.database, when, times=2):
+        fire_schedules(ledger.database, fired_by="a", limit=10)
+
+    assert kinds(ledger) == [("missed", 0)]
+    assert ledger.row(select(alert)).held_count == len([row for row in ledger.runs() if row.state == "missed"]) - 1
+
+
+@pytest.mark.parametrize("gone", ["forgotten", "deleted", "excluded"])
+def test_a_run_for_a_node_that_is_gone_is_told(ledger: Ledger, gone: str) -> None:
+    ledger.add_job(runs_on="all", **OPS)
+    for name in ("a", "b"):
+        start_node(ledger, name)
+    request_runs(ledger.database, [NewRun("job")])
+    of_b = ledger.row(select(run.c.id).where(run.c.target_node == "b")).id
+
+    match gone:
+        case "forgotten":
+            stop_node(ledger, "b")
+            forget_node(ledger.database, "b", actor="ann")
+        case "deleted":
+            ledger.execute("delete from rota_node where name = 'b'")
+        case _:
+            ledger.set_job(exclude='["b"]')
+    miss_unreachable(ledger.database)
+
+    code = "node_forgotten" if gone == "forgotten" else "no_node"
+    assert [(one["kind"], one["run"], one["reason"]["code"]) for one in told(ledger)] == [("missed", of_b, code)]
 
 
 def test_nothing_is_told_of_what_tells(ledger: Ledger) -> None:

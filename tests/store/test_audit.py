@@ -196,6 +196,11 @@ def test_a_list_is_filtered_and_paged_by_number(ledger: Ledger) -> None:
     assert numbers(since=BEGINNING + timedelta(minutes=4)) == [6, 5]
     assert numbers(since=BEGINNING + timedelta(minutes=4), actor="ben", door="http") == [5]
     assert numbers(since=BEGINNING + timedelta(days=1)) == []
+    assert numbers(until=BEGINNING + timedelta(minutes=2)) == [2, 1]
+    assert numbers(since=BEGINNING + timedelta(minutes=1), until=BEGINNING + timedelta(minutes=3)) == [3, 2]
+    assert numbers(kind="job", did="did") == [6, 5, 4, 3, 2, 1]
+    assert numbers(kind="job", did="undone") == []
+    assert [list_audit(ledger.database, limit=2, before=at).next for at in (7, 5, 3)] == [5, 3, None]
 
 
 def auditing_write(ledger: Ledger, actor: Actor, kind: str, subject: str) -> None:
@@ -210,6 +215,14 @@ def test_since_a_time_finds_what_the_clock_has_put_out_of_order(ledger: Ledger) 
     auditing_write(ledger, ANN, "job", "after")
 
     assert [view["subject"] for view in list_audit(ledger.database, since=BEGINNING)] == ["before"]
+
+
+def test_until_a_time_finds_what_the_clock_has_put_out_of_order(ledger: Ledger) -> None:
+    auditing_write(ledger, ANN, "job", "late")
+    ledger.clock.step(seconds=-1800)
+    auditing_write(ledger, ANN, "job", "early")
+
+    assert [view["subject"] for view in list_audit(ledger.database, until=BEGINNING)] == ["early"]
 
 
 def test_rows_are_kept_as_long_as_is_said_and_the_oldest_go_first(ledger: Ledger) -> None:
@@ -268,6 +281,12 @@ ASKED: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
         SOME | {"since": LATE, "first": ROWS - 4000},
         {*PRIMARY, "rota_audit_at"},
     ),
+    "until a time": (
+        auditing.list_statement(["until", "last"]),
+        SOME | {"until": LATE, "last": 20_000},
+        {*PRIMARY, "rota_audit_at"},
+    ),
+    "after a time": (auditing.FIND_AFTER, {"at": LATE}, {"rota_audit_at"}),
     "before a time": (auditing.FIND_BEFORE, {"at": LATE}, {"rota_audit_at"}),
     "the oldest": (auditing.FIND_OLD, {"minus_seconds": -1.0}, PRIMARY),
 }

@@ -187,6 +187,24 @@ def test_only_jobs_with_trouble_are_shown_where_they_are_asked_for(mixed: Ledger
     assert look(mixed, is_troubled=True).lines == []
 
 
+def test_many_jobs_with_trouble_come_page_by_page(ledger: Ledger) -> None:
+    for number in range(6):
+        ledger.add_job(f"job-{number}", retries=0)
+        ledger.enqueue(f"job-{number}")
+        ledger.end(ledger.claim_one(), *(["exception"] if number % 2 else []))
+    fold_tallies(ledger.database)
+    pages: list[tuple[list[str], str | None]] = []
+
+    after: str | None = ""
+    while after is not None:
+        board = look(ledger, is_troubled=True, limit=1, after=after)
+        pages.append(([one.name for one in board.lines], board.next))
+        after = board.next
+
+    # The last page is found the other way: there is less than it asks for.
+    assert pages == [(["job-1"], "job-1"), (["job-3"], "job-3"), (["job-5"], None)]
+
+
 def test_the_last_hours_tell_how_runs_ended_and_how_late_they_started(ledger: Ledger) -> None:
     ledger.add_job()
     ledger.enqueue_many([NewRun("job") for _ in range(3)])

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from rota.errors import ConfigError, DatabaseRefused, DatabaseUnavailable, NotSupported
 from rota.store.database import TRIES_MAX, Database, now_of, parse_url
-from tests.store.trouble import commit_breaks, kill_connections
+from tests.store.trouble import commit_breaks, kill_connections, locked
 
 INSERT = text("insert into rota_pool (name, created_at) values (:name, '2026-11-02 12:00:00.000000')")
 NAMES = text("select name from rota_pool order by name")
@@ -53,6 +53,57 @@ def test_a_write_is_there_once_it_has_returned(database: Database, database_url:
     other = Database(database_url)
     assert names(other) == ["one"]
     other.close()
+
+
+LOCK = "update rota_pool set created_at = created_at"
+RENAME = text("update rota_pool set name = 'two'")
+
+
+def rename(connection: Connection) -> None:
+    connection.execute(RENAME)
+
+
+def test_what_is_locked_by_others_is_waited_for_no_longer_than_the_patience_lasts(
+    database_url: str, pauses: Pauses
+) -> None:
+    hasty = Database(database_url, sleep=pauses, patience_seconds=0.1)
+    add(hasty, "one")
+
+    with locked(database_url, LOCK):
+        with pytest.raises(DatabaseUnavailable):
+            hasty.write(rename, repeatable=True)
+        assert names(hasty) == ["one"]
+    assert pauses == []  # it was tried once
+    hasty.write(rename, repeatable=True)
+    assert names(hasty) == ["two"]
+    hasty.close()
+
+
+def test_what_may_be_left_out_is_left_out_where_it_cannot_be_at_once_and_nothing_else_is(
+    database: Database, database_url: str
+) -> None:
+    add(database, "one")
+    ask = {
+        "sqlite": "pragma busy_timeout",
+        "postgresql": "show lock_timeout",
+        "mysql": "select @@innodb_lock_wait_timeout + @@lock_wait_timeout",
+    }[database.dialect.name]
+
+    def wait_of(connection: Connection) -> Any:
+        return connection.exec_driver_sql(ask).scalar_one()
+
+    before = database.read(wait_of)
+
+    with locked(database_url, LOCK):
+        assert not database.write_or_leave_out(rename)
+        assert database.read(wait_of) == before
+    assert names(database) == ["one"]
+    assert not database.write_or_leave_out(
+        lambda connection: connection.execute(text("update no_such_table set a = 1"))
+    )
+    assert database.write_or_leave_out(rename)
+    assert names(database) == ["two"]
+    assert database.read(wait_of) == before
 
 
 def test_a_write_that_raises_leaves_nothing_behind(database: Database) -> None:

@@ -34,6 +34,7 @@ from rota.store.leases import (
     find_waiting,
     secret_parameters,
 )
+from rota.store.missed import READ_JOBS_OF_RUNS, READ_MISSED, READ_MISSED_SLOTS
 from rota.store.moves import APPLY_MOVES, CLOSE_ATTEMPTS, TELL_MOVES
 from rota.store.outlook import look_statement
 from rota.store.placing import selector_parameters
@@ -148,6 +149,13 @@ HOT |= {
     ),
     "FIND_OURS": (FIND_OURS, {"schedule_ids": [1, 2, 3], "backfill_id": 1}, {"rota_run_open_schedule"}),
     "COUNT_STATES": (COUNT_STATES, {"backfill_id": 1}, {"rota_run_backfill"}),
+    "READ_MISSED": (READ_MISSED, {"run_ids": [7, 8]}, set()),
+    "READ_JOBS_OF_RUNS": (READ_JOBS_OF_RUNS, {"run_ids": [7, 8]}, set()),
+    "READ_MISSED_SLOTS": (
+        READ_MISSED_SLOTS,
+        {"slots": encode_rows([{"schedule_id": 1, "slot_at": BEGINNING, "target_node": ""}])},
+        {"rota_run_slot"},
+    ),
 }
 HOT["PLACE_RUNS"] = (PLACE_RUNS, {"placed": encode_rows([{"run_id": 1, "behind_seconds": 0}])}, set())
 # Of another job than those whose runs are many.
@@ -170,6 +178,8 @@ SORT_FEW = {
     "READ_GROUPS",
     "FIND_OURS",
     "COUNT_STATES",
+    "READ_MISSED",
+    "READ_MISSED_SLOTS",
 }
 
 
@@ -432,6 +442,7 @@ GIVEN: dict[str, tuple[Any, str]] = {
     "TALLY_SLOTS": (TALLY_SLOTS, "told"),
     "CLOSE_ATTEMPTS": (CLOSE_ATTEMPTS, "ends"),
     "KEEP_ORPHANS": (KEEP_ORPHANS, "orphans"),
+    "READ_MISSED_SLOTS": (READ_MISSED_SLOTS, "slots"),
 }
 BY_KEY = ("USING INTEGER PRIMARY KEY", "sqlite_autoindex", "USING INDEX rota_event_run")
 

@@ -28,6 +28,9 @@ from tests.store.ledger import LEASE_SECONDS, Ledger, statements_of
 from tests.store.living import start_node, stop_node
 from tests.store.trouble import commit_breaks
 
+# Rules that statements shared by all databases keep.
+pytestmark = pytest.mark.takes_turns
+
 MINUTE = timedelta(minutes=1)
 
 

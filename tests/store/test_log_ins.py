@@ -9,11 +9,12 @@ import pytest
 from sqlalchemy import insert
 
 from rota import Rota
-from rota.model.accounts import Refusal, Session, SessionRules, Source
+from rota.model.accounts import Identity, Refusal, Session, SessionRules, Source
 from rota.model.roles import Role
-from rota.store import log_ins
+from rota.store import log_ins, standing
 from rota.store.log_ins import end_session, end_sessions, find_session, log_in, open_session, remove_log_ins
 from rota.store.tables import login_failure, session
+from rota.store.tokens import identify_token
 from rota.store.turns import LOG_INS, take_turn
 from tests.store.ledger import Ledger, statements_of
 from tests.store.test_explain import explain
@@ -293,6 +294,62 @@ def test_who_was_identified_elsewhere_has_a_session_without_a_row_of_theirs(ledg
     assert acts(ledger) == [("eve@example.org", "eve@example.org", "logged-in")]
 
 
+def test_of_who_was_identified_elsewhere_a_user_who_is_disabled_here_gets_no_session(
+    rota: Rota, ledger: Ledger
+) -> None:
+    rota.users.edit("ann", disable=True)
+
+    found = open_session(ledger.database, "ann", role=Role.ADMIN, source=Source.OIDC, address=HERE)
+
+    assert isinstance(found, Refusal)
+    assert ledger.rows("select * from rota_session") == []
+    assert acts(ledger) == [("ann", "ann", "log-in-refused")]
+
+
+def test_sessions_are_listed_by_user_the_latest_first_and_those_that_are_over_are_not(
+    rota: Rota, ledger: Ledger, quick: list[str | None]
+) -> None:
+    open_session(ledger.database, "zoe", role=Role.VIEWER, source=Source.OIDC)
+    ledger.clock.advance(minutes=119)
+    for address in (HERE, THERE):
+        log_in(ledger.database, "ann", PASSWORD, address=address, user_agent="Browser/1.0")
+
+    def listed(*name: str) -> list[tuple[Any, ...]]:
+        return [tuple(one[key] for key in ("user", "role", "source", "address")) for one in rota.users.sessions(*name)]
+
+    anns = [("ann", "operator", "password", THERE), ("ann", "operator", "password", HERE)]
+    assert listed() == [*anns, ("zoe", "viewer", "oidc", None)]
+    assert listed("ann") == anns
+    ledger.clock.advance(minutes=1)
+    assert listed("zoe") == []
+    assert rota.users.end_sessions("ann") == {"name": "ann", "ended": 2}
+    assert listed() == []
+
+
+def test_who_still_may_is_told_of_many_at_once(rota: Rota, ledger: Ledger, quick: list[str | None]) -> None:
+    keys = [log_in(ledger.database, "ann", PASSWORD) for _ in range(2)]
+    guest = open_session(ledger.database, "zoe", role=Role.VIEWER, source=Source.OIDC)
+    secret = rota.tokens.add("ci", user="ann", expires="1h")["secret"]
+    found = [session_of(ledger, key) for key in (*keys, guest)]
+    people = [one.identity for one in found if one is not None] + [identify_token(ledger.database, secret)]
+    local = Identity("local@host", Role.ADMIN, Source.LOCAL)
+    people += [Identity("ann", Role.VIEWER, Source.PROXY), Identity("bob", Role.VIEWER, Source.PROXY), local]
+
+    def may() -> list[bool]:
+        standing_now = standing.find_standing(ledger.database, people)
+        return [one in standing_now for one in people]
+
+    assert may() == [True, True, True, True, True, False, True]
+    end_session(ledger.database, keys[0])
+    assert may() == [False, True, True, True, True, False, True]
+    ledger.clock.advance(minutes=60)
+    assert may() == [False, True, True, False, True, False, True]
+    ledger.clock.advance(minutes=60)
+    assert may() == [False, False, False, False, True, False, True]
+    rota.users.edit("ann", disable=True)
+    assert may() == [False, False, False, False, False, False, True]
+
+
 def test_what_is_over_is_removed(rota: Rota, ledger: Ledger, quick: list[str | None]) -> None:
     for _ in range(3):
         attempt(ledger, password=PASSWORD)
@@ -327,6 +384,8 @@ def test_what_is_asked_with_each_request_and_log_in_is_served_by_an_index(rota: 
         "of an address": (log_ins.READ_FAILURES_OF_ADDRESS, {"address": "a7"}),
         "a session": (log_ins.FIND_SESSION, {"key_hash": "7", "minus_idle_seconds": -7200.0}),
         "the sessions of a user": (log_ins.END_SESSIONS, {"name": "u7"}),
+        "the list of a user": (log_ins.LIST_SESSIONS[True], {"name": "u7", "minus_idle_seconds": -7200.0}),
+        "who looks on": (standing.FIND_SESSIONS, {"ids": [7, 70, 700], "minus_idle_seconds": -7200.0}),
     }
 
     plans = {name: explain(ledger, statement, given) for name, (statement, given) in asked.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Literal
 
 import pytest
 
@@ -20,7 +21,9 @@ from rota.store.interventions import mark_succeeded, rerun_run, skip_run
 from rota.store.retention import remove_runs
 from rota.store.rollups import ALL_JOBS, Unit, fold_tallies, read_all_counts, read_job_counts, read_node_counts
 from tests.clock import BEGINNING
+from tests.store.counted import miscounted
 from tests.store.ledger import LEASE_SECONDS, Ledger
+from tests.store.trouble import commit_breaks
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 NOON = BEGINNING
@@ -208,6 +211,30 @@ def test_a_node_that_dies_while_it_folds_counts_nothing_twice(ledger: Ledger, mo
             fold_tallies(ledger.database)
 
     assert both(ledger, lambda: counted(ledger)) == {(NOON, "succeeded"): 1}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_each_end_is_counted_once_though_the_answer_to_a_fold_is_lost(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, when: Literal["before", "after"]
+) -> None:
+    ledger.add_job()
+    for _ in range(5):
+        ledger.enqueue()
+        ledger.end(ledger.claim_one())
+    monkeypatch.setattr(rollups, "FIND_TALLIES", rollups.FIND_TALLIES.limit(3))
+    monkeypatch.setattr(rollups, "FOLD_MAX", 3)
+
+    while True:
+        with commit_breaks(ledger.database, when) as broken:
+            has_more = fold_tallies(ledger.database)
+        if not has_more:
+            break
+
+    assert broken == [when]
+    assert ledger.database.read(miscounted) == []
+    assert ledger.value("select count(*) from rota_tally") == 0
+    assert both(ledger, lambda: counted(ledger)) == {(NOON, "succeeded"): 5}
+    assert on_node(ledger) == {(NOON, "succeeded"): 5}
 
 
 def test_two_nodes_that_fold_at_once_count_each_tally_once(ledger: Ledger) -> None:

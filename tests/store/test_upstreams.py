@@ -25,6 +25,9 @@ from tests.clock import BEGINNING
 from tests.store.ledger import Ledger, statements_of
 from tests.store.living import start_node
 
+# Rules that statements shared by all databases keep.
+pytestmark = pytest.mark.takes_turns
+
 
 def add(ledger: Ledger, name: str, *after: str, **options: Any) -> None:
     spec = JobSpec.checked(name, kind="shell", target="true", after=list(after), **options)

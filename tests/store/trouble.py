@@ -145,3 +145,17 @@ def forget_row_locks(database: Database) -> None:
         return LOCKING.sub("", statement), parameters
 
     event.listen(database.engine, "before_cursor_execute", drop, retval=True)
+
+
+@contextmanager
+def locked(url: str, *statements: str) -> Iterator[None]:
+    """Keep what ``statements`` write locked; on SQLite that is the whole file."""
+    holder = Database(url, of_job=True)  # which may keep a transaction open for long
+    try:
+        with holder.engine.connect() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+            yield
+            connection.exec_driver_sql("rollback")
+    finally:
+        holder.close()

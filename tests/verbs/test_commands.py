@@ -321,3 +321,11 @@ def test_what_a_node_may_not_see_is_left_out_of_an_answer(
     monkeypatch.setattr(ledger.database, "dialect", unseen)
 
     assert prompt.done("status")["nodes"] == []
+
+
+@pytest.mark.parametrize("verb", ["command.list", "command.show"])
+def test_commands_are_not_looked_at_by_commands(prompt: Prompt, verb: str) -> None:
+    refused = prompt.refused(verb, "1" if verb == "command.show" else None)
+
+    assert refused["field"] == "verb"
+    assert "reads rota_command itself" in refused["message"]

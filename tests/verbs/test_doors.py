@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import NullPool, create_engine, select, text
+from sqlalchemy import NullPool, create_engine, insert, literal, select, text
 
 from rota import Rota
 from rota.cli.main import main
@@ -30,7 +30,8 @@ from rota.store.endings import end_runs
 from rota.store.leases import claim_runs, mark_started
 from rota.store.nodes import register_node
 from rota.store.periods import look_at_periods
-from rota.store.tables import audit, metadata
+from rota.store.tables import audit, metadata, session
+from rota.store.types import Number, db_now, db_now_plus
 from rota.verbs.answering import answer_commands
 from rota.verbs.table import NOT_BY_SQL, NOT_HERE, VERBS
 from rota.web.app import make_app
@@ -139,10 +140,14 @@ CASES = {
     "user.edit": Case("user edit ann --role viewer", "ann", {"role": "viewer"}),
     "user.passwd": Case("user passwd ann --password-file FILE", "ann", {"password": PASSWORD}),
     "user.delete": Case("user delete ann", "ann"),
+    "user.sessions": Case("user sessions --user ann", None, {"user": "ann"}),
+    "user.end-sessions": Case("user end-sessions ann", "ann"),
     "token.add": Case("token add new --role operator --scope job.*", "new", {"role": "operator", "scopes": ["job.*"]}),
     "token.list": Case("token list"),
     "token.revoke": Case("token revoke ci", "ci"),
     "token.delete": Case("token delete ci", "ci"),
+    "command.list": Case("command list --state done --verb pool.show", None, {"state": "done", "verb": "pool.show"}),
+    "command.show": Case("command show 1", "1"),
 }
 
 
@@ -228,7 +233,14 @@ class World:
             )  # fmt: skip
         rota.users.add("ann", role="operator")
         rota.tokens.add("ci", user="ann")
+        logged_in = insert(session).values(
+            key_hash="key", csrf="csrf", user_name="ann", role="operator", source="oidc", created_at=db_now(),
+            seen_at=db_now(), expires_at=db_now_plus(literal(3600.0, Number)),
+        )  # fmt: skip
+        self.database.write(lambda connection: connection.execute(logged_in), repeatable=False)
         self._work(rota)
+        self.ask("pool.show", "spare", None)
+        self.ask("pool.shwo", "spare", {"a": 1})
         rota.backfills.start("load", "2026-02-01", "2026-02-03")
         look_at_periods(self.database)
 
@@ -429,7 +441,8 @@ def test_what_holds_a_secret_is_refused_to_sql_and_does_not_stay_in_the_row(
     assert refused is not None
     assert (refused["code"], NOT_BY_SQL[verb] in refused["message"]) == ("invalid", True)
     assert asked.rows() == before
-    kept = asked.database.read(lambda connection: connection.execute(text("select * from rota_command")).one())
+    newest = text("select * from rota_command order by id desc limit 1")
+    kept = asked.database.read(lambda connection: connection.execute(newest).one())
     assert kept.params is None
     assert PASSWORD not in str(kept)
 

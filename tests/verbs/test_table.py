@@ -18,6 +18,7 @@ SPELT = {
     ("job.run", "delay"): "in",
     ("user.add", "password_file"): "password",
     ("user.passwd", "password_file"): "password",
+    ("user.sessions", "name"): "user",
     ("audit", "through"): "door",
     ("schedule.next", "count"): "n",
     ("schedule.next", "after"): "from",

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from rota.web.bodies import BODY_BYTES_MAX
+from rota.web.bodies import BODY_BYTES_MAX, _once
 
 JSON = {"content-type": "application/json"}
 DEEP = b'{"args":' + b"[" * 5000 + b"]" * 5000 + b"}"
@@ -91,6 +91,9 @@ def test_a_large_body_is_refused_while_it_is_read(http, job):
         "/api/v1/runs/1.0",
         "/api/v1/runs/%D9%A1",
         "/api/v1/backfills/99999999999999999999",
+        "/api/v1/commands/99999999999999999999",
+        "/api/v1/commands/9223372036854775807",
+        "/api/v1/commands/abc",
         "/api/v1/jobs/no%20such",
         "/api/v1/jobs/" + "x" * 300,
         "/api/v1/jobs/nobody",
@@ -142,6 +145,25 @@ def test_a_filter_that_breaks_a_rule_is_refused_by_its_name(http, path, field):
     assert answer.status_code == 422
     assert answer.json()["field"] == field
     assert answer.json()["rule" if "rule" in answer.json() else "detail"]
+
+
+def test_a_name_that_comes_twice_is_found_without_comparing_each_with_all():
+    compared = []
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            compared.append(other)
+            return str.__eq__(self, other)
+
+    pairs = [(Name(f"n{number}"), 1) for number in range(1000)] + [(Name("n999"), 2)]
+
+    with pytest.raises(ValueError, match="'n999' comes twice"):
+        _once(pairs)
+
+    assert len(compared) < 2 * len(pairs)
 
 
 def test_a_parameter_that_comes_twice_is_refused(http):

@@ -5,14 +5,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from rota import Rota
+from rota.errors import DatabaseUnavailable
+from rota.model.accounts import Identity, Source
+from rota.model.roles import Role
+from rota.store import passwords
+from rota.store.database import now_of
 from rota.store.events import TELL_CHANGE
+from rota.store.log_ins import find_session, log_in, open_session
+from rota.store.tables import session, token
+from rota.store.tokens import identify_token
 from rota.web import events
 from rota.web.events import Feed, Missing, Wanted
+from rota.web.problems import Refusal
+from rota.web.trust import LOCAL
+from tests.store.ledger import statements_of
+
+PASSWORD = "correct horse battery"
 
 
 async def at_once(work: Any) -> Any:
@@ -176,6 +191,109 @@ async def test_a_hundred_viewers_ask_the_database_no_more_than_one(rota):
     assert all(viewer.queue.qsize() == 1 for viewer in viewers)
 
 
+@pytest.fixture
+def people(rota: Rota, monkeypatch):
+    """A user by password and by token, one whom a provider has identified, and one whom a proxy names."""
+    monkeypatch.setattr(passwords, "MEMORY_KIB", 8)
+    monkeypatch.setattr(passwords, "PASSES", 1)
+    passwords._hasher.cache_clear()
+    passwords._nobodys.cache_clear()
+    for name in ("ann", "bob"):
+        rota.users.add(name, role="viewer", password=PASSWORD)
+    token = rota.tokens.add("ci", user="ann")["secret"]
+    service = rota.tokens.add("scrape", expires="90s")["secret"]
+    sessions = {
+        "ann": log_in(rota.database, "ann", PASSWORD),
+        "bob": log_in(rota.database, "bob", PASSWORD),
+        "guest": open_session(rota.database, "guest", role=Role.VIEWER, source=Source.OIDC),
+    }
+    yield {name: find_session(rota.database, key).identity for name, key in sessions.items()} | {
+        "token": identify_token(rota.database, token),
+        "service": identify_token(rota.database, service),
+        "proxied": Identity("bob", Role.VIEWER, Source.PROXY),
+        "local": LOCAL,
+    }
+    passwords._hasher.cache_clear()
+    passwords._nobodys.cache_clear()
+
+
+def turn_back(rota: Rota, table: Any, column: str, **delta: float) -> None:
+    """Move the clock, as far as rows know it."""
+    moment = rota.database.read(now_of) - timedelta(**delta)
+    rota.database.write(lambda c: c.execute(update(table).values({column: moment})), repeatable=True)
+
+
+ENDS = {
+    "nothing": (lambda rota: None, set()),
+    "the time of all sessions": (
+        lambda rota: turn_back(rota, session, "expires_at", seconds=1),
+        {"ann", "bob", "guest"},
+    ),
+    "two idle hours": (lambda rota: turn_back(rota, session, "seen_at", hours=2), {"ann", "bob", "guest"}),
+    "an admin": (lambda rota: rota.users.end_sessions("guest"), {"guest"}),
+    "another password": (lambda rota: rota.users.passwd("ann", PASSWORD + "!"), {"ann"}),
+    "a disabled user": (lambda rota: rota.users.edit("bob", disable=True), {"bob", "proxied"}),
+    "a deleted user": (lambda rota: rota.users.delete("ann"), {"ann", "token"}),
+    "a revoked token": (lambda rota: rota.tokens.revoke("ci"), {"token"}),
+    "the time of a token": (lambda rota: turn_back(rota, token, "expires_at", seconds=1), {"token", "service"}),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("end", ENDS)
+async def test_whoever_may_look_on_no_more_is_let_go_and_gets_nothing_more(feed, rota, people, end):
+    act, gone = ENDS[end]
+    viewers = {name: await feed.join(Wanted(), identity) for name, identity in people.items()}
+    streams = {name: feed.stream(*viewer, None) for name, viewer in viewers.items()}
+    act(rota)
+    feed._clock.now += events.STANDING_SECONDS
+    told = tell(rota)
+
+    await feed.round()
+
+    assert feed.count == len(people) - len(gone)
+    for name, stream in streams.items():
+        found = await numbers(stream, 100 if name in gone else 1)  # of those that are gone the stream has ended
+        assert (told in found) == (name not in gone), name
+
+
+@pytest.mark.anyio
+async def test_of_all_that_look_on_it_is_asked_together_and_once_in_a_while(rota, people):
+    feed = Feed(rota, at_once, clock=Uptime())
+    feed._poll = lambda: asyncio.sleep(3600)
+    for _ in range(50):
+        for identity in people.values():
+            await feed.join(Wanted(), identity)
+
+    counts = []
+    for seconds in (0.0, events.STANDING_SECONDS - 0.5, 0.5, 0.5):
+        feed._clock.now += seconds
+        with statements_of(rota.database) as sent:
+            await feed.round()
+        counts.append(sum("rota_session" in one or "rota_token" in one or "rota_user" in one for one in sent))
+
+    assert counts == [0, 0, 3, 0]  # sessions, tokens, users
+
+
+@pytest.mark.anyio
+async def test_while_the_database_is_away_nobody_is_let_go_and_then_they_are(feed, rota, people, monkeypatch):
+    await feed.join(Wanted(), people["ann"])
+    rota.users.end_sessions("ann")
+    feed._clock.now += events.STANDING_SECONDS
+
+    def away(*_: object) -> None:
+        raise DatabaseUnavailable("nobody answers")
+
+    with monkeypatch.context() as context:
+        context.setattr(events, "find_standing", away)
+        with pytest.raises(DatabaseUnavailable):
+            await feed.round()
+    assert feed.count == 1
+    await feed.round()
+
+    assert feed.count == 0
+
+
 @pytest.mark.anyio
 async def test_a_viewer_gets_a_sign_of_life(feed, monkeypatch):
     monkeypatch.setattr(events, "HEARTBEAT_SECONDS", 0.01)
@@ -208,3 +326,22 @@ def test_an_event_is_one_message_whatever_stands_in_it():
     lines = message.decode().split("\n")
     assert lines[:2] == ["id: 7", "event: job"]
     assert json.loads(lines[2].removeprefix("data: "))["text"] == "a\n\ndata: b\r\u2028"
+
+
+@pytest.mark.anyio
+async def test_no_more_look_on_than_may_also_when_they_come_at_once(rota, monkeypatch):
+    monkeypatch.setattr(events, "VIEWERS_MAX", 2)
+
+    async def slowly(work):
+        await asyncio.sleep(0)  # all others come meanwhile
+        return work()
+
+    feed = Feed(rota, slowly, clock=Uptime())
+
+    came = await asyncio.gather(*(feed.join(Wanted()) for _ in range(5)), return_exceptions=True)
+
+    assert feed.count == 2
+    assert [one.code for one in came if isinstance(one, Refusal)] == ["too-many-viewers"] * 3
+    for one in came:
+        if isinstance(one, tuple):
+            feed.leave(one[0])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -12,9 +14,12 @@ from sqlalchemy import update
 
 from rota import Rota
 from rota.model.access import Access, choose_access, read_networks
-from rota.store.tables import session
+from rota.store import log_ins
+from rota.store.passwords import is_password
+from rota.store.tables import login_failure, session
 from rota.store.types import db_now
 from rota.web.app import make_app
+from rota.web.pages import log_in as log_in_page
 from tests.web.conftest import TestClient
 from tests.web.pages.markup import check_page
 
@@ -138,6 +143,43 @@ def test_after_too_many_nothing_is_looked_at_and_it_says_for_how_long(connect, r
     assert "rota_session" not in http.cookies
     assert log_in(connect(peer="192.0.2.8")).status_code == 303  # who is elsewhere is not kept out
     assert len(rota.audit(kind="user", actor="ann", limit=50)) == 6
+
+
+def test_no_more_passwords_are_looked_at_together_than_are_said_and_who_waits_too_long_is_told(
+    connect, rota, ann, monkeypatch
+):
+    monkeypatch.setattr(log_in_page, "AT_ONCE_MAX", 1)
+    monkeypatch.setattr(log_in_page, "TURN_SECONDS_MAX", 0.0)
+    rota.users.add("bob", role="viewer", password=PASSWORD)
+    http = connect()
+    token = token_of(http.get("/login", headers={"accept": "text/html"}))
+    looked_at, go_on = threading.Event(), threading.Event()
+
+    def slow(password: str | None, kept: str | None) -> bool:
+        looked_at.set()
+        assert go_on.wait(60)
+        return is_password(password, kept)
+
+    monkeypatch.setattr(log_ins, "is_password", slow)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(send, http, "/login", csrf=token, user="ann", password=PASSWORD, next="/")
+        assert looked_at.wait(60)
+        try:
+            refused = send(http, "/login", csrf=token, user="bob", password=PASSWORD, next="/runs")
+            other = http.get("/healthz")
+        finally:
+            go_on.set()
+        answer = first.result()
+
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+    page = check_page(refused.text)
+    assert page.find("p", class_="problem")[0].text == log_in_page.BUSY
+    assert [one.attributes["value"] for one in page.find("input", name="next")] == ["/runs"]
+    assert PASSWORD not in refused.text
+    assert (answer.status_code, other.status_code) == (303, 200)
+    rows = rota.database.read(lambda c: c.execute(login_failure.select()).all())
+    assert rows == []  # who was not looked at has not failed
+    assert log_in(connect(), "bob").status_code == 303
 
 
 def test_a_session_begins_with_a_key_that_nobody_knew_and_the_one_before_ends(connect, ann):
@@ -344,7 +386,9 @@ def test_on_this_machine_there_is_no_log_in_and_no_session(http, rota, ann):
     assert http.get("/api/v1/jobs").status_code == 200
 
 
-@pytest.mark.parametrize("name", ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip"])
+@pytest.mark.parametrize(
+    "name", ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"]
+)
 def test_a_proxy_that_nobody_has_told_of_makes_nobody_an_administrator(http, name):
     answer = http.get("/api/v1/jobs", headers={name: "192.0.2.1"})
 

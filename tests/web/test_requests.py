@@ -105,3 +105,11 @@ def test_a_key_of_a_run_and_one_of_a_request_go_together(job):
 
     assert held.id == first.id
     assert not held.is_new
+
+
+def test_a_request_of_two_lengths_is_refused_and_nothing_more_is_read_from_who_sent_it(http):
+    two = {"content-length": "2", "transfer-encoding": "chunked"}
+    answer = http.post("/api/v1/jobs", content=b"{}", headers=two)
+
+    assert (answer.status_code, answer.json()["code"]) == (400, "unreadable")
+    assert answer.headers["connection"] == "close"

@@ -15,13 +15,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from rota import Rota
 from rota.client import schema
+from rota.web.server import listen
 
 SECONDS_MAX = 30  # a hang guard
 SERVING = re.compile(r"serving at (http://\S+)")
@@ -148,3 +149,74 @@ def test_without_the_extra_it_says_what_to_install(url, tmp_path):
         assert "pip install 'rota[web]'" in log.read_text()
     with running(url, tmp_path, "up", PYTHONPATH=str(without)) as (process, log):
         wait_for(log, re.compile(r"no web here: the web needs fastapi"), process)
+
+
+def test_answers_are_sent_at_once():
+    """Asyncio lets small packets wait where a socket does not name its protocol: 40 ms for each answer."""
+    with closing(listen("127.0.0.1", 0)) as taken:
+        assert taken.proto == socket.IPPROTO_TCP
+
+
+OIDC = """
+[oidc]
+issuer = "https://login.example.org"
+client_id = "rota"
+client_secret = { file = "%s" }
+public_url = "https://rota.example.org"
+roles = { admin = ["ops"] }
+"""
+
+
+@pytest.mark.parametrize("missing", ["authlib", "httpx2", "joserfc"])
+def test_without_the_extra_a_log_in_by_openid_is_refused_at_the_start_with_how_to_install_it(url, tmp_path, missing):
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2")
+    file = tmp_path / "rota.toml"
+    file.write_text(OIDC % secret)
+    program = f"import sys; sys.modules['{missing}'] = None; from rota.cli.main import main; main()"
+    environment = {**os.environ, "ROTA_DB": url, "ROTA_CONFIG": str(file)}
+
+    words = [sys.executable, "-c", program, "web", "--port", "0"]
+    ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=SECONDS_MAX)
+
+    assert ended.returncode == 2
+    assert f"[oidc] of the settings needs {missing}" in ended.stderr
+    assert "pip install 'rota[oidc]'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_with_a_provider_of_openid_it_starts_without_a_user_and_its_secret_is_shown_nowhere(url, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2")
+    secret.chmod(0o600)
+    file = tmp_path / "rota.toml"
+    file.write_text(OIDC % secret)
+    with running(url, tmp_path, "web", ROTA_WEB_PORT="0", ROTA_CONFIG=str(file)) as (process, log):
+        base = wait_for(log, SERVING, process)
+        with urllib.request.urlopen(f"{base}/login", timeout=SECONDS_MAX) as answer:
+            text = answer.read().decode()
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(f"{base}/api/v1/jobs", timeout=SECONDS_MAX)
+    shown = subprocess.run(
+        [sys.executable, "-m", "rota", "config", "show"],
+        env={**os.environ, "ROTA_DB": url, "ROTA_CONFIG": str(file)}, capture_output=True, text=True,
+        timeout=SECONDS_MAX, check=True,
+    ).stdout  # fmt: skip
+
+    assert "Log in with your organization" in text
+    assert error.value.code == 401
+    assert "https://login.example.org" in shown
+    assert not [one for one in (text, log.read_text(), shown) if "hunter2" in one]
+
+
+def test_a_secret_that_cannot_be_read_is_told_at_the_start(url, tmp_path):
+    file = tmp_path / "rota.toml"
+    file.write_text(OIDC % (tmp_path / "none"))
+    environment = {**os.environ, "ROTA_DB": url, "ROTA_CONFIG": str(file)}
+
+    words = [sys.executable, "-m", "rota", "web", "--port", "0"]
+    ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=SECONDS_MAX)
+
+    assert ended.returncode == 2
+    assert "oidc.client_secret: " in ended.stderr
+    assert "No such file" in ended.stderr

@@ -4,9 +4,25 @@ A page is a function marked with ``page`` and a template; what is done from a pa
 Importing this package registers them all.
 """
 
-from rota.web.pages import backfills, board, calendars, forecast, jobs, nodes, overview, periods, run, runs, schedules
+from rota.web.pages import (
+    audit,
+    backfills,
+    board,
+    calendars,
+    forecast,
+    jobs,
+    nodes,
+    overview,
+    periods,
+    run,
+    runs,
+    schedules,
+    tokens,
+    users,
+)
 
 __all__ = [
+    "audit",
     "backfills",
     "board",
     "calendars",
@@ -18,4 +34,6 @@ __all__ = [
     "run",
     "runs",
     "schedules",
+    "tokens",
+    "users",
 ]

@@ -16,11 +16,13 @@ from markupsafe import Markup, escape
 SEQUENCE_LENGTH_MAX = 4096  # of what an escape sequence may hold; a longer one is none, and is shown
 STYLE_LENGTH_MAX = 60
 _ESC = "\x1b"
+# What begins a string ends the one before it, as in a terminal. It also keeps the search linear: else each of many
+# beginnings would look through the thousands of characters that follow.
 _SEQUENCE = re.compile(
     r"""
     (?:\x1b\[|\x9b)(?P<numbers>[0-9;:]{0,200})m         # colours and the like
     | (?:\x1b\[|\x9b)[0-?]{0,200}[\x20-/]{0,20}[@-~]    # anything else with parameters: cursors, modes
-    | (?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]{0,4096}(?:\x07|\x1b\\|\x9c)  # strings: titles, links
+    | (?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x90\x98\x9c-\x9f]{0,4096}(?:\x07|\x1b\\|\x9c)  # strings: links
     | \x1b[\x20-/]{1,20}[0-~]                           # character sets
     | \x1b[0-OQ-WYZ\\`-~]                               # all that is two characters long
     """,
@@ -31,7 +33,7 @@ _BEGUN = re.compile(
     r"""
     (?: \x1b
       | (?:\x1b\[|\x9b)[0-?]{0,200}[\x20-/]{0,20}
-      | (?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]{0,4096}\x1b?
+      | (?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x90\x98\x9c-\x9f]{0,4096}\x1b?
       | \x1b[\x20-/]{1,20}
     )\Z
     """,

@@ -1,7 +1,8 @@
 """What a page is asked for, and how it asks verbs.
 
 Invariant: viewers cost the database as much as one: what was looked at is kept for a moment, for whoever looks at the
-same. What somebody does here is seen at once: it ends what is kept.
+same, and for a page that renews itself as long as one viewer waits between two looks. What somebody does here is seen
+at once: it ends what is kept.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rota.store.database import now_of
 from rota.verbs.table import find_verb
 from rota.verbs.verb import Verb
 from rota.web.openapi import Describe, nothing_known
+from rota.web.pages.later import Later
 from rota.web.problems import Refusal
 from rota.web.trust import Identity
 
@@ -30,32 +32,40 @@ _NONE: Mapping[str, Any] = {}
 class _Kept:
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.until = 0.0
+        self.at: float | None = None  # when it was looked at; None: it is being looked at
+        self.seconds = 0.0  # how long it is kept at most
         self.view: Any = None
+
+    def is_fresh(self, now: float, seconds: float) -> bool:
+        return self.at is not None and now < self.at + seconds
 
 
 class Looks:
-    """What was looked at within the last second. One thread asks, others that want the same wait for it."""
+    """What was looked at a moment ago. One thread asks, others that want the same wait for it."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._kept: dict[str, _Kept] = {}
+        self.later = Later(clock=clock)
 
-    def get(self, key: str, look: Callable[[], Any], seconds: float | None = None) -> Any:
-        """Return what ``look`` returns, or has returned a moment ago."""
+    def get(self, key: str, look: Callable[[], Any], seconds: float) -> Any:
+        """Return what ``look`` returns, or has returned less than ``seconds`` ago."""
         with self._lock:
             now = self._clock()
             # What is over is let go, so that views do not pile up; what is being looked at is not over.
-            self._kept = {other: one for other, one in self._kept.items() if one.until > now or one.until == 0.0}
+            self._kept = {
+                other: one for other, one in self._kept.items() if one.at is None or one.is_fresh(now, one.seconds)
+            }
             kept = self._kept.setdefault(key, _Kept())
+            kept.seconds = max(kept.seconds, seconds)
             if len(self._kept) > KEPT_MAX:
                 del self._kept[next(iter(self._kept))]
         with kept.lock:
-            now = self._clock()
-            if now >= kept.until:
+            if not kept.is_fresh(self._clock(), seconds):
+                began = self._clock()
                 kept.view = look()
-                kept.until = now + (KEPT_SECONDS if seconds is None else seconds)
+                kept.at = began
             return kept.view
 
     def forget(self) -> None:
@@ -75,6 +85,7 @@ class Asked:
     pieces: Mapping[str, str] = field(default_factory=dict[str, str])
     given: Sequence[tuple[str, str]] = ()  # the query string of a page, or the fields of a form
     describe: Describe = nothing_known  # what the parameters of verbs are
+    live_seconds: float = 0.0  # of a page that renews itself: after how long it does; 0: somebody has opened it
 
     def piece(self, name: str) -> str:
         """Return a piece of the path, decoded."""
@@ -104,20 +115,31 @@ class Asked:
         """
         self._allowed(word)
 
-    def look(
-        self, word: str, target: str | None = None, parameters: Mapping[str, Any] = _NONE, *, seconds: float = 0.0
-    ) -> Any:
-        """Return what a verb that only looks answers, or has answered a second (or ``seconds``) ago. Do not change it.
+    def look(self, word: str, target: str | None = None, parameters: Mapping[str, Any] = _NONE) -> Any:
+        """Return what a verb that only looks answers, or has answered a moment ago. Do not change it.
 
         Raises:
             RotaError: as the verb.
             Refusal: whoever asks may not.
         """
         verb = self._allowed(word)
-        key = json.dumps([word, target, sorted(parameters.items())], default=str)
-        return self.looks.get(
-            key, lambda: verb.run(self.rota, target, parameters), max(seconds, KEPT_SECONDS) if seconds else None
-        )
+        key = _key_of(word, target, parameters)
+        return self.looks.get(key, lambda: verb.run(self.rota, target, parameters), self.kept_seconds())
+
+    def look_later(self, word: str, parameters: Mapping[str, Any], seconds: float) -> Any | None:
+        """Return what a verb that takes its time has answered about ``seconds`` ago; None: it is being asked.
+
+        Raises:
+            RotaError: as the verb.
+            Refusal: whoever asks may not.
+        """
+        verb = self._allowed(word)
+        key = _key_of(word, None, parameters)
+        return self.looks.later.get(key, lambda: verb.run(self.rota, None, parameters), seconds)
+
+    def kept_seconds(self) -> float:
+        """Return how old may be what is shown."""
+        return max(KEPT_SECONDS, self.live_seconds)
 
     def do(self, word: str, target: str | None = None, parameters: Mapping[str, Any] = _NONE) -> Any:
         """Let a verb act, and return what it answers.
@@ -134,7 +156,7 @@ class Asked:
 
     def now(self) -> datetime:
         """Return the database's now."""
-        return self.looks.get("now", lambda: self.rota.database.read(now_of))
+        return self.looks.get("now", lambda: self.rota.database.read(now_of), self.kept_seconds())
 
     def _allowed(self, word: str) -> Verb:
         verb = find_verb(word)
@@ -142,3 +164,7 @@ class Asked:
             rule = f"{verb.name} wants the role {verb.role}; {self.identity.name} is {self.identity.role}"
             raise Refusal(403, "forbidden", rule)
         return verb
+
+
+def _key_of(word: str, target: str | None, parameters: Mapping[str, Any]) -> str:
+    return json.dumps([word, target, sorted(parameters.items())], default=str)

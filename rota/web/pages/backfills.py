@@ -29,7 +29,7 @@ DEEDS = {
 add_deeds("backfill", "/backfills", DEEDS)
 
 
-@page("/backfills", "backfills.html", title="Backfills", key="f", place=60)
+@page("/backfills", "backfills.html", title="Backfills", key="f", place=60, live=5)
 def show_backfills(asked: Asked) -> Context:
     return list_page(asked, "backfill.list", "/backfills", ("name", "state"), place="before") | {
         "states": [state.value for state in BackfillState],
@@ -37,7 +37,7 @@ def show_backfills(asked: Asked) -> Context:
     }
 
 
-@page("/backfills/{name}", "backfill.html")
+@page("/backfills/{name}", "backfill.html", live=2)
 def show_backfill(asked: Asked) -> Context:
     backfill = asked.look("backfill.show", asked.piece("name"))
     return {"backfill": backfill, "now": asked.now(), "deeds": deeds_for(asked, DEEDS, backfill)}

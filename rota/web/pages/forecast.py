@@ -1,7 +1,7 @@
 """The forecast: how full each pool will be, hour by hour, as a heat map of days and hours.
 
-Invariant: it is bounded: so many days, and so many schedules, looked at once a minute for all viewers; and it says when
-that is not all of it.
+Invariant: it is bounded: so many days, and so many schedules, looked at once a minute for all viewers, and while nobody
+waits; and it says when that is not all of it.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ class Cell:
     said: str
 
 
-@page("/forecast", "forecast.html", title="Forecast", key="w", place=100)
+@page("/forecast", "forecast.html", title="Forecast", key="w", place=100, live=2)
 def show_forecast(asked: Asked) -> Context:
     days = _days_of(asked)
     wanted: dict[str, Any] = {"days": days, "schedules": SCHEDULES_MAX}
     wanted |= {"job": asked.word("job")} if asked.word("job") else {}
-    view = asked.look("forecast", None, wanted, seconds=KEPT_SECONDS)
+    view = asked.look_later("forecast", wanted, KEPT_SECONDS)
     pool = asked.word("pool")
     return {
         "view": view,
         "days": days,
         "given": {"job": asked.word("job"), "pool": pool},
-        "rows": _rows_of(view["hours"], pool),
+        "rows": [] if view is None else _rows_of(view["hours"], pool),
         "hours": range(HOURS),
         "most": TOLD_MAX,
         "schedules_max": SCHEDULES_MAX,

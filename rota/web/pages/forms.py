@@ -86,6 +86,12 @@ def is_ours(address: str) -> bool:
     return _OURS.fullmatch(address) is not None
 
 
+def next_of(pairs: list[tuple[str, str]]) -> str:
+    """Return where to go after the log-in: to a page of ours, whatever was asked for."""
+    to = next((value for name, value in pairs if name == "next"), "/")
+    return to if is_ours(to) else "/"
+
+
 def go_to(address: str, notice: str) -> Response:
     """Make the answer that sends a browser on to ``address``, where it shows ``notice``, if there is one."""
     assert is_ours(address)

@@ -45,7 +45,7 @@ def show_jobs(asked: Asked) -> Context:
     }
 
 
-@page("/jobs/{name}", "job.html")
+@page("/jobs/{name}", "job.html", live=5)
 def show_job(asked: Asked) -> Context:
     name = asked.piece("name")
     job = asked.look("job.show", name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from fastapi import FastAPI
@@ -20,14 +20,20 @@ from rota.model.access import Access
 from rota.model.accounts import SessionRules
 from rota.model.actor import Door
 from rota.store.log_ins import RULES, end_session, log_in
+from rota.store.passwords import AT_ONCE_MAX
 from rota.web.bodies import split_query
 from rota.web.gate import SAME_SITE, SESSION_COOKIE, visitor_of
-from rota.web.pages.forms import CSRF_COOKIE, check_csrf, go_to, is_ours, read_form
-from rota.web.problems import Refusal, problem_of
+from rota.web.pages.forms import CSRF_COOKIE, check_csrf, go_to, is_ours, next_of, read_form
+from rota.web.pages.oidc_log_in import BUSY, OidcLogIn
+from rota.web.problems import RETRY_AFTER_SECONDS, Refusal, problem_of
 from rota.web.threads import Threads
+
+if TYPE_CHECKING:
+    from rota.web.oidc import OpenIdProvider
 
 STATUS_OF = {"too-many": 429}  # else 401
 USER_LENGTH_MAX = 200  # of what was typed, shown again
+TURN_SECONDS_MAX = 3.0  # for which a log-in waits while as many others are looked at as may be
 
 Render = Callable[..., Response]
 
@@ -36,18 +42,29 @@ class LogIn:
     """The routes ``/login`` and ``/logout``."""
 
     def __init__(
-        self, rota: Rota, access: Access, render: Render, threads: Threads, rules: SessionRules = RULES
+        self,
+        rota: Rota,
+        access: Access,
+        render: Render,
+        threads: Threads,
+        provider: OpenIdProvider | None = None,
+        rules: SessionRules = RULES,
     ) -> None:
         self._rota = rota
         self._access = access
         self._render = render
         self._threads = threads
+        # Each takes memory and a core for a while, and whoever has logged in is not to wait for those who try.
+        self._turns = Threads(AT_ONCE_MAX)
         self._rules = rules
+        self._provider = provider
 
     def add_to(self, app: FastAPI) -> None:
         """Add them."""
         app.add_api_route("/login", self._show, methods=["GET"], include_in_schema=False)
         app.add_api_route("/login", self._enter, methods=["POST"], include_in_schema=False)
+        if self._provider is not None:
+            OidcLogIn(self._rota, self._provider, self._form, self._rules).add_to(app)
         app.add_api_route("/logout", self._leave, methods=["POST"], include_in_schema=False)
 
     async def _show(self, request: Request) -> Response:
@@ -66,7 +83,12 @@ class LogIn:
             check_csrf(request, fields)
         except Refusal as refusal:
             return self._refuse(request, refusal)
-        return await self._threads.run(lambda: self._try(request, fields))
+        try:
+            return await self._turns.run_soon(lambda: self._try(request, fields), TURN_SECONDS_MAX)
+        except TimeoutError:
+            typed = dict(reversed(fields)).get("user", "").strip()[:USER_LENGTH_MAX]
+            more = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+            return self._form(request, next_of(fields), user=typed, problem=BUSY, status=503, more=more)
 
     def _try(self, request: Request, fields: list[tuple[str, str]]) -> Response:
         given = dict(reversed(fields))  # the first of each name
@@ -106,7 +128,7 @@ class LogIn:
             return self._refuse(request, refusal)
         if visitor_of(request).csrf is None:
             return go_to("/", "you have not logged in here, and cannot log out here")
-        return await self._threads.run(lambda: self._end(request))
+        return await self._threads.run_writing(lambda: self._end(request))
 
     def _end(self, request: Request) -> Response:
         try:
@@ -127,17 +149,13 @@ class LogIn:
         status: int = 200,
         more: dict[str, str] | None = None,
     ) -> Response:
-        return self._render(request, "log_in.html", {"next": to, "user": user, "problem": problem}, status, more)
+        label = self._provider.provider.label if self._provider is not None else None
+        context = {"next": to, "user": user, "problem": problem, "label": label}
+        return self._render(request, "log_in.html", context, status, more)
 
     def _refuse(self, request: Request, error: Exception) -> Response:
         site: Any = request.app.state.site
         return site.refuse(request, problem_of(error))
-
-
-def next_of(pairs: list[tuple[str, str]]) -> str:
-    """Return where to go after the log-in: to a page of ours, whatever was asked for."""
-    to = next((value for name, value in pairs if name == "next"), "/")
-    return to if is_ours(to) else "/"
 
 
 def to_log_in(request: Request) -> Response:

@@ -34,12 +34,12 @@ add_deeds("node", "/nodes", NODE_DEEDS)
 add_deeds("pool", "/pools", POOL_DEEDS)
 
 
-@page("/nodes", "nodes.html", title="Nodes", key="n", place=70)
+@page("/nodes", "nodes.html", title="Nodes", key="n", place=70, live=5)
 def show_nodes(asked: Asked) -> Context:
     return list_page(asked, "node.list", "/nodes", ("search",))
 
 
-@page("/nodes/{name}", "node.html")
+@page("/nodes/{name}", "node.html", live=5)
 def show_node(asked: Asked) -> Context:
     node = asked.look("node.show", asked.piece("name"))
     return {
@@ -51,12 +51,12 @@ def show_node(asked: Asked) -> Context:
     }
 
 
-@page("/pools", "pools.html", title="Pools", key="p", place=80)
+@page("/pools", "pools.html", title="Pools", key="p", place=80, live=5)
 def show_pools(asked: Asked) -> Context:
     return list_page(asked, "pool.list", "/pools", ("search",)) | {"may_add": asked.may("pool.create")}
 
 
-@page("/pools/{name}", "pool.html")
+@page("/pools/{name}", "pool.html", live=5)
 def show_pool(asked: Asked) -> Context:
     pool = asked.look("pool.show", asked.piece("name"))
     return {

@@ -36,11 +36,11 @@ class Bar:
     label: str
 
 
-@page("/", "overview.html", title="Overview", key="o", place=10)
+@page("/", "overview.html", title="Overview", key="o", place=10, live=3)
 def show_overview(asked: Asked) -> Context:
     status = asked.look("status")
     behind = asked.look("board.hours", None, {"hours": HOURS})
-    ahead = asked.look("forecast", None, {"days": 1, "schedules": SCHEDULES_AHEAD}, seconds=AHEAD_KEPT_SECONDS)
+    ahead = asked.look_later("forecast", {"days": 1, "schedules": SCHEDULES_AHEAD}, AHEAD_KEPT_SECONDS)
     severities = {found["severity"] for found in status["findings"]}
     return {
         "status": status,
@@ -53,7 +53,7 @@ def show_overview(asked: Asked) -> Context:
         "bars_behind": _bars_behind(behind["hours"]),
         "ended": {state: sum(hour["ended"].get(state, 0) for hour in behind["hours"]) for state in (*GOOD, *BAD)},
         "ahead": ahead,
-        "bars_ahead": _bars_ahead(ahead["hours"]),
+        "bars_ahead": [] if ahead is None else _bars_ahead(ahead["hours"]),
         "bar_width": BAR_WIDTH,
         "bar_height": BAR_HEIGHT,
     }

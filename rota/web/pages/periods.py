@@ -27,7 +27,7 @@ _DEEDS = {
 # fmt: on
 
 
-@page("/periods/{name}", "periods.html")
+@page("/periods/{name}", "periods.html", live=5)
 def show_periods(asked: Asked) -> Context:
     job = asked.piece("name")
     given: dict[str, Any] = {name: asked.word(name) for name in _FILTERS if asked.word(name)}

@@ -11,10 +11,20 @@ from typing import Any, TypeVar
 
 from starlette.responses import Response
 
+from rota.model.accounts import Identity
+from rota.verbs.table import find_verb
 from rota.web.pages.asked import Asked
 
 Context = dict[str, Any]  # what the template is given
 View = Callable[[Asked], Context | Response]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What an act answers with at once, on a page of its own: what is shown once, and nowhere again."""
+
+    template: str
+    context: Context
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +35,17 @@ class Done:
     to: str | None = None
 
 
-Deed = Callable[[Asked], Done]
+Deed = Callable[[Asked], Done | Shown]
 V = TypeVar("V", bound=View)
 D = TypeVar("D", bound=Deed)
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page. With a ``title`` it stands in the navigation, at its ``place``; g and then ``key`` lead to it."""
+    """One page. With a ``title`` it stands in the navigation, at its ``place``; g and then ``key`` lead to it.
+
+    One that is ``live`` renews itself after so many seconds. One with a ``verb`` is only for those who may use that.
+    """
 
     path: str
     template: str
@@ -40,6 +53,8 @@ class Page:
     title: str | None
     key: str | None
     place: int
+    live: int
+    verb: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +70,14 @@ ACTS: list[Act] = []
 
 
 def page(
-    path: str, template: str = "", *, title: str | None = None, key: str | None = None, place: int = 100
+    path: str,
+    template: str = "",
+    *,
+    title: str | None = None,
+    key: str | None = None,
+    place: int = 100,
+    live: int = 0,
+    verb: str | None = None,
 ) -> Callable[[V], V]:
     """Make the function below a page: it returns what ``template`` is given, or an answer of another kind.
 
@@ -64,7 +86,7 @@ def page(
 
     def add(view: V) -> V:
         assert key is None or key not in {one.key for one in PAGES}
-        PAGES.append(Page(path, template, view, title, key, place))
+        PAGES.append(Page(path, template, view, title, key, place, live, verb))
         return view
 
     return add
@@ -80,6 +102,12 @@ def act(path: str) -> Callable[[D], D]:
     return add
 
 
-def navigation() -> list[Page]:
-    """Return the pages of the navigation, in their order."""
-    return sorted((one for one in PAGES if one.title is not None), key=lambda one: one.place)
+def navigation(identity: Identity | None) -> list[Page]:
+    """Return the pages of the navigation, in their order: those that somebody may see."""
+    if identity is None:
+        return []
+    shown = (
+        one for one in PAGES
+        if one.title is not None and (one.verb is None or identity.may(find_verb(one.verb)))
+    )  # fmt: skip
+    return sorted(shown, key=lambda one: one.place)

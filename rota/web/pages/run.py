@@ -22,7 +22,7 @@ OTHERS = 10
 _FINISHED = {state.value for state in FINISHED}
 
 
-@page("/runs/{run}", "run.html")
+@page("/runs/{run}", "run.html", live=2)
 def show_run(asked: Asked) -> Context:
     number = asked.piece("run")
     run = asked.look("run.show", number)
@@ -134,7 +134,7 @@ def _attempt_of(asked: Asked) -> int | None:
     word = asked.word("attempt")
     if not word:
         return None
-    if not (word.isascii() and word.isdigit() and 0 < int(word[:10]) < 10**9):
+    if not (word.isascii() and word.isdigit() and len(word) < 10 and int(word) > 0):
         raise Refusal(422, "invalid", f"attempt {word!r} is refused: attempts are counted from 1", field="attempt")
     return int(word)
 

@@ -20,15 +20,15 @@ from rota.web.paging import WITHIN_DEFAULT, WITHIN_MAX
 
 PAGE_RUNS = 50
 CHOSEN_MAX = 500
-COUNTED_MAX = 2000
-COUNT_STEP = 1000
+COUNTED_MAX = 1000
+COUNT_STEP = 500
 BATCH_RUNS = 200  # of all that match, in one request
 TOLD_MAX = 5
 STATES = [state.value for state in RunState]
 FILTERS = ("job", "schedule", "group", "since", "until", "from", "to")
 
 
-@page("/runs", "runs.html", title="Runs", key="r", place=30)
+@page("/runs", "runs.html", title="Runs", key="r", place=30, live=5)
 def show_runs(asked: Asked) -> Context:
     filters = _filters_of(asked)
     wanted: dict[str, Any] = {**filters, "limit": PAGE_RUNS, "brief": True, "within": WITHIN_DEFAULT}
@@ -100,6 +100,8 @@ def _carry_out(asked: Asked, deed: Deed, runs: Iterable[int]) -> str:
             asked.do(deed.verb, str(run))
             done += 1
         except DatabaseUnavailable as error:
+            if not done and not refused and not error.outcome_unknown:
+                raise  # nothing was done: to be sent again, as anything else is then
             refused.append(f"stopped at run {run}, of which it is not known: {error}")
             break
         except RotaError as error:

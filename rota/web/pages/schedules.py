@@ -48,7 +48,7 @@ def show_schedules(asked: Asked) -> Context:
     }
 
 
-@page("/schedules/{name}", "schedule.html")
+@page("/schedules/{name}", "schedule.html", live=10)
 def show_schedule(asked: Asked) -> Context:
     key = asked.piece("name")
     schedule = asked.look("schedule.show", key)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from fastapi import FastAPI
@@ -39,11 +39,14 @@ from rota.web.pages.forms import (
     read_form,
 )
 from rota.web.pages.log_in import LogIn, to_log_in
-from rota.web.pages.registry import ACTS, PAGES, Act, Page, navigation
+from rota.web.pages.registry import ACTS, PAGES, Act, Page, Shown, navigation
 from rota.web.pages.static import Static
 from rota.web.pages.writing import make_templates
 from rota.web.problems import Refusal, is_about, problem_of
 from rota.web.threads import Threads
+
+if TYPE_CHECKING:
+    from rota.web.oidc import OpenIdProvider
 
 ACTORS_MAX = 100
 # Nothing from elsewhere, nothing within the page. A form of a page whose referrer policy is no-referrer is sent with
@@ -65,14 +68,19 @@ class Site:
     """All pages over one database."""
 
     def __init__(
-        self, rota: Rota, threads: Threads, describe: Describe = nothing_known, access: Access = THIS_MACHINE
+        self,
+        rota: Rota,
+        threads: Threads,
+        describe: Describe = nothing_known,
+        access: Access = THIS_MACHINE,
+        provider: OpenIdProvider | None = None,
     ) -> None:
         self._rota = rota
         self._describe = describe
         self._threads = threads
         self._templates = make_templates()
         self._static = Static()
-        self._log_in = LogIn(rota, access, self.render, threads)
+        self._log_in = LogIn(rota, access, self.render, threads, provider)
         self.looks = Looks()
         self._rota_of = functools.lru_cache(maxsize=ACTORS_MAX)(self._make_rota)
 
@@ -114,19 +122,20 @@ class Site:
         actor = identity.acting(Door.PAGE, address)
         return Rota.over(self._rota.database, actor=actor, default_zone=self._rota.default_zone)
 
-    def _asked(self, request: Request, given: list[tuple[str, str]]) -> Asked:
+    def _asked(self, request: Request, given: list[tuple[str, str]], live: int = 0) -> Asked:
         identity, address = identity_of(request), visitor_of(request).address
         pieces = {name: read_encoded(str(value)) for name, value in request.path_params.items()}
         rota = self._rota_of(identity, address)
-        return Asked(rota, self.looks, identity, request.url.path, pieces, given, self._describe)
+        seconds = live if ("live", "1") in given else 0
+        return Asked(rota, self.looks, identity, request.url.path, pieces, given, self._describe, seconds)
 
     def _answer_page(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
         def show(request: Request) -> Response:
             try:
-                found = page.view(self._asked(request, split_query(request.scope["query_string"])))
+                found = page.view(self._asked(request, split_query(request.scope["query_string"]), page.live))
                 if isinstance(found, Response):
                     return found
-                return self.render(request, page.template, found)
+                return self.render(request, page.template, found | {"live": page.live})
             except Exception as error:  # noqa: BLE001 - what nobody foresaw is logged there
                 return self.refuse(request, self._problem_of(request, error))
 
@@ -140,6 +149,8 @@ class Site:
             try:
                 asked = self._asked(request, fields)
                 done = act.deed(asked)
+                if isinstance(done, Shown):
+                    return self.render(request, done.template, done.context)
                 return go_to(done.to if done.to is not None else back_of(fields, asked.path), done.notice)
             except Exception as error:  # noqa: BLE001 - as above
                 return self.refuse(request, self._problem_of(request, error))
@@ -150,7 +161,7 @@ class Site:
                 check_csrf(request, fields)
             except Refusal as refusal:
                 return self.refuse(request, problem_of(refusal))
-            return await self._threads.run(lambda: carry_out(request, fields))
+            return await self._threads.run_writing(lambda: carry_out(request, fields))
 
         return answer
 
@@ -178,7 +189,7 @@ class Site:
                 "csrf": token,
                 "here": here if is_ours(here) else "/",
                 "path": path,
-                "navigation": navigation(),
+                "navigation": navigation(visitor_of(request).identity),
                 "notice": notice_of(request),
                 "static": self._static.address,
                 "version": __version__,

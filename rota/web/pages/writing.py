@@ -7,6 +7,7 @@ markup, out of escaped pieces.
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -37,6 +38,7 @@ MARKS = {
     "gone":                   "–",
     "silent":                 "✕",
     "active":                 "✓",
+    "disabled":               "–",
     "paused":                 "‖",
     "ok":                     "✓",
     "warning":                "!",
@@ -50,6 +52,7 @@ MARKS = {
     "ended":                  "✓",
 }
 # fmt: on
+_INSTANT = re.compile(r"\b(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.\d+)?Z\b")
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
@@ -66,7 +69,7 @@ def make_templates() -> Environment:
     )
     made.filters.update(
         ago=ago, clock=clock, day=day, duration=duration, instant=instant, json=write_json, number=number, piece=piece,
-        size=size,
+        said=said, size=size,
     )  # fmt: skip
     known: dict[str, Any] = {"address": address, "mark": mark}
     made.globals |= known
@@ -94,6 +97,11 @@ def clock(value: str | datetime) -> str:
     """Write a moment for people, to the second, in UTC."""
     moment = read_moment(value)
     return str(value) if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def said(text: str | None) -> str:
+    """Write a sentence of the store as pages do: the moments in it to the second, as everywhere else."""
+    return _INSTANT.sub(r"\1 \2", text or "")
 
 
 def day(value: str | datetime) -> str:

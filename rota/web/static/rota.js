@@ -76,14 +76,24 @@ function isInUse(part) {
     || !document.getSelection().isCollapsed;
 }
 
+// By what a link is found again in what was made anew: a cell by its row and time, for where it leads to changes.
+function placeOf(link) {
+  return link.querySelector("title")?.textContent.split(": ")[0] ?? link.getAttribute("href");
+}
+
+function focusOn(root, place) {
+  [...root.querySelectorAll("a[href]")].find((one) => placeOf(one) === place)?.focus();
+}
+
 function renew(part, fresh) {
   const open = new Set([...part.querySelectorAll("details[open][id]")].map((one) => one.id));
-  const focused = part.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+  const active = document.activeElement;
+  const focused = part.contains(active) && active.matches("a[href]") ? placeOf(active) : null;
   const places = new Map([...part.querySelectorAll(".scroll[id]")].map((one) => [one.id, one.scrollLeft]));
   part.replaceChildren(...fresh.childNodes);
   for (const details of part.querySelectorAll("details[id]")) if (open.has(details.id)) details.open = true;
   for (const box of part.querySelectorAll(".scroll[id]")) box.scrollLeft = places.get(box.id) ?? 0;
-  if (focused) [...part.querySelectorAll("a[href]")].find((one) => one.getAttribute("href") === focused)?.focus();
+  if (focused) focusOn(part, focused);
   showTimes(part);
 }
 
@@ -250,7 +260,10 @@ async function showPanel(panel, cell) {
   const title = cell.querySelector("title").textContent;
   const close = element("button", "Close");
   close.type = "button";
-  close.addEventListener("click", () => { panel.hidden = true; cell.focus(); });
+  close.addEventListener("click", () => {
+    panel.hidden = true;
+    focusOn(document.querySelector("[data-board]") ?? document, placeOf(cell));
+  });
   panel.replaceChildren(close, element("strong", title), element("p", "", link(address.href, "Open")));
   panel.hidden = false;
   const query = new URLSearchParams(address.search);
@@ -266,9 +279,16 @@ async function showPanel(panel, cell) {
   panel.append(...(found.items || [found]).map(sayRun));
 }
 
+function showNow() {
+  const box = document.getElementById("board");
+  const now = box?.querySelector("line.now");
+  if (now) box.scrollLeft += now.getBoundingClientRect().left - box.getBoundingClientRect().left - 0.8 * box.clientWidth;
+}
+
 function startBoard() {
   const panel = document.getElementById("panel");
   if (!panel) return;
+  showNow();
   document.addEventListener("click", (event) => {
     const cell = event.target.closest?.("[data-board] svg a");
     if (!cell || event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rota.web.pages import asked
+from rota.web.pages import asked, later
 from tests.web.conftest import database_url, http, rota
 from tests.web.pages.markup import Browser
 
@@ -13,8 +13,9 @@ __all__ = ["database_url", "http", "rota"]
 
 @pytest.fixture(autouse=True)
 def _nothing_is_kept(monkeypatch):
-    """What a test changes is seen at once."""
-    monkeypatch.setattr(asked, "KEPT_SECONDS", 0.0)
+    """What a test changes is seen at once, and nothing is left for later."""
+    monkeypatch.setattr(asked.Asked, "kept_seconds", lambda _: 0.0)
+    monkeypatch.setattr(later.Later, "get", lambda _, __, look, ___: look())
 
 
 @pytest.fixture

@@ -40,6 +40,8 @@ CASES = [
     (b"\x1b(Bx\x1b=y\x1bcz",                         "xyz"),
     (b"\x9bx",                                       "\ufffdx"),
     ("\x9b31mx\x9d0;t\x9cy".encode(),                '<span class="f1">x</span><span class="f1">y</span>'),
+    ("\x9d0;a\x9d0;title\x9cx".encode(),             "\\x9d0;ax"),
+    ("\x1b]0;a\x90b\x9f".encode() * 2,               "\u241b]0;a\\x90b\\x9f" * 2),
     (b"a\0b\x07c\x08d\x7fe\x0bf",                    "a\u2400b\u2407c\u2408d\u2421e\u240bf"),
     (b"10%\r20%\r\nend",                             "10%\n20%\nend"),
     (b"\xff\xfe\xc3",                                "\ufffd\ufffd\ufffd"),

@@ -20,7 +20,7 @@ from tests.web.pages.world import ALL_HOSTILE, claim_all, fail_with_everything, 
 PIECES = {"run": "1", "do": "delete"}
 NAMES = {
     "jobs": "load", "schedules": "nightly", "periods": "sales", "backfills": "1", "nodes": "alpha", "pools": "default",
-    "calendars": "quiet",
+    "calendars": "quiet", "users": "ann", "tokens": "ci",
 }  # fmt: skip
 DOES = {"nodes": "forget", "backfills": "cancel"}
 # Pages that say nothing without these, and those that are no HTML.
@@ -52,6 +52,8 @@ def world(rota):
     rota.jobs.add("sales", shell=ALL_HOSTILE, period="year", period_start="2020", stdin=ALL_HOSTILE)
     look_at_periods(rota.database)
     rota.backfills.start("nightly", "2026-01-01", "2026-01-05")
+    rota.users.add("ann", role="operator")
+    rota.tokens.add("ci", user="ann", scopes=["job.*"])
     return rota
 
 

@@ -25,7 +25,7 @@ def test_what_a_job_says_stands_there_as_text_and_does_nothing(browser, rota):
     (output,) = page.find("pre", class_="output")
     assert output.text.count(ALL_HOSTILE) == 2
     assert "link" in output.text
-    assert "owned" not in output.text
+    assert "untold" not in output.text
     assert "\u2400end" in output.text
     assert [one.text for one in output.find("span", class_="f1")] == ["red", "red"]
 
@@ -179,6 +179,7 @@ def test_the_attempt_and_the_stream_that_there_are_not(browser, load):
     number = load.enqueue("load").id
 
     assert "attempts are counted from 1" in browser.open(f"/runs/{number}?attempt=0", 422).text
+    assert "attempts are counted from 1" in browser.open(f"/runs/{number}?attempt={'0' * 9 + '1' * 5000}", 422).text
     assert "stream 'x' is refused" in browser.open(f"/runs/{number}?stream=x", 422).text
     browser.open(f"/runs/{number}?attempt=2", 404)
 

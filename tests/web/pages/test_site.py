@@ -126,3 +126,27 @@ def test_what_many_look_at_is_asked_once():
     assert looks._kept.keys() == {"a"}
     looks.forget()
     assert looks.get("a", slow, 1.0) == 4
+
+
+def test_a_page_that_renews_itself_shows_what_another_viewer_has_just_got(http, rota, monkeypatch):
+    monkeypatch.undo()  # things are kept here
+    now = [100.0]
+    http.app.state.site.looks = Looks(clock=lambda: now[0])
+
+    def shown(address: str) -> bool:
+        return "new-job" in http.get(address, headers={"accept": "text/html"}).text
+
+    assert not shown("/runs?live=1")
+    rota.jobs.add("new-job", shell="true")
+    rota.enqueue("new-job")
+
+    now[0] += 4.9
+    assert not shown("/runs?live=1")
+    now[0] += 0.1
+    assert shown("/runs?live=1")
+
+    rota.runs[1].cancel()
+    now[0] += 0.9
+    assert "cancelled by" not in http.get("/runs", headers={"accept": "text/html"}).text
+    now[0] += 0.1
+    assert "cancelled by" in http.get("/runs", headers={"accept": "text/html"}).text

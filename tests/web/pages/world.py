@@ -15,7 +15,9 @@ NODE = NodeIdentity("alpha", "h", "b")
 HOSTILE = [
     "<script>alert(1)</script>",
     "\"'><img src=x onerror=alert(1)>",
-    "{{7*7}}${7*7}<%= 7*7 %>",
+    "x{{7*7}}x${7*7}x<%= 7*7 %>x",
+    "' onfocus='owned=1' autofocus x='",
+    "</script><script>owned=1</script>",
     "javascript:alert(1)",
     "</pre></title><svg onload=alert(1)>",
     "=cmd|' /C calc'!A0",
@@ -23,7 +25,7 @@ HOSTILE = [
 ]
 ALL_HOSTILE = " ".join(HOSTILE)
 OUTPUT = (
-    ALL_HOSTILE + "\n\x1b[31mred\x1b[0m \x1b]0;owned\x07\x1b]8;;javascript:alert(1)\x1b\\link\x1b]8;;\x1b\\ \0end"
+    ALL_HOSTILE + "\n\x1b[31mred\x1b[0m \x1b]0;untold\x07\x1b]8;;javascript:alert(1)\x1b\\link\x1b]8;;\x1b\\ \0end"
 ).encode()
 
 
