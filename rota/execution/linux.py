@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
+_PF_KTHREAD = 0x00200000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -89,6 +90,23 @@ def _state_and_parent(pid: int) -> tuple[str, int]:
     except OSError:
         return "", 0
     return fields[0].decode(), int(fields[1])
+
+
+def may_have_environment(pid: int) -> bool:
+    """Tell whether a process whose environment was read as empty may have one all the same.
+
+    Linux shows none of a process that is on its way into its new program (between execve and the first instruction),
+    nor to a reader who had opened the old program's. Kernel threads, zombies and those that were given none have none.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return False
+    if fields[0] in (b"Z", b"X") or int(fields[6]) & _PF_KTHREAD:
+        return False
+    env_start, env_end = int(fields[47]), int(fields[48])  # numbers 50 and 51 of proc_pid_stat(5)
+    return env_end == 0 or env_end > env_start
 
 
 def kill_child_of(parent_pid: int, pid: int) -> bool:

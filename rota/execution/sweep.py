@@ -14,7 +14,7 @@ import socket
 import time
 
 from rota.execution.control import CONTROL_FOLDER
-from rota.execution.linux import SWEEP_PAUSE_SECONDS, kill_if
+from rota.execution.linux import SWEEP_PAUSE_SECONDS, kill_if, may_have_environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 VARIABLE = b"ROTA_CONTROL="
 ROUNDS_MAX = 20  # each finds what was forked while the round before was looking
+LOOKS_MAX = 1000  # at one process that is becoming another program; a second
 
 
 def sweep_dead(folder: str) -> int:
@@ -62,15 +63,24 @@ def _marked_processes(prefix: str) -> Iterable[tuple[int, str]]:
 
 
 def _mark_of(pid: int) -> str | None:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            environment = file.read()
-    except OSError:
-        return None  # gone, a zombie, or not ours to look at
+    environment = _environment_of(pid)
     for variable in environment.split(b"\0"):
         if variable.startswith(VARIABLE):
             return os.fsdecode(variable[len(VARIABLE) :])
     return None
+
+
+def _environment_of(pid: int) -> bytes:
+    for _ in range(LOOKS_MAX):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                environment = file.read()
+        except OSError:
+            return b""  # gone, a zombie, or not ours to look at
+        if environment or not may_have_environment(pid):
+            return environment
+        time.sleep(SWEEP_PAUSE_SECONDS)  # it is becoming another program, and must not slip through meanwhile
+    return b""
 
 
 def _carries(path: str) -> Callable[[int], bool]:

@@ -36,7 +36,7 @@ def start(cluster: Cluster, name: str = "a", **values: str) -> Worker:
     (folder / "threaded.py").write_text(
         "import threading, time\nthreading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n" + JOBS
     )
-    values = {"import_dirs": [str(folder), str(ROOT)], "environment": {"PATH": PATH}, "lease_seconds": 6.0} | values
+    values = {"import_dirs": [str(folder), str(ROOT)], "environment": {"PATH": PATH}, "lease_seconds": 60.0} | values
     return cluster.start(name, **values)
 
 

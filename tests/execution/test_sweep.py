@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,28 @@ def test_a_number_that_was_given_to_another_process_since_the_first_look_is_spar
             assert process.wait() == -9
         finally:
             process.kill()
+
+
+# Becomes itself again and again, for a few seconds at most, so that a look finds it on its way into its new program.
+RESTLESS = """
+import os, sys
+rounds = int(sys.argv[1])
+if rounds:
+    os.execv(sys.executable, [sys.executable, "-S", "-E", "-c", sys.argv[2], str(rounds - 1), sys.argv[2]])
+"""
+
+
+def test_a_process_that_is_just_becoming_another_program_is_found(tmp_path: Path) -> None:
+    mark = str(tmp_path / "control" / "a")
+    command = [sys.executable, "-S", "-E", "-c", RESTLESS, "1000", RESTLESS]
+    for _ in range(20):
+        with subprocess.Popen(command, env={"ROTA_CONTROL": mark}) as process:
+            try:
+                marks: set[str | None] = set()
+                for _ in range(500):
+                    marks.add(sweep._mark_of(process.pid))
+                assert marks == {mark}
+                assert sweep.sweep_marked(mark) == 1
+                assert process.wait() == -9
+            finally:
+                process.kill()
