@@ -11,6 +11,8 @@
 # Everything lives in .venv, which `make clean` removes. PYTHON chooses the interpreter that it is made with.
 
 SHELL = /bin/sh
+# Tests start programs thousands of times, each of which would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-databases test-crash test-long test-zones lint format docs screenshots bench faults clean prerequisites
 
@@ -41,7 +43,7 @@ test: lint
 
 test-databases: .venv/.developing
 	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest --every-database tests/cluster tests/engine tests/client $(PYTEST_OPTIONS)
-	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest --every-database -m "takes_turns and not long" tests/store $(PYTEST_OPTIONS)
+	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest --every-database -m "(takes_turns or cases_take_turns) and not long" tests/store $(PYTEST_OPTIONS)
 
 test-crash: .venv/.developing
 	ROTA_TEST_DATABASES="$(DATABASES)" $(BIN)/pytest --every-database -m "not zones" \

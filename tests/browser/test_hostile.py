@@ -21,10 +21,10 @@ from rota.store.nodes import register_node
 from rota.web.pages.registry import PAGES
 from tests.browser.moving import move_until
 from tests.browser.watch import look_at
-from tests.web.pages.test_every_page import FILES, HOSTILE_QUERY, address_of, filled, world
+from tests.web.pages.test_every_page import FILES, HOSTILE_QUERY, address_of, database_url, filled, world
 from tests.web.pages.world import ALL_HOSTILE, HOSTILE, OUTPUT, claim_all, end, report
 
-__all__ = ["world"]
+__all__ = ["database_url", "world"]
 
 # As far as names may be hostile: addresses of another scheme and of another host, and what is read from right to left.
 NAMES = ["javascript:owned-1", "//evil.example/x", "data:text/html", "עברית.العربية"]

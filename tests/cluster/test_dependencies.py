@@ -21,6 +21,7 @@ LEASE_SECONDS = 3.0
 WAIT_SECONDS = 90.0
 
 
+@pytest.mark.one_case
 @pytest.mark.parametrize("options", [{"overlap": "queue"}, {"overlap": "allow"}, {"in_order": True}], ids=str)
 def test_each_slot_of_a_chain_starts_behind_what_it_builds_on_although_nodes_die(
     cluster: Cluster, options: dict[str, object]

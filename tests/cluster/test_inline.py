@@ -17,6 +17,8 @@ from tests.execution.harness import is_alive
 JOBS = "tests.cluster.inline_jobs"
 LEASE_SECONDS = 3.0  # where it is to end
 LONG_LEASE_SECONDS = 9.0  # where it is not, on a machine that is busy
+pytestmark = pytest.mark.one_case
+
 KINDS = ("thread", "async")
 
 

@@ -15,6 +15,7 @@ from tests.cluster.many_runs import wait_for_all, wait_for_notes
 SETTINGS = {"slots": 4, "lease_seconds": 15.0, "poll_seconds": 0.5}
 
 
+@pytest.mark.one_case
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 @pytest.mark.parametrize(
     ("workers_count", "runs_count"),

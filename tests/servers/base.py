@@ -6,6 +6,7 @@ import itertools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 # Brings an empty database, named by its URL, to the state that tests start from.
 Prepare = Callable[[str], None]
@@ -25,13 +26,29 @@ class Server(ABC):
         self.origin = origin  # which server this is and where it comes from, for people
         self._prepare = prepare
         self._numbers = itertools.count(1)
+        self._templates: dict[Prepare | None, Any] = {}  # what each that fills has made, as this kind copies it
 
-    def create_database(self) -> str:
-        """Return the URL of a fresh database, prepared."""
-        url = self.create_empty_database()
-        if self._prepare is not None:
-            self._prepare(url)
-        return url
+    def create_database(self, fill: Prepare | None = None) -> str:
+        """Return the URL of a fresh database, prepared, and filled.
+
+        What fills is called once with the URL of such a database, must let go of it, and what it leaves is copied.
+        """
+        if self._prepare is None:
+            assert fill is None, "what is filled was prepared before"
+            return self.create_empty_database()
+        if fill not in self._templates:
+            url = self.create_empty_database() if fill is None else self.create_database()
+            (fill or self._prepare)(url)
+            self._templates[fill] = self._make_template(url)
+        return self._copy(self._templates[fill])
+
+    @abstractmethod
+    def _make_template(self, url: str) -> Any:
+        """Tell what this kind makes copies of a database from, which nobody uses any more."""
+
+    @abstractmethod
+    def _copy(self, template: Any) -> str:
+        """Return the URL of a fresh copy."""
 
     @abstractmethod
     def create_empty_database(self) -> str:

@@ -30,27 +30,18 @@ class MariaDB(Server):
     def __init__(self, admin_url: str, origin: str | None = None, prepare: Prepare | None = None) -> None:
         super().__init__(admin_url, origin or self.product, prepare)
         self._connection: Any = None
-        self._statements: list[str] | None = None
 
-    def create_database(self) -> str:
-        if self._prepare is None:
-            return self.create_empty_database()
-        if self._statements is None:
-            template = self.create_empty_database()
-            self._prepare(template)
-            self._statements = self._read_statements(_name_in(template))
+    def _copy(self, template: list[str]) -> str:
         url = self.create_empty_database()
         before = (f"use {_name_in(url)}", "set foreign_key_checks = 0")
-        for statement in (
-            *before,
-            *self._statements,
-            "use information_schema",
-        ):  # this connection outlives the database
+        # This connection outlives the database.
+        for statement in (*before, *template, "use information_schema"):
             self._execute(statement)
         return url
 
-    def _read_statements(self, template: str) -> list[str]:
-        """Tell what makes another database like this one, which stays for its rows."""
+    def _make_template(self, url: str) -> list[str]:
+        """Tell the statements that make another database like this one, which stays for its rows."""
+        template = _name_in(url)
         self._execute(f"use {template}")
         tables: list[str] = []
         views: list[str] = []
@@ -61,7 +52,12 @@ class MariaDB(Server):
                 continue
             tables.append(made)
             if self._execute(f"select 1 from {name} limit 1"):
-                tables.append(f"insert into {name} select * from {template}.{name}")
+                columns = ", ".join(
+                    column
+                    for column, *_, extra in self._execute(f"show columns from {name}")
+                    if "GENERATED" not in extra
+                )
+                tables.append(f"insert into {name} ({columns}) select {columns} from {template}.{name}")
         return tables + views
 
     def create_empty_database(self) -> str:
@@ -137,7 +133,7 @@ def run_server(
 ) -> Iterator[AnyServer]:
     """Run a server of MariaDB's family for as long as the block lasts."""
     user = choose_user("mysql", "nobody")
-    with server_folder(user) as folder:
+    with server_folder(user, durable=durable) as folder:
         home = (place or folder) / "home"  # everything that belongs to the server's user
         home.mkdir(mode=0o755)
         # Temporary files of a server vanish where others tidy the folder for all.

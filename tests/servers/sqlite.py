@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.servers.base import Prepare, Server
+from tests.servers.process import choose_parent
 
 
 class SQLite(Server):
@@ -20,19 +21,16 @@ class SQLite(Server):
     def __init__(self, admin_url: str, origin: str = "SQLite", prepare: Prepare | None = None) -> None:
         super().__init__(admin_url, origin, prepare)
         self._folder = Path(admin_url)
-        self._template: Path | None = None
 
-    def create_database(self) -> str:
-        if self._prepare is None:
-            return self.create_empty_database()
-        if self._template is None:
-            template = self._folder / f"{self._new_name()}.template"
-            self._prepare(f"sqlite:///{template}")
-            assert not Path(f"{template}-wal").exists(), "prepare left the template open"
-            self._template = template
-        path = self._folder / f"{self._new_name()}.db"
-        shutil.copyfile(self._template, path)
-        return f"sqlite:///{path}"
+    def _make_template(self, url: str) -> Path:
+        path = Path(url.removeprefix("sqlite:///"))
+        assert not Path(f"{path}-wal").exists(), "what made the template left it open"
+        return path
+
+    def _copy(self, template: Path) -> str:
+        url = self.create_empty_database()
+        shutil.copyfile(template, url.removeprefix("sqlite:///"))
+        return url
 
     def create_empty_database(self) -> str:
         return f"sqlite:///{self._folder / self._new_name()}.db"
@@ -45,7 +43,6 @@ class SQLite(Server):
 
 @contextlib.contextmanager
 def sqlite_server(*, durable: bool = False, prepare: Prepare | None = None) -> Iterator[SQLite]:
-    """Offer SQLite files in a temporary folder. ``durable`` changes nothing: the program sets it by pragma."""
-    del durable
-    with tempfile.TemporaryDirectory(prefix="rota-sqlite-") as folder:
+    """Offer SQLite files in a temporary folder; ``durable`` ones on a disk. The rest the program sets by pragma."""
+    with tempfile.TemporaryDirectory(prefix="rota-sqlite-", dir=choose_parent(durable=durable)) as folder:
         yield SQLite(folder, f"SQLite {sqlite3.sqlite_version}", prepare)

@@ -18,6 +18,8 @@ from rota.store.tables import account, token
 from rota.store.tokens import identify_token
 from tests.store.ledger import Ledger, statements_of
 
+pytestmark = pytest.mark.cases_take_turns
+
 PASSWORD = "correct horse battery"
 OTHER = "staple of another kind"
 

@@ -31,6 +31,8 @@ from tests.store.ledger import LEASE_SECONDS, Ledger, statements_of
 from tests.store.living import start_node, stop_node
 from tests.store.trouble import commit_breaks
 
+pytestmark = pytest.mark.cases_take_turns
+
 OPS = {"alert": '["ops"]', "alert_quiet_seconds": 900.0}
 
 

@@ -22,6 +22,8 @@ from tests.store.ledger import Ledger
 from tests.store.test_explain import explain
 from tests.store.trouble import commit_breaks
 
+pytestmark = pytest.mark.cases_take_turns
+
 ANN = Actor("ann", door=Door.HTTP, address="192.0.2.7", via="ci")
 
 

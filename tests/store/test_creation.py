@@ -14,6 +14,8 @@ from rota.store.requests import request_runs
 from tests.store.ledger import Ledger, statements_of
 from tests.store.trouble import commit_breaks
 
+pytestmark = pytest.mark.cases_take_turns
+
 
 def test_a_run_that_is_asked_for_is_ready_at_once(ledger: Ledger) -> None:
     job_id = ledger.add_job(priority=3, pool="far", lease_seconds=9.0)

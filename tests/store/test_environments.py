@@ -23,6 +23,8 @@ from tests.clock import Clock
 from tests.store.ledger import Ledger, identity_of, statements_of
 from tests.store.living import start_node, stop_node
 
+pytestmark = pytest.mark.cases_take_turns
+
 
 def having(*spelled: str) -> Environments:
     pairs = (one.split("==") for one in spelled)

@@ -46,7 +46,8 @@ from rota.store.tables import event as events
 from rota.store.tallies import TALLY_ATTEMPTS, TALLY_CHANGES
 from rota.store.types import encode_rows
 from rota.store.upstreams import FIND_AWAITING, READ_BEFORE, READ_LAST, READ_LATEST
-from tests.clock import BEGINNING
+from tests.clock import BEGINNING, Clock
+from tests.servers import Server
 from tests.store.ledger import _JOB, _SCHEDULE, Ledger
 
 FINISHED, READY, RUNNING, WAITING, SCHEDULES, PERMITS = 20_000, 1_000, 50, 50, 2_000, 5_000
@@ -263,8 +264,16 @@ def _backfills(ledger: Ledger) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-@pytest.fixture
-def long_ledger(ledger: Ledger) -> Ledger:
+ANALYZE = {
+    "sqlite": ("analyze",),
+    "postgresql": ("analyze",),
+    "mysql": tuple(f"analyze table rota_{name}" for name in TABLES),
+}
+
+
+def make_long(url: str) -> None:
+    """Fill the ledger of a database."""
+    ledger = Ledger(url, Clock())
     made = {"created_at": ledger.clock.now, "updated_at": ledger.clock.now}
 
     def fill(connection: Connection) -> None:
@@ -294,14 +303,18 @@ def long_ledger(ledger: Ledger) -> Ledger:
         connection.execute(insert(events), [told | {"run_id": run_id, "at": moment} for run_id, moment in moments])
 
     ledger.database.write(fill, repeatable=False)
-    analyze = {
-        "sqlite": ("analyze",),
-        "postgresql": ("analyze",),
-        "mysql": tuple(f"analyze table rota_{name}" for name in TABLES),
-    }
-    for statement in analyze[ledger.database.dialect.name]:
+    ledger.close()
+
+
+@pytest.fixture
+def long_ledger(database_server: Server, clock: Clock) -> Iterator[Ledger]:
+    url = database_server.create_database(make_long)
+    ledger = Ledger(url, clock)
+    for statement in ANALYZE[ledger.database.dialect.name]:
         ledger.execute(statement)
-    return ledger
+    yield ledger
+    ledger.close()
+    database_server.drop_database(url)
 
 
 def explain(ledger: Ledger, statement: Any, parameters: dict[str, Any]) -> tuple[set[str], list[str]]:

@@ -22,6 +22,8 @@ from tests.clock import BEGINNING, Clock
 from tests.store.ledger import Ledger
 from tests.store.living import start_node, stop_node
 
+pytestmark = pytest.mark.cases_take_turns
+
 ANN = "ann@desk"
 HOUR = timedelta(hours=1)
 DEFAULT = Thresholds()

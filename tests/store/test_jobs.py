@@ -13,6 +13,8 @@ from rota.model.job import JobSpec
 from rota.store import jobs
 from tests.store.ledger import Ledger, statements_of
 
+pytestmark = pytest.mark.cases_take_turns
+
 
 def spec(name: str = "job", **options: object) -> JobSpec:
     return JobSpec.checked(name, **({"kind": "shell", "target": "true"} | options))

@@ -13,6 +13,8 @@ from rota.store.interventions import cancel_run, rerun_run
 from rota.store.requests import request_runs
 from tests.store.ledger import Ledger
 
+pytestmark = pytest.mark.cases_take_turns
+
 HOUR = 3600.0
 
 

@@ -35,6 +35,8 @@ from tests.clock import Clock
 from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of, statements_of
 from tests.store.living import start_node, stop_node
 
+pytestmark = pytest.mark.cases_take_turns
+
 ANN = "ann@desk"
 
 

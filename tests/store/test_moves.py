@@ -16,6 +16,8 @@ from rota.store.endings import surrender_runs
 from rota.store.moves import Move, Stale, apply_moves
 from tests.store.ledger import Ledger, statements_of
 
+pytestmark = pytest.mark.cases_take_turns
+
 SKIP = Move(
     run_id=0,
     fence=0,

@@ -27,6 +27,8 @@ from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of
 from tests.store.living import start_node
 from tests.store.trouble import commit_breaks, forget_row_locks
 
+pytestmark = pytest.mark.cases_take_turns
+
 
 def held(ledger: Ledger) -> list[tuple[str, str]]:
     """The permits that are taken: scope and name."""

@@ -14,6 +14,8 @@ from tests.clock import Clock
 from tests.store.ledger import Ledger, identity_of, statements_of
 from tests.store.living import start_node
 
+pytestmark = pytest.mark.cases_take_turns
+
 
 def taken_by(ledger: Ledger, node: str, **labels: str) -> list[int]:
     return [claim.run_id for claim in ledger.claim(node, labels=labels)]

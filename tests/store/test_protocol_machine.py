@@ -537,14 +537,10 @@ def test_each_guard_of_the_model_is_shown_on_the_real_statements_or_by_a_test() 
     assert removed <= {removal.name for removal in REMOVALS}
 
 
+@pytest.mark.only_on("sqlite")  # the same statements on every database: the quickest is enough
 @pytest.mark.breaks_invariants
 @each_search
-def test_the_machine_finds_each_condition_that_is_taken_out(
-    ledger: Ledger, database_kind: str, removal: Removal
-) -> None:
-    if database_kind != "sqlite":
-        pytest.skip("the same statements on every database: the quickest is enough")
-
+def test_the_machine_finds_each_condition_that_is_taken_out(ledger: Ledger, removal: Removal) -> None:
     def search() -> None:
         for number in range(SEARCHES_MAX):
             run_machine(ledger, *removal.swaps, examples=EXAMPLES_OF_SEARCH, steps=STEPS_MAX, number=number)

@@ -11,6 +11,8 @@ from rota.store.endings import rescue_runs
 from rota.store.reports import LIVE_BYTES_MAX, keep_reports
 from tests.store.ledger import LEASE_SECONDS, Ledger, output_of, statements_of
 
+pytestmark = pytest.mark.cases_take_turns
+
 
 def tell(ledger: Ledger, *told: Report) -> None:
     keep_reports(ledger.database, {report.claim_id: report for report in told})

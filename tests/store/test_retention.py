@@ -28,6 +28,8 @@ from rota.store.tables import command
 from tests.store.ledger import Ledger, identity_of
 from tests.store.living import start_node
 
+pytestmark = pytest.mark.cases_take_turns
+
 DAY = 86400.0
 FOR_A_DAY = dict.fromkeys(KEEP_DEFAULT, DAY)
 

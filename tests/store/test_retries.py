@@ -13,6 +13,8 @@ from rota.store.interventions import rerun_run
 from rota.store.runs import read_run
 from tests.store.ledger import LEASE_SECONDS, Ledger
 
+pytestmark = pytest.mark.cases_take_turns
+
 
 def advance(ledger: Ledger, run_id: int) -> None:
     """Let the wait for a retry pass."""

@@ -25,6 +25,8 @@ from tests.store.counted import miscounted
 from tests.store.ledger import LEASE_SECONDS, Ledger
 from tests.store.trouble import commit_breaks
 
+pytestmark = pytest.mark.cases_take_turns
+
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 NOON = BEGINNING
 TODAY = BEGINNING.replace(hour=0)

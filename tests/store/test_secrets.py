@@ -17,6 +17,8 @@ from tests.clock import Clock
 from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of, statements_of
 from tests.store.living import start_node, stop_node
 
+pytestmark = pytest.mark.cases_take_turns
+
 
 def taken(ledger: Ledger, *secrets: str) -> list[str]:
     """Claim for a node that can read these, and return the jobs of what it got."""

@@ -19,6 +19,8 @@ from tests.clock import BEGINNING, Clock
 from tests.store.ledger import Ledger
 from tests.store.living import start_node
 
+pytestmark = pytest.mark.cases_take_turns
+
 ANN = "ann@desk"
 MINUTE = timedelta(minutes=1)
 

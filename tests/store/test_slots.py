@@ -20,6 +20,8 @@ from tests.clock import BEGINNING
 from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of, statements_of
 from tests.store.trouble import commit_breaks
 
+pytestmark = pytest.mark.cases_take_turns
+
 MINUTE = timedelta(minutes=1)
 
 

@@ -13,6 +13,8 @@ from tests.clock import BEGINNING
 from tests.store.ledger import Ledger
 from tests.store.living import start_node
 
+pytestmark = pytest.mark.cases_take_turns
+
 Breaker = Callable[[Ledger], int | None]
 BREAKERS: dict[str, Breaker] = {}
 

@@ -14,7 +14,7 @@ from rota.web.app import make_app
 from rota.web.pages.registry import PAGES
 from rota.web.resources import derive_resources
 from tests.servers import Server
-from tests.verbs.test_doors import CASES, World
+from tests.verbs.test_doors import CASES, World, make_world
 from tests.web.conftest import BASE, TestClient
 
 LOOKS = [one for one in derive_resources(VERBS.values()) if one.method == "GET"]
@@ -24,7 +24,7 @@ OTHERS = {"/api/openapi.json", "/api/v1/events", "/healthz", "/metrics", "/ready
 
 @pytest.fixture
 def world(database_server: Server) -> Iterator[World]:
-    url = database_server.create_database()
+    url = database_server.create_database(make_world)
     made = World(url)
     yield made
     made.database.close()

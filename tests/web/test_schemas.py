@@ -16,7 +16,7 @@ from rota.model.access import Access
 from rota.verbs.table import VERBS
 from rota.web.app import make_app
 from tests.servers import Server
-from tests.verbs.test_doors import World
+from tests.verbs.test_doors import World, make_world
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -29,7 +29,7 @@ ENDLESS = "/api/v1/events"  # of which other tests make the requests
 
 @pytest.fixture
 def world(database_server: Server):
-    url = database_server.create_database()
+    url = database_server.create_database(make_world)
     made = World(url)
     yield made
     made.database.close()

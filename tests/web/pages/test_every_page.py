@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
+from rota import Rota
 from rota.model.accounts import Identity, Source
 from rota.model.roles import Role
 from rota.store.periods import look_at_periods
 from rota.store.tables import metadata
 from rota.web import trust
 from rota.web.pages.registry import ACTS, PAGES
+from tests.servers import Server
 from tests.web.pages.markup import check_page
 from tests.web.pages.world import ALL_HOSTILE, claim_all, fail_with_everything, report
 
@@ -40,9 +43,13 @@ HOSTILE_QUERY = (
 )
 
 
-@pytest.fixture
-def world(rota):
+def make_hostile(url: str) -> None:
     """A failed run, and one that is going on, hostile wherever words are free."""
+    with Rota(url, actor="maker") as rota:
+        _fill(rota)
+
+
+def _fill(rota: Rota) -> None:
     fail_with_everything(rota)
     rota.enqueue("load", {"more": ALL_HOSTILE})
     (claim,) = claim_all(rota)
@@ -54,6 +61,17 @@ def world(rota):
     rota.backfills.start("nightly", "2026-01-01", "2026-01-05")
     rota.users.add("ann", role="operator")
     rota.tokens.add("ci", user="ann", scopes=["job.*"])
+
+
+@pytest.fixture
+def database_url(database_server: Server) -> Iterator[str]:
+    url = database_server.create_database(make_hostile)
+    yield url
+    database_server.drop_database(url)
+
+
+@pytest.fixture
+def world(rota: Rota) -> Rota:
     return rota
 
 
