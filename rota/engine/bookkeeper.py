@@ -347,6 +347,7 @@ class Bookkeeper(threading.Thread):
 
     def _look_and_act(self) -> bool:
         self._hinted = False
+        began_at = time.monotonic()
         outlook = self._scheduler.look()
         done = self._scheduler.round(outlook)
         is_told = (outlook.frozen_count, outlook.frozen_sum) == (len(self._frozen), sum(self._frozen))
@@ -357,6 +358,8 @@ class Bookkeeper(threading.Thread):
         has_moved = self._follow_rules(outlook)
         seconds = self._settings.poll_seconds or self._database.dialect.poll_seconds
         seconds *= random.uniform(1.0 - POLL_SPREAD, 1.0)
+        # Counted from look to look. A database that takes long to answer is asked at most half of the time.
+        seconds -= min(time.monotonic() - began_at, seconds / 2)
         if outlook.has_held_back:
             seconds = min(seconds, HELD_BACK_SECONDS)
         if not is_told:  # a renewal passes over a run that somebody has locked, and over a guardian that is silent

@@ -74,7 +74,7 @@ class Dialect:
     announce: str | None = None  # sent in a transaction to wake waiting nodes when it commits
     announce_refused: str | None = None  # the SQLSTATE of a COMMIT that is refused for that, and could be had without
     listen: str | None = None
-    poll_seconds: float = 5.0  # how long an idle node may wait before it looks
+    poll_seconds: float = 5.0  # from one look of an idle node to its next one, at most
     # Finds sessions of others whose transaction has been open for :seconds and keeps old rows, the oldest first.
     find_transactions: str | None = None
     end_session: str = ""  # the statement that ends one
@@ -358,7 +358,7 @@ MYSQL = Dialect(
     commits_by_itself=frozenset(
         "alter analyze check create drop flush grant lock optimize rename repair revoke truncate unlock".split()
     ),
-    poll_seconds=1.05,  # nothing wakes a node here; a little sooner by chance, it is one look a second
+    poll_seconds=0.95,  # nothing wakes a node here, and what is asked for by SQL is to be answered within a second
     # Of the whole server, as old rows are kept for any of them. They began by the clock of its machine's zone; whoever
     # lacks the right PROCESS is refused. Number 0 is the server's own work.
     find_transactions=(

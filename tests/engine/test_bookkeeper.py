@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,6 +23,7 @@ from rota.store.database import Database
 from rota.store.endings import Delivered
 from rota.store.interventions import cancel_run, freeze_run, thaw_run
 from rota.store.nodes import read_node
+from rota.store.outlook import Outlook
 from tests.clock import BEGINNING
 from tests.engine.node import Node
 from tests.store.ledger import LEASE_SECONDS, Ledger, statements_of
@@ -78,6 +80,30 @@ def test_nodes_that_have_nothing_to_do_look_again_at_times_spread_by_chance(node
 
     assert min(waits) >= poll_seconds * (1 - bookkeeper_module.POLL_SPREAD)
     assert max(waits) - min(waits) > poll_seconds * bookkeeper_module.POLL_SPREAD / 4
+
+
+def test_a_look_that_took_long_does_not_put_off_the_next_one(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted from look to look, but for half of the time, so that a database that is slow gets some rest."""
+    node.settle()
+    poll_seconds = node.database.dialect.poll_seconds
+    slept = 0.0
+    begun = time.monotonic()
+    monkeypatch.setattr(bookkeeper_module, "time", SimpleNamespace(monotonic=lambda: begun + slept))
+    look = node.bookkeeper._scheduler.look
+    took = 0.0
+
+    def look_slowly() -> Outlook:
+        nonlocal slept
+        slept += took
+        return look()
+
+    monkeypatch.setattr(node.bookkeeper._scheduler, "look", look_slowly)
+    for seconds, wait_max in ((poll_seconds / 4, poll_seconds), (poll_seconds * 3, poll_seconds * 3.5)):
+        took = seconds
+        before = slept = node.bookkeeper._look_at - begun
+        node.round()
+        wait = node.bookkeeper._look_at - begun - before
+        assert wait_max * (1 - bookkeeper_module.POLL_SPREAD) <= wait <= wait_max
 
 
 def test_an_end_is_acknowledged_once_it_is_committed(node: Node, job: int) -> None:
