@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ Columns = Mapping[str, str | Callable[[Any], Any]]  # heading: the key, or a fun
 PIPE_WIDTH = 10_000  # nothing is folded or cut for a program that reads it
 
 TEXTS = frozenset({"reason", "result", "what", "what it shows", "note", "text", "runs", "problem", "value"})
+
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
 STYLES = {
     "succeeded": "green", "running": "cyan", "ready": "yellow", "waiting": "dim", "failed": "red", "lost": "bold red",
@@ -56,7 +59,7 @@ class Screen:
         }
         width = max((len(name) for name in facts), default=0)
         for name, value in facts.items():
-            lines = write_value(value).splitlines() or [""]
+            lines = write_fact(name, value).splitlines() or [""]
             click.echo(f"{name:<{width}}  " + f"\n{'':<{width}}  ".join(lines))
 
     def tell(self, sentence: str, view: View) -> None:
@@ -105,6 +108,14 @@ def make_table(views: Sequence[View], columns: Columns, title: str | None = None
             cells.append(cut)
         table.add_row(*cells)
     return table
+
+
+def write_fact(name: str, value: object) -> str:
+    """Write a fact that has a name: when something happened to the second, a slot exactly, so that it can be copied."""
+    written = write_value(value)
+    if not _INSTANT.fullmatch(written):
+        return written
+    return f"{written[:19]}Z" if name.endswith(("_at", "_by")) else written.replace(".000000Z", "Z")
 
 
 def write_value(value: object) -> str:

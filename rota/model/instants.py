@@ -60,6 +60,16 @@ def format_instant(moment: datetime) -> str:
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
+def say_moment(moment: datetime | None) -> str:
+    """Write a moment into a sentence, to the second: in which part of it something happened helps nobody read it."""
+    return "at an unknown moment" if moment is None else say_slot(moment.replace(microsecond=0))
+
+
+def say_slot(slot: datetime | None) -> str:
+    """Write a moment by which something is found into a sentence: exactly, so that it can be copied."""
+    return "at an unknown moment" if slot is None else format_instant(slot).replace(".000000Z", "Z")
+
+
 def check_zone(field: str, value: object) -> ZoneInfo:
     """Return the zone of that IANA name.
 

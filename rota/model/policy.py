@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from rota.model.durations import format_duration
+from rota.model.instants import say_moment, say_slot
 from rota.model.reasons import Reason
 from rota.model.slot_rule import CatchUp, CatchUpOrder, Overlap, SlotRule
 from rota.model.states import RunState
@@ -187,13 +188,13 @@ class _Queue:
         rule, earlier = self._rule, self._earlier
         if rule.overlap is Overlap.REPLACE and slot != self._newest:
             assert self._newest is not None
-            text = f"the newer slot {_say(self._newest)} is due too, and overlap is replace"
+            text = f"the newer slot {say_slot(self._newest)} is due too, and overlap is replace"
             return _decide(rule, slot, RunState.SKIPPED, Reason.REPLACED, text)
         if earlier is None and self._is_behind_backfill:
-            self._earlier = f"the run of the slot {_say(slot)} comes first"
+            self._earlier = f"the run of the slot {say_slot(slot)} comes first"
             return self._wait(slot, "a run of a backfill of this schedule has not finished")
         if earlier is None or rule.overlap is Overlap.ALLOW:
-            self._earlier = earlier or f"the run of the slot {_say(slot)} comes first"
+            self._earlier = earlier or f"the run of the slot {say_slot(slot)} comes first"
             return _run(rule, slot, self._now)
         if rule.overlap is Overlap.REPLACE:
             text = f"it replaces a run that is stopped first: {earlier}"
@@ -315,14 +316,14 @@ def _run(rule: SlotRule, slot: datetime, now: datetime) -> SlotDecision:
         put_off = f"its delay of {format_duration(rule.delay_seconds)}" if rule.delay_seconds else "it"
         if rule.jitter_seconds:
             put_off += f", with {format_duration((run_at - slot).total_seconds() - rule.delay_seconds)} of jitter,"
-        return _decide(rule, slot, RunState.WAITING, Reason.DELAY, f"{put_off} ends at {_say(run_at)}{moved}")
+        return _decide(rule, slot, RunState.WAITING, Reason.DELAY, f"{put_off} ends at {say_moment(run_at)}{moved}")
     late = f", {_span_of(now - run_at)} late" if _is_late(run_at, now) else ""
-    return _decide(rule, slot, RunState.READY, Reason.DUE, f"due at {_say(run_at)}{late}{moved}")
+    return _decide(rule, slot, RunState.READY, Reason.DUE, f"due at {say_moment(run_at)}{late}{moved}")
 
 
 def _tell_move(rule: SlotRule, slot: datetime) -> str:
     moved = [origin for origin in rule.timing.origin(slot) if origin != slot]
-    return f", moved from {', '.join(map(_say, moved))} by a calendar" if moved else ""
+    return f", moved from {', '.join(map(say_slot, moved))} by a calendar" if moved else ""
 
 
 def _miss(rule: SlotRule, slot: datetime, now: datetime) -> SlotDecision:
@@ -339,7 +340,7 @@ def _sum_up(rule: SlotRule, span: _Span, now: datetime) -> SlotDecision:
 
 def _stand_for(rule: SlotRule, span: _Span, state: RunState, reason: Reason, text: str) -> SlotDecision:
     if span.count > 1:
-        text = f"{span.count} slots from {_say(span.first)} to {_say(span.last)}, of the last one: {text}"
+        text = f"{span.count} slots from {say_slot(span.first)} to {say_slot(span.last)}, of the last one: {text}"
     return SlotDecision(
         slot=span.first,
         state=state,
@@ -355,9 +356,9 @@ def _stand_for(rule: SlotRule, span: _Span, state: RunState, reason: Reason, tex
 def _explain_miss(rule: SlotRule, slot: datetime, now: datetime) -> tuple[Reason, str]:
     window, start_by = rule.window_seconds(slot), rule.start_by(slot)
     if window is not None and start_by is not None and start_by < now:
-        span, after, ago = format_duration(window), _say(rule.run_at(slot)), _span_of(now - start_by)
+        span, after, ago = format_duration(window), say_moment(rule.run_at(slot)), _span_of(now - start_by)
         return Reason.WINDOW_PASSED, f"its start window of {span} after {after} passed {ago} ago"
-    late = f"nobody looked for {_span_of(now - slot)} after {_say(slot)}"
+    late = f"nobody looked for {_span_of(now - slot)} after {say_slot(slot)}"
     match rule.catch_up:
         case CatchUp.LATEST:
             return Reason.CATCH_UP_LATEST, f"{late}; a newer slot is due, and catch-up is latest"
@@ -378,10 +379,6 @@ def _decide(
     replaces: bool = False,
 ) -> SlotDecision:
     return SlotDecision(slot, state, reason, text, rule.run_at(slot), rule.start_by(slot), queued, replaces=replaces)
-
-
-def _say(moment: datetime) -> str:
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ") + "Z"
 
 
 def _span_of(length: timedelta) -> str:

@@ -19,7 +19,7 @@ from rota.errors import Invalid
 from rota.model.calendars import Calendar
 from rota.model.documents import EMPTY_ARGUMENTS, check_arguments_text, decode_document, encode_arguments
 from rota.model.durations import format_duration, parse_duration
-from rota.model.instants import check_zone, format_instant, parse_instant
+from rota.model.instants import check_zone, format_instant, parse_instant, say_moment, say_slot
 from rota.model.job import apply_changes, check_start_within
 from rota.model.names import check_name
 from rota.model.slot_rule import CATCH_UP_LIMIT, CATCH_UP_LIMIT_MAX, CatchUp, CatchUpOrder, OnClosed, Overlap, SlotRule
@@ -143,12 +143,12 @@ class ScheduleSpec:
 
     def _check_together(self) -> None:
         if self.start_at is not None and self.end_at is not None and self.end_at < self.start_at:
-            raise Invalid("end", format_instant(self.end_at), f"it comes after start, {format_instant(self.start_at)}")
+            raise Invalid("end", say_slot(self.end_at), f"it comes after start, {say_slot(self.start_at)}")
         if self.first_run_at is not None and self.start_at is not None and self.first_run_at < self.start_at:
-            rule = f"it does not come before start, {format_instant(self.start_at)}"
-            raise Invalid("first_run", format_instant(self.first_run_at), rule)
+            rule = f"it does not come before start, {say_slot(self.start_at)}"
+            raise Invalid("first_run", say_slot(self.first_run_at), rule)
         if self.first_run_at is not None and self.end_at is not None and self.end_at < self.first_run_at:
-            raise Invalid("first_run", format_instant(self.first_run_at), "it comes before the end")
+            raise Invalid("first_run", say_slot(self.first_run_at), "it comes before the end")
         if self.catch_up is CatchUp.ALL and self.overlap is Overlap.REPLACE:
             raise Invalid(
                 "overlap", "replace", "catch-up all wants every slot to run, and replace cancels them: choose one"
@@ -284,8 +284,8 @@ class ScheduleSpec:
         if slot is not None:
             return slot
         if self.end_at is not None and self.end_at <= now:
-            raise Invalid("end", format_instant(self.end_at), f"it lies after now, {format_instant(now)}")
-        raise Invalid(str(self.kind), self.expression, f"it must be due after now, {format_instant(now)}")
+            raise Invalid("end", say_slot(self.end_at), f"it lies after now, {say_moment(now)}")
+        raise Invalid(str(self.kind), self.expression, f"it must be due after now, {say_moment(now)}")
 
 
 def _check_flag(name: str, value: object) -> bool:

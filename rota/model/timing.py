@@ -19,7 +19,7 @@ from rota.model.calendars import Calendar
 from rota.model.daylight import Fold as Fold
 from rota.model.daylight import Gap as Gap
 from rota.model.grids import Grid, UnionGrid
-from rota.model.instants import check_zone, format_instant, parse_instant
+from rota.model.instants import check_zone, parse_instant, say_slot
 from rota.model.moved import Direction, MovedGrid
 from rota.model.parts import ANCHORED, ANY_RULE, KINDS, Part, describe_part, read_part
 from rota.model.parts import TimingKind as TimingKind
@@ -177,7 +177,7 @@ class Timing:
         start = None if start is None else parse_instant("start", start)
         end = None if end is None else parse_instant("end", end)
         if start is not None and end is not None and end < start:
-            raise Invalid("end", format_instant(end), f"it does not come before start, {format_instant(start)}")
+            raise Invalid("end", say_slot(end), f"it does not come before start, {say_slot(start)}")
         return replace(self, start=start, end=end)
 
     def shifted(self, calendars: Sequence[Calendar], direction: str) -> Timing:

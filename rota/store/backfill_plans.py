@@ -15,7 +15,7 @@ from sqlalchemy import Connection, bindparam, select
 
 from rota.errors import Conflict, Invalid, NotFound
 from rota.model.backfill import Fate, SlotRange, Wish
-from rota.model.instants import format_instant
+from rota.model.instants import format_instant, say_moment, say_slot
 from rota.model.slot_rule import CatchUpOrder, SlotRule
 from rota.model.timeline import Timeline
 from rota.store.backfill_slots import (
@@ -29,7 +29,7 @@ from rota.store.backfill_slots import (
 from rota.store.calendars import load_calendars
 from rota.store.firing import names_of_calendars, rule_of
 from rota.store.period_ledger import timeline_of
-from rota.store.shown import check_range, say_moment
+from rota.store.shown import check_range
 from rota.store.tables import dependency, job, schedule
 from rota.store.types import AnyRow
 
@@ -119,8 +119,8 @@ def plan_backfill(connection: Connection, name: str, start: datetime, end: datet
     if not with_slots:
         raise Invalid(
             "to",
-            say_moment(end),
-            f"{', '.join(part.row.name for part in parts[:5])} has no slot from {say_moment(start)} up to it"
+            say_slot(end),
+            f"{', '.join(part.row.name for part in parts[:5])} has no slot from {say_slot(start)} up to it"
             f"{_say_next(parts[0], end)}: choose others, see `rota schedule next KEY --from TIME`",
         )
     return with_slots + (_plan_downstream(connection, with_slots, wish) if wish.downstream else [])
@@ -140,7 +140,7 @@ def _plan_root(row: AnyRow, rule: SlotRule, start: datetime, end: datetime) -> P
     if ahead is not None and ahead < end:
         raise Invalid(
             "to",
-            say_moment(end),
+            say_slot(end),
             f"slots of schedule {row.name} from {say_moment(ahead)} on come by themselves: --to is at most that moment",
         )
     return Planned(row, rule, slots_of(row, rule, start, end), end, built_on=False)
@@ -148,7 +148,7 @@ def _plan_root(row: AnyRow, rule: SlotRule, start: datetime, end: datetime) -> P
 
 def _say_next(part: Planned, end: datetime) -> str:
     following = part.rule.timing.next(end - _MICROSECOND)
-    return f"; the next one of {part.row.name} is {say_moment(following)}" if following is not None else ""
+    return f"; the next one of {part.row.name} is {say_slot(following)}" if following is not None else ""
 
 
 def _plan_downstream(connection: Connection, roots: Sequence[Planned], wish: Wish) -> list[Planned]:

@@ -14,12 +14,12 @@ from sqlalchemy import Connection, bindparam, select
 
 from rota.errors import Conflict
 from rota.model.backfill import Decided, Fate, SlotRange, Wish, decide_slot
+from rota.model.instants import say_slot
 from rota.model.slot_rule import CatchUpOrder, SlotRule
 from rota.model.states import JobState, RunState
 from rota.store.dependants import is_slot
 from rota.store.fanout import ANY, is_for_all
 from rota.store.firing import READ_FOR_SLOTS
-from rota.store.shown import say_moment
 from rota.store.tables import dependency, run, schedule
 from rota.store.types import AnyRow, encode_rows, given_rows
 from rota.store.upstreams import is_done
@@ -245,4 +245,4 @@ def check_may_run(row: AnyRow, wish: Wish) -> None:
 
 def say_part(row: AnyRow) -> str:
     """Name the run that stands in the way of a slot."""
-    return f"run {row.id} of slot {say_moment(row.slot_at)} is {row.state}"
+    return f"run {row.id} of slot {say_slot(row.slot_at)} is {row.state}"

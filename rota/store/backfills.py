@@ -16,14 +16,13 @@ from sqlalchemy import Connection, bindparam, insert, null, select, update
 from rota import crash
 from rota.errors import Conflict, NotFound
 from rota.model.backfill import UNASKED_SLOTS_MAX, BackfillState, Wish
-from rota.model.instants import format_instant
+from rota.model.instants import format_instant, say_slot
 from rota.store.backfill_ends import Counts, count_states, end_cancelled, tell_backfill, withdraw_runs
 from rota.store.backfill_plans import find_schedules, find_timeline, plan_backfill, show_planned
 from rota.store.backfill_steps import READ_PARTS
 from rota.store.database import Database, now_of
 from rota.store.listing import PAGE_ROWS, Listing
 from rota.store.moves import write_fresh
-from rota.store.shown import say_moment
 from rota.store.tables import backfill, backfill_part
 from rota.store.types import AnyRow, db_now
 from rota.store.wakeup import announce
@@ -104,7 +103,7 @@ def start_backfill(
         total = sum(part.total for part in parts)
         if total > UNASKED_SLOTS_MAX and not confirmed:
             raise Conflict(
-                f"a backfill of {name} from {say_moment(start)} to {say_moment(end)} has {total:,} slots, more than "
+                f"a backfill of {name} from {say_slot(start)} to {say_slot(end)} has {total:,} slots, more than "
                 f"{UNASKED_SLOTS_MAX:,}: ask for fewer with --from and --to, or for all of these with --yes"
             )
         values = {

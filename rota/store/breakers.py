@@ -16,10 +16,10 @@ from sqlalchemy import Connection, and_, bindparam, case, func, null, or_, selec
 
 from rota.model.breaker import Breaker, BreakerMove, BreakerState, count_end
 from rota.model.durations import format_duration
+from rota.model.instants import say_moment
 from rota.model.states import AttemptState, JobState, RunState
 from rota.store.database import Database
 from rota.store.events import tell_change
-from rota.store.shown import say_moment
 from rota.store.tables import job, run
 from rota.store.types import AnyRow, Number, db_now, db_now_plus
 from rota.store.wakeup import announce

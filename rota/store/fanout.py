@@ -17,6 +17,7 @@ from typing import Any, cast
 from sqlalchemy import Connection, bindparam, desc, func, literal, or_, select
 
 from rota.errors import Conflict, Invalid
+from rota.model.instants import say_moment
 from rota.model.names import NAME_LENGTH_MAX
 from rota.model.placement import RunsOn, selectors_of
 from rota.model.policy import Firing, SlotDecision, Unfinished, count_skips, miss_for_nobody
@@ -26,7 +27,7 @@ from rota.store.clock import IS_HELD
 from rota.store.keys import let_go_of_keys
 from rota.store.placing import read_selectors
 from rota.store.pool_rules import labels_of
-from rota.store.shown import say_moment, show_document
+from rota.store.shown import show_document
 from rota.store.tables import node, run
 from rota.store.types import AnyRow, db_now, db_now_plus, encode_rows, given_rows, in_portions
 

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, or_, select
 
 from rota.errors import Conflict, NotFound
+from rota.model.instants import say_moment
 from rota.model.reasons import Reason
 from rota.model.states import Because, NodeState, RunState
 from rota.store.database import Database
@@ -23,7 +24,6 @@ from rota.store.keys import hold_for_all_nodes
 from rota.store.missed import tell_missed
 from rota.store.moves import Move, Stale, apply_moves, write_fresh
 from rota.store.nodes import RUNS_OF
-from rota.store.shown import say_moment
 from rota.store.tables import node, run
 from rota.store.types import db_now
 from rota.store.wakeup import announce

@@ -31,7 +31,7 @@ from rota.model.alerts import read_rule, variable_of_channel
 from rota.model.calendars import Calendar
 from rota.model.findings import Finding, FindingCode, Severity, Thresholds, judge_all, sort_findings
 from rota.model.forecast import FAR_LONGER_SECONDS
-from rota.model.instants import format_instant
+from rota.model.instants import format_instant, say_moment, say_slot
 from rota.model.names import NAME_LENGTH_MAX
 from rota.model.secret import read_names
 from rota.model.states import UNFINISHED, JobState, RunState
@@ -58,7 +58,7 @@ from rota.store.pools import (
     say_unsupplied,
     serving,
 )
-from rota.store.shown import say_moment, say_span
+from rota.store.shown import say_span
 from rota.store.suspension import read_paused_pools, say_paused
 from rota.store.tables import calendar, event, finding, job, run, schedule
 from rota.store.tables import pool as pools
@@ -425,7 +425,7 @@ class _Look:
         rows = self._connection.execute(FIND_ABSENT, self._late).all()
         if rows:
             oldest: datetime = rows[0].next_slot_at
-            each = _name(rows, lambda row: f"{row.name} at {say_moment(row.next_slot_at)}")
+            each = _name(rows, lambda row: f"{row.name} at {say_slot(row.next_slot_at)}")
             sentence = f"{_count(rows, 'slot')} due and not decided, for up to {say_span(self._now - oldest)}: {each}"
             severity = self._thresholds.judge(self._age(oldest))
             of_jobs = [row.job for row in rows if row.job is not None]
@@ -694,7 +694,7 @@ class _Look:
             self._tell(Severity.WARNING, FindingCode.SCHEDULE_SET_ASIDE, row.name, sentence, since)
         for row in self._connection.execute(FIND_SKIPPING).all():
             sentence = (
-                f"schedule {row.name} skipped {row.skips_in_row} slots in a row, up to {say_moment(row.last_slot_at)}, "
+                f"schedule {row.name} skipped {row.skips_in_row} slots in a row, up to {say_slot(row.last_slot_at)}, "
                 "since an earlier run has not finished"
             )
             self._tell(Severity.WARNING, FindingCode.SCHEDULE_SKIPPING, row.name, sentence)
@@ -702,7 +702,7 @@ class _Look:
         ended = [*self._connection.execute(FIND_ENDED).all(), *filter(_is_once, rows)]
         for row in rows:
             if not _is_once(row):
-                last = f"; the last one was {say_moment(row.last_slot_at)}" if row.last_slot_at is not None else ""
+                last = f"; the last one was {say_slot(row.last_slot_at)}" if row.last_slot_at is not None else ""
                 sentence = f"schedule {row.name} has no slots left, and nobody gave it an end{last}"
                 self._tell(Severity.WARNING, FindingCode.SCHEDULE_STOPPED, row.name, sentence, row.last_slot_at)
         if ended:

@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, desc, 
 
 from rota.errors import Invalid, NotFound
 from rota.model.dependencies import WAITS, Stand
+from rota.model.instants import say_moment, say_slot
 from rota.model.reasons import Reason
 from rota.model.slot_rule import CatchUpOrder, Overlap
 from rota.model.states import FINISHED, AttemptState, JobState, RunState
@@ -39,7 +40,7 @@ from rota.store.pools import (
     say_unsupplied,
     say_without_its_node,
 )
-from rota.store.shown import say_moment, say_span
+from rota.store.shown import say_span
 from rota.store.suspension import read_paused_pools, say_pause_of, say_paused
 from rota.store.tables import attempt, job, run, schedule
 from rota.store.types import Instant, Name, db_now
@@ -222,9 +223,9 @@ def _subject(row: Row[Any]) -> str:
     if row.slot_at is None:
         return of
     if row.slot_count > 1:
-        slots = f"{row.slot_count} slots from {say_moment(row.slot_at)} to {say_moment(row.slot_last_at)}"
+        slots = f"{row.slot_count} slots from {say_slot(row.slot_at)} to {say_slot(row.slot_last_at)}"
         return f"{of}, {slots} of schedule {row.schedule}"
-    return f"{of}, slot {say_moment(row.slot_at)} of schedule {row.schedule}"
+    return f"{of}, slot {say_slot(row.slot_at)} of schedule {row.schedule}"
 
 
 def read_run_events(connection: Connection, run_id: int) -> list[dict[str, Any]]:
@@ -257,7 +258,7 @@ def _explain_finished(connection: Connection, row: Row[Any]) -> list[str]:
         earlier = connection.execute(FIND_IN_THE_WAY, which).one_or_none()
         if earlier is not None:
             end = f"ended {say_moment(earlier.finished_at)}" if earlier.finished_at is not None else "has not ended yet"
-            because.append(f"run {earlier.id}, of the slot {say_moment(earlier.slot_at)}, stood in its way; it {end}")
+            because.append(f"run {earlier.id}, of the slot {say_slot(earlier.slot_at)}, stood in its way; it {end}")
     if row.started_at is None:
         because.append("it never started")
         if row.start_by is not None and row.slot_count == 1:
@@ -388,7 +389,7 @@ def _tell_first(row: Row[Any], first: Sequence[Row[Any]]) -> str:
         said = f"{how}it starts once run {one.id} has stopped; {asked}"
     else:
         where = f"{one.state} on {one.node}" if running else one.state
-        said = f"it queues behind run {one.id} of its schedule, {where}, of the slot {say_moment(one.slot_at)}"
+        said = f"it queues behind run {one.id} of its schedule, {where}, of the slot {say_slot(one.slot_at)}"
     if len(first) > 1:
         more = f"{QUEUED_COUNTED_MAX - 1} or more" if len(first) >= QUEUED_COUNTED_MAX else str(len(first) - 1)
         said += f", and {more} behind that one"
@@ -568,5 +569,5 @@ def _next_of(found: Row[Any], row: Row[Any]) -> str:
         return "has no slots left"
     if found.next_slot_at <= row.now:
         late = say_span(row.now - found.next_slot_at)
-        return f"has a slot that is due since {say_moment(found.next_slot_at)}, {late} ago, and not decided"
-    return f"is due next at {say_moment(found.next_slot_at)}"
+        return f"has a slot that is due since {say_slot(found.next_slot_at)}, {late} ago, and not decided"
+    return f"is due next at {say_slot(found.next_slot_at)}"

@@ -13,8 +13,9 @@ from sqlalchemy import Connection, text
 
 from rota.errors import DatabaseRefused
 from rota.model.findings import Finding, FindingCode, Severity
+from rota.model.instants import say_moment
 from rota.store.database import Database, now_of
-from rota.store.shown import say_moment, say_span
+from rota.store.shown import say_span
 
 log = logging.getLogger("rota")
 
@@ -45,7 +46,7 @@ def find_long_transactions(database: Database) -> Finding | None:
         return None
     oldest = now - timedelta(seconds=found[0][1])
     each = [
-        f"session {session} since {say_moment((now - timedelta(seconds=seconds)).replace(microsecond=0))}, for "
+        f"session {session} since {say_moment(now - timedelta(seconds=seconds))}, for "
         f"{say_span(timedelta(seconds=round(seconds)))} (`{end.format(session)}` ends it)"
         for session, seconds in found[:NAMED_MAX]
     ]

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, and_, bindparam, or_, select
 
 from rota.errors import Conflict, Invalid
+from rota.model.instants import say_slot
 from rota.model.policy import SlotDecision
 from rota.model.reasons import Reason
 from rota.model.states import Because, RunState, check_move
@@ -25,7 +26,6 @@ from rota.store.fanout import is_for_all
 from rota.store.firing import names_of_calendars, rule_of, slot_row
 from rota.store.moves import Move, apply_moves, write_fresh
 from rota.store.schedules import read_for_change
-from rota.store.shown import say_moment
 from rota.store.tables import run
 from rota.store.types import AnyRow
 from rota.store.wakeup import announce
@@ -81,7 +81,7 @@ def mark_slot(database: Database, key: str, slot: datetime, *, actor: str) -> li
             _insert(connection, row, slot, actor)
             found = connection.execute(FIND_OF_SLOT, which).all()
             wake_dependants(connection, [one.id for one in found])
-        text = f"slot {say_moment(slot)} of schedule {key} counts as done"
+        text = f"slot {say_slot(slot)} of schedule {key} counts as done"
         note_act(connection, actor, "schedule", key, "mark-succeeded", text)
         announce(connection)
         return [one.id for one in found]
@@ -90,7 +90,7 @@ def mark_slot(database: Database, key: str, slot: datetime, *, actor: str) -> li
 
 
 def _mark(connection: Connection, key: str, slot: datetime, found: Sequence[AnyRow], actor: str) -> None:
-    said = f"slot {say_moment(slot)} of schedule {key}"
+    said = f"slot {say_slot(slot)} of schedule {key}"
     for one in found:
         if one.slot_count > 1:
             raise Conflict(
@@ -133,14 +133,14 @@ def _move(row: AnyRow, source: RunState, target: RunState, text: str, actor: str
 
 
 def _insert(connection: Connection, row: AnyRow, slot: datetime, actor: str) -> None:
-    said = f"slot {say_moment(slot)} of schedule {row.name}"
+    said = f"slot {say_slot(slot)} of schedule {row.name}"
     if slot > row.now or (row.next_slot_at is not None and slot >= row.next_slot_at):
         raise Conflict(f"{said} is not decided yet: wait until it has come")
     rule = rule_of(row, load_calendars(connection, names_of_calendars([row])))
     if rule.timing.next(slot - _MICROSECOND) != slot:
         near = rule.timing.next(slot)
-        hint = f"the next one after it is {say_moment(near)}" if near is not None else "there is none after it"
-        raise Invalid("slot", say_moment(slot), f"schedule {row.name} has no such slot; {hint}")
+        hint = f"the next one after it is {say_slot(near)}" if near is not None else "there is none after it"
+        raise Invalid("slot", say_slot(slot), f"schedule {row.name} has no such slot; {hint}")
     if is_for_all(row.runs_on):
         raise Conflict(f"{said} was never decided, and for which nodes of its pool it was nobody knows")
     check_move(None, RunState.SUCCEEDED, Because.MARKED)

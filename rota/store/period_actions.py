@@ -15,6 +15,7 @@ from sqlalchemy import Connection, and_, bindparam, null, select, update
 from rota import crash
 from rota.errors import AlreadyFinished, Conflict, Invalid, NotFound
 from rota.model.backfill import Wish
+from rota.model.instants import say_slot
 from rota.model.period import Period
 from rota.model.period_step import UNFINISHED_PERIODS, PeriodReason, PeriodState
 from rota.model.slot_rule import CatchUpOrder
@@ -27,7 +28,7 @@ from rota.store.moves import write_fresh
 from rota.store.period_graph import JobSpan, find_beneath, find_built, find_relying, join_spans, wake_builders
 from rota.store.period_ledger import find_overlapping, timeline_of, wake_oldest
 from rota.store.period_standing import READ_PAIRS, Span, read_within
-from rota.store.shown import check_range, say_moment
+from rota.store.shown import check_range
 from rota.store.tables import job, period, run
 from rota.store.turns import PERIODS, take_turn
 from rota.store.types import AnyRow, db_now, encode_rows, given_rows
@@ -328,8 +329,8 @@ def _read_range(connection: Connection, name: str, start: datetime, end: datetim
         first = timeline.rule.next(first)
     last = timeline.rule.containing(end - _MICROSECOND)
     if first.start >= end:
-        rule = f"no period of job {name} begins from {say_moment(start)} up to it: {last.name} goes on then"
-        raise Invalid("to", say_moment(end), rule)
+        rule = f"no period of job {name} begins from {say_slot(start)} up to it: {last.name} goes on then"
+        raise Invalid("to", say_slot(end), rule)
     return _check_span(connection, row, timeline, first, last, clip=True)
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, bindparam, delete, exists, func, insert, lite
 
 from rota.errors import Conflict, Invalid
 from rota.model.durations import format_duration
-from rota.model.instants import format_instant
+from rota.model.instants import say_slot
 from rota.model.job import JobSpec
 from rota.model.period import Period, check_within
 from rota.model.period_step import PeriodReason, PeriodState
@@ -260,7 +260,7 @@ def _first(connection: Connection, timeline: Timeline) -> Period:
         rule = (
             f"its first period, {first.name}, begins in {format_duration(round((first.start - now).total_seconds()))}"
         )
-        raise Invalid("period_start", format_instant(first.start), f"{rule}: choose one that has begun")
+        raise Invalid("period_start", say_slot(first.start), f"{rule}: choose one that has begun")
     return first
 
 

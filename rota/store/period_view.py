@@ -12,7 +12,7 @@ from sqlalchemy import Connection, and_, bindparam, desc, func, select
 
 from rota.errors import Conflict, Invalid
 from rota.model.dependencies import Stand
-from rota.model.instants import format_instant
+from rota.model.instants import format_instant, say_slot
 from rota.model.period_step import PeriodReason, PeriodState
 from rota.model.states import JobState
 from rota.model.values import check_word
@@ -22,7 +22,6 @@ from rota.store.period_actions import check_not_before, read_ledger
 from rota.store.period_ledger import timeline_of
 from rota.store.period_standing import READ_PAIRS, Span, builds_on, read_within
 from rota.store.periods import as_run
-from rota.store.shown import say_moment
 from rota.store.tables import job, period, run
 from rota.store.types import AnyRow, Instant
 from rota.store.upstreams import read_standings
@@ -213,7 +212,7 @@ def why_period(database: Database, name: str, wanted: str) -> dict[str, Any]:
         check_not_before(connection, row, timeline, one)
         found = connection.execute(READ_PERIOD, {"of_job": row.id, "start": one.start}).one_or_none()
         if found is None:
-            raise Conflict(f"period {one.name} of job {name} has not begun: it does at {say_moment(one.start)}")
+            raise Conflict(f"period {one.name} of job {name} has not begun: it does at {say_slot(one.start)}")
         return {
             "subject": f"period {found.name} of job {name}",
             "state": found.state,

@@ -44,9 +44,9 @@ from sqlalchemy import (
 
 from rota.errors import Invalid
 from rota.model.concurrency import RUNNING_MAX, check_mutexes, format_rate
+from rota.model.instants import say_moment
 from rota.model.states import RunState
 from rota.store.database import Database
-from rota.store.shown import say_moment
 from rota.store.tables import BY_CLAIM_ALONE, BY_ID_ALONE, job, permit, run
 from rota.store.types import AnyRow, Number, db_now, db_now_plus, encode_rows, given_rows, insert_if_new
 

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, bindparam, desc, func, select
 
 from rota.errors import Invalid
 from rota.model.durations import format_duration
+from rota.model.instants import say_moment
 from rota.model.job import POOL_DEFAULT
 from rota.model.names import check_env, check_pool
 from rota.model.placement import selectors_of
@@ -23,7 +24,7 @@ from rota.model.secret import read_names
 from rota.model.states import NodeState
 from rota.store.database import Database, now_of
 from rota.store.pool_rules import labels_of
-from rota.store.shown import say_moment, say_span
+from rota.store.shown import say_span
 from rota.store.tables import job, node, pool, run
 from rota.store.types import AnyRow, db_now
 

@@ -16,7 +16,7 @@ from sqlalchemy.types import TypeDecorator
 
 from rota.errors import Invalid
 from rota.model.durations import format_duration
-from rota.model.instants import format_instant
+from rota.model.instants import format_instant, say_slot
 from rota.store.types import Instant
 
 
@@ -69,17 +69,9 @@ def check_range(start: datetime, end: datetime) -> None:
         Invalid: there is nothing.
     """
     if end < start:
-        raise Invalid("to", say_moment(end), f"it comes before from, {say_moment(start)}: swap them, or correct one")
+        raise Invalid("to", say_slot(end), f"it comes before from, {say_slot(start)}: swap them, or correct one")
     if end == start:
-        raise Invalid("to", say_moment(end), "it is the same as from, and nothing lies between: give a later one")
-
-
-def say_moment(moment: datetime | None) -> str:
-    """Write a moment into a sentence: in UTC, and no finer than it is."""
-    if moment is None:
-        return "at an unknown moment"
-    text = format_instant(moment)
-    return text[:-8] + "Z" if text.endswith(".000000Z") else text
+        raise Invalid("to", say_slot(end), "it is the same as from, and nothing lies between: give a later one")
 
 
 def say_span(length: timedelta) -> str:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, bindparam, desc, exists, or_, select, te
 
 from rota.errors import Invalid, NotFound, RotaError
 from rota.model.calendars import Calendar
-from rota.model.instants import check_zone
+from rota.model.instants import check_zone, say_moment, say_slot
 from rota.model.named_time import NamedTime, parse_named_time
 from rota.model.slot_rule import OnClosed, Overlap, SlotRule
 from rota.model.states import FINISHED, JobState, RunState
@@ -29,7 +29,7 @@ from rota.store.groups import read_completeness, read_group_within
 from rota.store.history import READ_RUN, Answer, explain_hold, explain_pool, explain_run, read_run_events
 from rota.store.schedule_rows import spec_of
 from rota.store.schedules import READ_SCHEDULE
-from rota.store.shown import say_moment, say_span, shown
+from rota.store.shown import say_span, shown
 from rota.store.suspension import say_pause_of
 from rota.store.tables import event, run
 from rota.store.types import Instant
@@ -157,10 +157,10 @@ def _explain_cursor(connection: Connection, row: Row[Any]) -> list[str]:
         over = f": it ended {say_moment(row.end_at)}" if row.end_at is not None else ""
         because.append(f"it has no slots left{over}")
     elif is_due:
-        due = f"its slot {say_moment(row.next_slot_at)} is due since {say_span(row.now - row.next_slot_at)}"
+        due = f"its slot {say_slot(row.next_slot_at)} is due since {say_span(row.now - row.next_slot_at)}"
         because.append(f"{due} and not decided" if because else f"{due} and not decided: any living node decides it")
     else:
-        because.append(f"its next slot is {say_moment(row.next_slot_at)}, in {say_span(row.next_slot_at - row.now)}")
+        because.append(f"its next slot is {say_slot(row.next_slot_at)}, in {say_span(row.next_slot_at - row.now)}")
     because += _explain_ahead(connection, row)
     opened = connection.execute(FIND_OPEN, {"schedule_id": row.id}).one_or_none()
     if opened is not None:
@@ -197,7 +197,7 @@ def _explain_ahead(connection: Connection, row: Row[Any]) -> list[str]:
 def _say_what_it_will_be(rule: SlotRule, slot: datetime) -> list[str]:
     said: list[str] = []
     if (closed := rule.closed(slot)) is not None:
-        said.append(f"slot {say_moment(slot)} will be skipped: {closed}")
+        said.append(f"slot {say_slot(slot)} will be skipped: {closed}")
     elif rule.run_at(slot) > slot:
         how = " and ".join(
             word for word, value in (("delay", rule.delay_seconds), ("jitter", rule.jitter_seconds)) if value
@@ -217,15 +217,15 @@ def _explain_last(connection: Connection, row: Row[Any]) -> list[str]:
 def _tell_slot(connection: Connection, found: Row[Any]) -> str:
     if found.target_node and found.group_id is not None:
         how = read_completeness(connection, [found.group_id])[found.group_id]
-        which = f"slot {say_moment(found.slot_at)}"
+        which = f"slot {say_slot(found.slot_at)}"
         if found.slot_count > 1:
-            which = f"{found.slot_count} slots from {say_moment(found.slot_at)} to {say_moment(found.slot_last_at)}"
+            which = f"{found.slot_count} slots from {say_slot(found.slot_at)} to {say_slot(found.slot_last_at)}"
         return f"{which} for all {how.total} nodes registered then: {how.summary}; group {found.group_id}"
     became = f"{found.state}: {found.reason_text}" + (f" ({found.reason})" if found.state in FINISHED else "")
     if found.slot_count > 1:
-        slots = f"{found.slot_count} slots from {say_moment(found.slot_at)} to {say_moment(found.slot_last_at)}"
+        slots = f"{found.slot_count} slots from {say_slot(found.slot_at)} to {say_slot(found.slot_last_at)}"
         return f"{slots} share run {found.id}, {became}"
-    return f"slot {say_moment(found.slot_at)} is run {found.id}, {became}"
+    return f"slot {say_slot(found.slot_at)} is run {found.id}, {became}"
 
 
 class _Asked:
@@ -255,7 +255,7 @@ class _Asked:
         return self._tell_none(spans)
 
     def _about(self, state: str, because: list[str], *, slot: datetime | None = None, **more: Any) -> Answer:
-        which = say_moment(slot) if slot is not None else self._asked
+        which = say_slot(slot) if slot is not None else self._asked
         return {"subject": f"slot {which} of schedule {self._row.name}", "state": state, "because": because} | {
             "events": more.get("events", [])
         }
@@ -327,7 +327,7 @@ class _Asked:
 
     def _tell_several(self, recorded: Sequence[Row[Any]], planned: Sequence[datetime]) -> Answer:
         said = [(found.slot_at, _tell_slot(self._connection, found)) for found in recorded]
-        said += [(slot, f"slot {say_moment(slot)}: {self._explain_planned(slot)[1][0]}") for slot in planned]
+        said += [(slot, f"slot {say_slot(slot)}: {self._explain_planned(slot)[1][0]}") for slot in planned]
         said.sort(key=lambda one: one[0])
         because = [sentence for _, sentence in said[:SLOTS_MAX]]
         if len(said) > SLOTS_MAX:
@@ -387,8 +387,8 @@ class _Asked:
         after = timing.next(last.last)
         if before is not None and before <= self._row.created_at:
             before = None  # nobody was there to see it
-        said = [f"the slot before it is {say_moment(before)}"] if before is not None else []
-        return [*said, f"the next slot after it is {say_moment(after)}"] if after is not None else said
+        said = [f"the slot before it is {say_slot(before)}"] if before is not None else []
+        return [*said, f"the next slot after it is {say_slot(after)}"] if after is not None else said
 
     def _moved(self, spans: Sequence[NamedTime]) -> list[str]:
         """Say whither a calendar moved the slot that would be there, and what became of it there."""
@@ -402,9 +402,9 @@ class _Asked:
             return []
         target = _find_target(self._rule.timing, origin, forward=row.on_closed == OnClosed.NEXT.value)
         if target is None:
-            return [f"slot {say_moment(origin)} does not exist: {closed}, and no day near it is open"]
+            return [f"slot {say_slot(origin)} does not exist: {closed}, and no day near it is open"]
         there = self.answer([NamedTime(target, target + _MICROSECOND)])["because"]
-        return [f"slot {say_moment(origin)} was moved to {say_moment(target)}: {closed}", *there]
+        return [f"slot {say_slot(origin)} was moved to {say_slot(target)}: {closed}", *there]
 
 
 def _slot_before(timing: Timing, moment: datetime) -> datetime | None:

@@ -26,14 +26,14 @@ from sqlalchemy import (
 )
 
 from rota.errors import NotFound
-from rota.model.instants import format_instant
+from rota.model.instants import format_instant, say_moment
 from rota.model.states import JobState, NodeState, RunState
 from rota.store.database import Database
 from rota.store.events import tell_change
 from rota.store.listing import PAGE_ROWS, Listing, has_part
 from rota.store.nodes import read_node
 from rota.store.pools import read_servers, serving
-from rota.store.shown import say_moment, show_document, shown
+from rota.store.shown import show_document, shown
 from rota.store.tables import OLDEST_FIRST, event, job, node, pool, run, schedule
 from rota.store.types import AnyRow, db_now
 from rota.store.wakeup import announce

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Select, and_, bindparam, func, null, select, 
 
 from rota import crash
 from rota.model.dependencies import Judgement, Stand, Standing, UpstreamFailure, find_cycle, judge
+from rota.model.instants import say_slot
 from rota.model.reasons import Reason
 from rota.model.slot_rule import CatchUp, Overlap
 from rota.model.states import UNFINISHED, Because, JobState, RunState
@@ -27,7 +28,6 @@ from rota.store.fanout import ANY, is_in_the_way
 from rota.store.moves import Move, apply_moves, write_fresh
 from rota.store.period_standing import read_stand_of_slot
 from rota.store.sharing import place_waiting
-from rota.store.shown import say_moment
 from rota.store.tables import OLDEST_FIRST, dependency, job, run, schedule
 from rota.store.types import AnyRow, db_now, db_now_plus, encode_rows, given_rows
 
@@ -452,7 +452,7 @@ def _stand_of_schedule(name: str, row: AnyRow, found: AnyRow, runs: Sequence[Any
     if undecided and found.state != JobState.ACTIVE.value:
         return Standing(name, Stand.AHEAD, f"whose schedule {found.name} is paused")
     if undecided:
-        return Standing(name, Stand.AHEAD, f"whose slot {say_moment(found.next_slot_at)} is not decided yet")
+        return Standing(name, Stand.AHEAD, f"whose slot {say_slot(found.next_slot_at)} is not decided yet")
     return _stand_of_runs(name, row, runs)
 
 
@@ -465,7 +465,7 @@ def _stand_of_runs(name: str, row: AnyRow, runs: Sequence[AnyRow]) -> Standing:
     unfinished = [one for one in runs if one.state in UNFINISHED]
     bad = [one for one in runs if one not in unfinished and not is_done(one)]
     first = (unfinished or bad or list(runs))[0]
-    what = f"run {first.id}" if first.slot_at is None else f"slot {say_moment(first.slot_at)} (run {first.id})"
+    what = f"run {first.id}" if first.slot_at is None else f"slot {say_slot(first.slot_at)} (run {first.id})"
     where = f" on {first.target_node}" if first.target_node != ANY else ""
     stand = Stand.AHEAD if unfinished else Stand.FAILED if bad else Stand.DONE
     return Standing(name, stand, f"whose {what}{where} {_BECAME.get(first.state, first.state)}", first.id)

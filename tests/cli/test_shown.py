@@ -11,7 +11,7 @@ from tests.cli.conftest import Call
 
 
 def fact(output: str, name: str) -> str:
-    (line,) = [line for line in output.splitlines() if line.split(maxsplit=1)[0] == name]
+    (line,) = [line for line in output.splitlines() if line.split(maxsplit=1)[:1] == [name]]
     return line.split(maxsplit=1)[1]
 
 
@@ -78,3 +78,24 @@ def test_periods_are_shown_as_json(rota: Call, url: str):
     assert (first["period"], first["state"], first["start"]) == ("2024", "in_progress", "2024-01-01T00:00:00.000000Z")
     assert (second["period"], second["state"], second["finished_at"]) == ("2025", "open", None)
     assert tree["oldest_unfinished"] == first
+
+
+def test_people_are_shown_moments_to_the_second_and_programs_exactly(rota: Call):
+    rota("job", "add", "j", "--shell", "true")
+    rota("job", "run", "j", "--at", "2030-11-20T07:00:00.25Z")
+
+    shown, told = rota("run", "show", "1").stdout, rota("why", "run", "1").stdout
+    exact = json.loads(rota("run", "show", "1", "--json").stdout)
+
+    assert fact(shown, "run_at") == "2030-11-20T07:00:00Z"
+    assert "it may start at 2030-11-20T07:00:00Z, in " in told
+    assert exact["run_at"] == "2030-11-20T07:00:00.250000Z"
+    assert "000Z" not in shown + told
+
+
+def test_slots_are_shown_to_people_exactly_as_they_are_copied(rota: Call):
+    rota("job", "add", "j", "--shell", "true")
+    rota("schedule", "add", "s", "j", "--at", "2030-11-20T07:00:00.25Z")
+
+    assert fact(rota("schedule", "show", "s").stdout, "next_slot") == "2030-11-20T07:00:00.250000Z"
+    assert "its next slot is 2030-11-20T07:00:00.250000Z" in rota("why", "schedule", "s").stdout

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, insert, select, text
 
+from rota.model.instants import say_moment
 from rota.model.run import End, NewRun
 from rota.store.advancing import advance_runs
 from rota.store.database import Database
@@ -21,7 +22,6 @@ from rota.store.interventions import rerun_run
 from rota.store.jobs import edit_job
 from rota.store.outlook import look
 from rota.store.permits import tidy_permits
-from rota.store.shown import say_moment
 from rota.store.tables import permit, run
 from tests.store.ledger import LEASE_SECONDS, Ledger, identity_of
 from tests.store.living import start_node
