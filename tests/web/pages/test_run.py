@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rota.web.pages.writing import said
 from tests.web.pages.world import ALL_HOSTILE, HOSTILE, OUTPUT, claim_all, end, fail_with_everything, report
 
 
@@ -228,3 +229,18 @@ def test_a_form_goes_back_to_this_server_only(browser, load):
     assert [one.attributes["value"] for one in browser.page.find("input", name="back")] == ["/runs"]
     browser.send("/runs/act", 422, back="https://evil.example/")
     assert browser.answer.url == "http://localhost:8300/runs/act"
+
+
+def test_a_run_begins_with_its_reason_told_once_and_with_what_it_wrote(browser, load):
+    number = load.enqueue("load").id
+    end(load, claim_all(load)[0], "exited", exit_code=3, output=b"it broke\n")
+
+    page = browser.open(f"/runs/{number}")
+
+    (told, *more) = load.why.run(number)["because"]
+    text = page.text[page.text.index("Run 1 of load") :]
+    headings = [one.text for one in page.find("h2")]
+    assert text.count(told) == 1
+    assert [one.text for one in page.find("ul", class_="because")[0].find("li")] == [said(line) for line in more]
+    assert text.index(told) < text.index("it broke") < text.index("Asked for")
+    assert headings[:2] == ["Output of attempt 1", "Facts"]
