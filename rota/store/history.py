@@ -263,7 +263,7 @@ def _explain_finished(connection: Connection, row: Row[Any]) -> list[str]:
         because.append("it never started")
         if row.start_by is not None and row.slot_count == 1:
             because.append(f"it might have started from {say_moment(row.run_at)} to {say_moment(row.start_by)}")
-    because += [_tell_attempt(found) for found in tried[:ATTEMPTS_MAX]]
+    because += [_tell_attempt(found, row.reason_text) for found in tried[:ATTEMPTS_MAX]]
     if len(tried) > ATTEMPTS_MAX:
         because.append(f"`rota run show {row.id}` shows the attempts before these")
     if row.reason == Reason.OUT_OF_MEMORY.value and "memory_max" in row.reason_text:
@@ -273,10 +273,14 @@ def _explain_finished(connection: Connection, row: Row[Any]) -> list[str]:
     return because
 
 
-def _tell_attempt(found: Row[Any]) -> str:
-    said = f"attempt {found.attempt} on {found.node} ended {say_moment(found.finished_at)}: {found.reason_text}"
+def _tell_attempt(found: Row[Any], told: str | None) -> str:
+    """Say when an attempt ended and how, without what is ``told`` already."""
+    which = f"attempt {found.attempt} on {found.node}"
+    said = f"{which} ended {say_moment(found.finished_at)}"
+    if found.reason_text is not None and found.reason_text != told:
+        said += f": {found.reason_text.removeprefix(f'{which} ')}"
     if found.state in (AttemptState.CLAIMED.value, AttemptState.RUNNING.value):
-        said = f"attempt {found.attempt} on {found.node} has not ended"
+        said = f"{which} has not ended"
     if found.cold_because is not None:
         said += f"; it was started cold: {found.cold_because}"
     if found.executor is not None:
@@ -414,8 +418,7 @@ def _explain_unclaimed(connection: Connection, row: Row[Any], servers: list[Serv
     if row.known_job_id is None:
         because.append(f"its job {row.job} was deleted: nobody knows how to run it; cancel it")
     if row.job_state == JobState.PAUSED.value:
-        since = say_pause_of(connection, "job", row.job)
-        because.append(f"its job {row.job} is paused{since}: `rota job resume {row.job}`")
+        because.append(_say_job_paused(connection, row.job))
     breaker = connection.execute(READ_BREAKER, {"job_id": row.job_id}).one_or_none()
     if breaker is not None and (held := say_held(breaker, row.now, row.id)) is not None:
         because.append(held)
@@ -455,6 +458,10 @@ def _explain_unclaimed(connection: Connection, row: Row[Any], servers: list[Serv
     if is_ready:
         because.append(f"what made it ready: {row.reason_text}")
     return because
+
+
+def _say_job_paused(connection: Connection, name: str) -> str:
+    return f"its job {name} is paused{say_pause_of(connection, 'job', name)}: `rota job resume {name}`"
 
 
 def _selectors_of(text: str | None) -> tuple[str, ...]:
@@ -503,7 +510,9 @@ def why_job(database: Database, name: str) -> Answer:
         if row is None:
             raise NotFound("job", name)
         because: list[str] = []
+        also_told: list[str] = []  # in other words
         if row.state == JobState.PAUSED.value:
+            also_told.append(_say_job_paused(connection, name))
             paused = f"it is paused{say_pause_of(connection, 'job', name)}"
             because.append(f"{paused}: none of its runs start, and slots are skipped; `rota job resume {name}`")
         if (held := say_held(row, row.now)) is not None:
@@ -513,7 +522,9 @@ def why_job(database: Database, name: str) -> Answer:
         opened = connection.execute(FIND_OPEN_OF_JOB, of_job).scalar()
         if opened is not None:
             unfinished = connection.execute(READ_RUN, {"id": opened}).one()
-            because.append(f"run {opened} is {unfinished.state}: {explain_run(connection, unfinished)[0]}")
+            first = explain_run(connection, unfinished)[0]
+            why = ", and waits for that" if first in (*because, *also_told) else f": {first}"
+            because.append(f"run {opened} is {unfinished.state}{why}")
         schedules = connection.execute(READ_SCHEDULES_OF, of_job).all()
         if row.timeline is not None:
             because += explain_ledger(connection, row.id) or ["all its periods are finished"]

@@ -62,6 +62,6 @@ def test_a_slot_that_was_late_lost_and_retried_tells_its_whole_life(node: Node) 
     ]  # fmt: skip
     assert answer["because"] == [
         "attempt 2 ended well on a (ended_well)",
-        "attempt 2 on a ended 2026-11-02T12:01:50Z: attempt 2 ended well on a",
-        "attempt 1 on a ended 2026-11-02T12:01:40Z: attempt 1 on a exited with 9; retry 1 of 1 in 10 s",
+        "attempt 2 on a ended 2026-11-02T12:01:50Z",
+        "attempt 1 on a ended 2026-11-02T12:01:40Z: exited with 9; retry 1 of 1 in 10 s",
     ]

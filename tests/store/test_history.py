@@ -217,8 +217,9 @@ def test_every_attempt_is_told_with_its_node(ledger: Ledger) -> None:
     because = why(ledger, claim.run_id)
 
     assert because[0].endswith("(exit_code)")
-    assert because[1].startswith("attempt 2 on b ended 2026-11-02T12:00:10Z: attempt 2 on b exited with 8")
-    assert because[2].startswith("attempt 1 on a ended 2026-11-02T12:00:00Z: attempt 1 on a exited with 7")
+    assert because[0].startswith("attempt 2 on b exited with 8")
+    assert because[1] == "attempt 2 on b ended 2026-11-02T12:00:10Z"
+    assert because[2].startswith("attempt 1 on a ended 2026-11-02T12:00:00Z: exited with 7")
 
 
 def test_a_running_run_names_its_node_its_lease_and_who_wants_it_stopped(ledger: Ledger) -> None:
@@ -333,6 +334,21 @@ def test_a_job_tells_what_holds_it_and_when_it_is_due(ledger: Ledger) -> None:
     assert "schedule nightly is due next at 2026-11-02T12:01:00Z" in answer["because"]
     assert any(f"its latest run, {claim_id}, is succeeded" in sentence for sentence in answer["because"])
     assert [event["to"] for event in answer["events"]] == ["paused"]
+
+
+@pytest.mark.parametrize("pause", [False, True])
+def test_what_holds_a_job_and_its_run_is_told_once(ledger: Ledger, pause: bool) -> None:
+    ledger.add_job()
+    ledger.enqueue()
+    if pause:
+        start_node(ledger)
+        jobs.pause_job(ledger.database, "job", actor=ANN)
+
+    first, *others = history.why_job(ledger.database, "job")["because"]
+
+    assert ("it is paused since" if pause else "no node serves pool default: ") in first
+    assert "run 1 is ready, and waits for that" in others
+    assert not [one for one in others if "paused" in one or "no node" in one]
 
 
 @pytest.mark.parametrize("ask", [history.why_job, slot_history.why_schedule])
