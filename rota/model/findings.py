@@ -33,6 +33,7 @@ class FindingCode(StrEnum):
     POOL_EMPTY = "pool_empty"  # there is work for a pool that no living node serves
     ENVIRONMENT_MISSING = "environment_missing"  # a job asks for an environment that no living node of its pool has
     CHANNEL_MISSING = "channel_missing"  # somebody is to be told of jobs, and no living node can tell them
+    ALERT_UNSENT = "alert_unsent"  # what somebody is to be told could not be sent
     SECRET_MISSING = "secret_missing"  # a job names secrets that no living node of its pool can read
     POOL_BROKEN = "pool_broken"  # the rule of a pool cannot be read, so it names nobody
     POOL_PAUSED = "pool_paused"  # runs are ready in a pool that somebody paused

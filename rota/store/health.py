@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 
 from rota.errors import Invalid, RotaError
-from rota.model.alerts import read_rule, variable_of_channel
+from rota.model.alerts import ALERT_JOB_PREFIX, job_of_channel, read_rule, variable_of_channel
 from rota.model.calendars import Calendar
 from rota.model.findings import Finding, FindingCode, Severity, Thresholds, judge_all, sort_findings
 from rota.model.forecast import FAR_LONGER_SECONDS
@@ -198,6 +198,8 @@ FIND_TOLD = (
     .order_by(job.c.name)
     .limit(NAMED_MAX + 1)
 )
+# Served by the unique name.
+FIND_SENDERS = select(job.c.id, job.c.name).where(job.c.name.in_(bindparam("names", expanding=True)))
 READ_ENVIRONMENTS_OF = (
     select(job.c.env, job.c.secrets)
     .where(
@@ -260,10 +262,11 @@ def _state_of(number: int) -> ScalarSelect[str]:
 READ_ACTIVE_JOBS = select(job.c.id, job.c.name).where(
     job.c.id.in_(bindparam("job_ids", expanding=True)),
     job.c.state == JobState.ACTIVE.value,
+    ~job.c.name.startswith(ALERT_JOB_PREFIX),  # of which one failure is enough
     *(func.coalesce(_state_of(number), "") != RunState.SUCCEEDED.value for number in range(FAILURES_IN_ROW)),
 )
 READ_LAST_RUNS = (
-    select(run.c.id, run.c.state, run.c.reason_text, run.c.finished_at)
+    select(run.c.id, run.c.state, run.c.reason_text, run.c.retries_used, run.c.enqueued_at, run.c.finished_at)
     .where(run.c.job_id == bindparam("job_id"))
     .order_by(desc(run.c.id))
     .limit(LAST_RUNS)
@@ -357,6 +360,10 @@ class _Look:
         self._servers = read_servers(connection)
         self._paused_pools = read_paused_pools(connection)
         self._found: list[Finding] = []
+        self._alerted: dict[str, list[str]] = {}  # channels, and what jobs that name them say of alerts
+        for alerts in connection.execute(READ_ALERTS).scalars():
+            for channel in read_rule("", alerts, None, None).channels:
+                self._alerted.setdefault(channel, []).append(alerts)
 
     def look(self) -> Health:
         ready_pools = [pool for pool in self._connection.execute(READ_READY_POOLS).scalars() if pool is not None]
@@ -384,6 +391,7 @@ class _Look:
         self._look_at_periods()
         self._look_at_breakers()
         self._look_at_jobs()
+        self._look_at_alerts()
         self._look_at_calendars()
         return Health(
             now=self._now,
@@ -608,18 +616,36 @@ class _Look:
     def _look_at_channels(self) -> None:
         """Look for channels that jobs name for their alerts, and that no living node has."""
         had = {name for server in self._servers if server.is_there for name in server.secrets}
-        found: dict[str, list[str]] = {}
-        for alerts in self._connection.execute(READ_ALERTS).scalars():
-            for channel in read_rule("", alerts, None, None).channels:
-                if variable_of_channel(channel) not in had:
-                    found.setdefault(channel, []).append(alerts)
-        for channel, named in found.items():
+        for channel, named in self._alerted.items():
+            if variable_of_channel(channel) in had:
+                continue
             first = self._connection.execute(FIND_TOLD, {"alert": named[0]}).scalars().all()
             sentence = (
                 f"alerts of {_list(first)} go to channel {channel}, and no node alive can send them: define "
                 f"[alerts.{channel}] in the settings of one, or see in its log what it cannot read"
             )
             self._tell(Severity.WARNING, FindingCode.CHANNEL_MISSING, channel, sentence)
+
+    def _look_at_alerts(self) -> None:
+        """Look for alerts that could not be sent since the last one that was: one is enough, for nobody else tells."""
+        channels = {job_of_channel(channel): channel for channel in self._alerted}
+        senders = self._connection.execute(FIND_SENDERS, {"names": sorted(channels)}).all() if channels else ()
+        for row in senders[:FOUND_MAX]:
+            unsent: list[AnyRow] = []
+            for one in self._connection.execute(READ_LAST_RUNS, {"job_id": row.id}).all():
+                if one.state == RunState.SUCCEEDED.value:
+                    break
+                if one.state in (*_BAD, RunState.MISSED.value) or (one.finished_at is None and one.retries_used > 0):
+                    unsent.append(one)
+            if unsent:
+                many = "an alert" if len(unsent) == 1 else f"{len(unsent)} alerts"
+                first, channel = unsent[0], channels[row.name]
+                sentence = (
+                    f"{many} could not be sent to channel {channel}; run {first.id}, which is {first.state}: "
+                    f"{first.reason_text}; see its output, and try the channel with `rota alert test {channel}`"
+                )
+                since = unsent[-1].enqueued_at
+                self._tell(Severity.WARNING, FindingCode.ALERT_UNSENT, channel, sentence, since)
 
     def _tell_together(
         self, code: FindingCode, found: Mapping[str, Sequence[tuple[Severity, str, datetime | None]]]

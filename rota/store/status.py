@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, desc, func, select
 
+from rota.model.alerts import ALERT_JOB_PREFIX
 from rota.model.findings import sort_findings
 from rota.model.instants import format_instant
 from rota.model.states import JobState, RunState
@@ -29,7 +30,9 @@ LATE_SECONDS = 10.0  # ready for longer than this: no node takes it
 
 # The newest ones, by a bound that a planner sees: of an inequality with what is still to be found PostgreSQL believes
 # that it leaves a third of all runs, and reads all of them in another order.
-_recent = select(run.c.id, run.c.state).order_by(desc(run.c.id)).limit(RECENT_RUNS).subquery("recent")
+_recent = select(run.c.id, run.c.job, run.c.state).order_by(desc(run.c.id)).limit(RECENT_RUNS).subquery("recent")
+# Runs that send alerts are Rota's own: a run that failed is not to look like two. Findings tell what was not sent.
+_is_asked_for = ~_recent.c.job.startswith(ALERT_JOB_PREFIX)
 _before_now = db_now_plus(-bindparam("late_seconds", type_=Number))
 
 # Served by rota_run_due, rota_run_claim and rota_run_lease, in this order.
@@ -37,10 +40,10 @@ COUNT_WAITING = select(func.count()).where(run.c.due_at.is_not(None), run.c.stat
 COUNT_READY = select(func.count()).where(run.c.state == RunState.READY.value)
 COUNT_RUNNING = select(func.count()).where(run.c.lease_ends_at.is_not(None))
 # Served by the primary key.
-COUNT_RECENT = select(_recent.c.state, func.count().label("number")).group_by(_recent.c.state)
+COUNT_RECENT = select(_recent.c.state, func.count().label("number")).where(_is_asked_for).group_by(_recent.c.state)
 FIND_FAILED = (
     select(_recent.c.id)
-    .where(_recent.c.state.in_([RunState.FAILED.value, RunState.LOST.value]))
+    .where(_is_asked_for, _recent.c.state.in_([RunState.FAILED.value, RunState.LOST.value]))
     .order_by(desc(_recent.c.id))
     .limit(PART_MAX)
 )

@@ -25,6 +25,7 @@ from rota.store.firing import fire_schedules
 from rota.store.forgetting import forget_node
 from rota.store.health import check_health
 from rota.store.requests import request_runs
+from rota.store.status import read_status
 from rota.store.tables import alert, job, run
 from tests.clock import Clock
 from tests.store.ledger import LEASE_SECONDS, Ledger, statements_of
@@ -369,6 +370,60 @@ def test_it_is_found_that_nobody_can_send_what_a_job_tells(ledger: Ledger) -> No
 
     assert [one.subject for one in found] == ["ops"]
     assert found[0].text.startswith("alerts of job go to channel ops, and no node alive can send them")
+
+
+def unsent(ledger: Ledger) -> list[str]:
+    return [one.text for one in check_health(ledger.database).findings if one.code is FindingCode.ALERT_UNSENT]
+
+
+def send(ledger: Ledger, kind: str = "succeeded", **facts: Any) -> int:
+    """Let the next alert be sent, or fail to be."""
+    claim = ledger.started(ledger.claim(secrets=["ROTA_ALERT_ops"])[0])
+    ledger.end(claim, kind, **facts)
+    return claim.run_id
+
+
+def test_one_alert_that_could_not_be_sent_is_found_until_one_is(ledger: Ledger) -> None:
+    ledger.add_job(alert='["ops"]', alert_quiet_seconds=0.0)
+    start_node(ledger, secrets=("ROTA_ALERT_ops",))
+    fail(ledger)
+    ledger.set_job("rota:alert:ops", retries=0)
+
+    before = unsent(ledger)
+    run_id = send(ledger, "exited", exit_code=9)
+    failed = unsent(ledger)
+    fail(ledger)
+    send(ledger)
+
+    assert before == []
+    (text,) = failed
+    assert text.startswith(f"an alert could not be sent to channel ops; run {run_id}, which is failed: ")
+    assert unsent(ledger) == []
+
+
+def test_an_alert_that_is_tried_again_has_not_been_sent(ledger: Ledger) -> None:
+    ledger.add_job(**OPS)
+    start_node(ledger, secrets=("ROTA_ALERT_ops",))
+    fail(ledger)
+
+    run_id = send(ledger, "exited", exit_code=9)
+
+    (text,) = unsent(ledger)
+    assert f"run {run_id}, which is waiting: attempt 1 on a exited with 9" in text
+
+
+def test_runs_that_send_alerts_are_none_of_those_that_ended_lately(ledger: Ledger) -> None:
+    ledger.add_job(alert='["ops"]', alert_quiet_seconds=0.0)
+    (first,) = fail(ledger)
+    send(ledger)
+    (second,) = fail(ledger)
+    ledger.set_job("rota:alert:ops", retries=0)
+    send(ledger, "exited", exit_code=9)
+
+    view = read_status(ledger.database)
+
+    assert (view["counts"]["failed"], view["counts"]["succeeded"]) == (2, 0)
+    assert [one["id"] for one in view["failed"]] == [second, first]
 
 
 def test_nodes_that_end_runs_at_the_same_time_make_one_alert_between_them(ledger: Ledger) -> None:
