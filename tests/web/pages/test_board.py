@@ -67,7 +67,9 @@ def test_what_is_to_come_looks_otherwise_and_now_is_marked(browser, load):
     kinds = {kind for kind, _, _ in cells_of(page, "load")}
     assert kinds == {"coming"}
     assert ", due 20" in cells_of(page, "load")[0][1]
-    assert len(page.find("line", class_="now")) == 3  # of all, and of two jobs
+    lines = [one.attributes["class"] for one in page.find("line", class_="now")]
+    assert lines == ["now edge", "now"] * 4  # above all, of all, and of two jobs; on an edge, which cells do not hide
+    assert "times are UTC" in page.find("footer")[0].text
     (ahead, *_) = page.find("rect", class_="ahead")
     assert int(ahead.attributes["width"]) > 0
     past = browser.open("/board?zoom=hour&start=2020-01-01")
