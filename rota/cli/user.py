@@ -37,9 +37,17 @@ PASSWORD_FILE = click.option(
 )
 
 
+def has_terminal() -> bool:
+    """Tell whether somebody can be asked."""
+    return sys.stdin.isatty()
+
+
 def read_password(name: str, file: str | None) -> str:
     """Read a password from a file, or ask for it twice. Never from an argument, which all users of a machine see."""
     if file is None:
+        if not has_terminal():
+            rule = "there is no terminal to ask on: `--password-file -` reads it from standard input, on one line"
+            raise Invalid("password", None, rule)
         return str(click.prompt(f"Password of {name}", hide_input=True, confirmation_prompt=True, err=True))
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from rota import Rota
+from rota.cli import user
 from rota.model.accounts import Identity, Refusal
 from rota.store.log_ins import log_in
 from rota.store.tokens import identify_token
@@ -18,6 +21,22 @@ def may_log_in(url: str, password: str) -> bool:
         return not isinstance(log_in(rota.database, "ann", password), Refusal)
 
 
+@pytest.fixture
+def terminal(monkeypatch):
+    """What is given on standard input is typed at a terminal."""
+    monkeypatch.setattr(user, "has_terminal", lambda: True)
+
+
+@pytest.mark.parametrize("command", [["user", "add", "ann", "--role", "admin"], ["user", "passwd", "ann"]])
+def test_without_a_terminal_a_command_says_how_a_password_is_given(rota, command):
+    result = rota(*command, stdin=f"{PASSWORD}\n{PASSWORD}\n")
+
+    assert result.exit_code == 2
+    assert "there is no terminal to ask on: `--password-file -` reads it from standard input" in result.stderr
+    assert rota("user", "list", "--json").stdout == "[]\n"
+
+
+@pytest.mark.usefixtures("terminal")
 def test_a_password_is_asked_for_twice_and_not_shown(rota, url):
     result = rota("user", "add", "ann", "--role", "admin", stdin=f"{PASSWORD}\n{PASSWORD}\n")
 
@@ -26,6 +45,7 @@ def test_a_password_is_asked_for_twice_and_not_shown(rota, url):
     assert may_log_in(url, PASSWORD)
 
 
+@pytest.mark.usefixtures("terminal")
 def test_a_password_that_is_typed_otherwise_the_second_time_is_asked_for_again(rota, url):
     typed = f"{PASSWORD}\nanother one now\n{PASSWORD}\n{PASSWORD}\n"
 
