@@ -144,7 +144,10 @@ def _start(command: str, folder: Path, environment: Mapping[str, str], number: i
 def _wait_until_ready(worker: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until a worker is registered, as it is by the time that a person has typed the next line."""
     until = time.monotonic() + COMMAND_SECONDS_MAX
-    while b" rota.worker: node " not in log.read_bytes() and worker.poll() is None and time.monotonic() < until:
+    while b" rota.worker: node " not in log.read_bytes():
+        said = log.read_text("utf-8", "replace")
+        assert worker.poll() is None, f"{worker.args!r} has ended:\n{said}"
+        assert time.monotonic() < until, f"{worker.args!r} does not say that it is ready where it is looked for:\n{said}"
         time.sleep(0.02)
 
 
