@@ -142,7 +142,7 @@ def make_provider(config: Config) -> OpenIdProvider | None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("rota"):
             raise
-        rule = "is not installed: pip install 'rota[oidc]'"
+        rule = "is not installed: pip install 'rota[web,oidc]'"
         raise ConfigError(f"[oidc] of the settings needs {error.name}, which {rule}") from error
     source = config.oidc.secret
     try:

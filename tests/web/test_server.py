@@ -181,7 +181,7 @@ def test_without_the_extra_a_log_in_by_openid_is_refused_at_the_start_with_how_t
 
     assert ended.returncode == 2
     assert f"[oidc] of the settings needs {missing}" in ended.stderr
-    assert "pip install 'rota[oidc]'" in ended.stderr
+    assert "pip install 'rota[web,oidc]'" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
