@@ -147,7 +147,7 @@ def _wait_until_ready(worker: subprocess.Popen[bytes], log: Path) -> None:
     while b" rota.worker: node " not in log.read_bytes():
         said = log.read_text("utf-8", "replace")
         assert worker.poll() is None, f"{worker.args!r} has ended:\n{said}"
-        assert time.monotonic() < until, f"{worker.args!r} does not say that it is ready where it is looked for:\n{said}"
+        assert time.monotonic() < until, f"{worker.args!r} has not become ready:\n{said}"
         time.sleep(0.02)
 
 
