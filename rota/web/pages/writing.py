@@ -14,6 +14,7 @@ from typing import Any, cast
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from rota.model.states import RunState
 
@@ -53,6 +54,7 @@ MARKS = {
 }
 # fmt: on
 _INSTANT = re.compile(r"\b(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.\d+)?Z\b")
+_PARTS = re.compile(r"[^-_./:]*[-_./:]+|[^-_./:]+")  # of a name, each with the signs that end it
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
@@ -68,7 +70,8 @@ def make_templates() -> Environment:
         cache_size=-1,
     )
     made.filters.update(
-        ago=ago, clock=clock, day=day, duration=duration, instant=instant, json=write_json, number=number, piece=piece,
+        ago=ago, clock=clock, day=day, duration=duration, instant=instant, json=write_json, number=number,
+        parted=parted, piece=piece,
         said=said, size=size,
     )  # fmt: skip
     known: dict[str, Any] = {"address": address, "mark": mark}
@@ -102,6 +105,11 @@ def clock(value: str | datetime) -> str:
 def said(text: str | None) -> str:
     """Write a sentence of the store as pages do: the moments in it to the second, as everywhere else."""
     return _INSTANT.sub(r"\1 \2", text or "")
+
+
+def parted(name: str | int) -> Markup:
+    """Write a name so that it breaks between its parts. Each piece is escaped."""
+    return Markup("<wbr>").join(_PARTS.findall(str(name)))  # join escapes them
 
 
 def day(value: str | datetime) -> str:

@@ -12,7 +12,7 @@ KNOWN = frozenset(
     "html head meta title link script body a header nav ul ol li div span b i p main footer h1 h2 h3 table caption "
     "thead tbody tfoot tr th td form input button label fieldset legend select option datalist textarea time dl dt dd "
     "pre code details summary progress section article aside strong em small br output kbd abbr svg g rect text line "
-    "path circle polyline".split()
+    "path circle polyline wbr".split()
 )
 ADDRESSES = frozenset({"href", "src", "action", "formaction", "poster", "data", "xlink:href", "srcset"})
 CONTROLS = frozenset({"input", "select", "textarea"})
