@@ -96,7 +96,7 @@ def test_the_board_is_looked_at_more_and_less_closely(visit, board, script):
 def test_the_line_of_now_takes_no_click_from_the_cell_that_it_crosses(visit, board):
     page = visit("/board?zoom=week")
 
-    hit = page.locator("tr.all line.now").evaluate(
+    hit = page.locator("tr.all line.now").first.evaluate(
         """line => {
           const { x, y, height } = line.getBoundingClientRect();
           return document.elementFromPoint(x, y + height / 2).tagName;
