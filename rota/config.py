@@ -2,7 +2,8 @@
 
 Invariant: *not set* and *set to the default* stay different until the layers are merged, and each value knows where it
 came from. A key that is not known is an error that suggests the nearest; nothing is half read. Called by the command
-line, again by a worker that is told to read its configuration anew.
+line, again by a worker that is told to read its configuration anew. Long, since each setting stands here once, with how
+it is read and shown.
 
     database = "postgresql://rota@db/rota"
     zone = "Europe/Amsterdam"     # of new schedules that name none

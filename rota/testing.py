@@ -2,7 +2,8 @@
 
 Invariant: nothing is pretended but the clock and the processes. The schema, the store and the scheduler are those of a
 worker, on an SQLite database in a temporary folder; the clock of that database stands still until it is moved, from one
-due instant to the next; and a job is a function that is called in this process, where a worker would start one.
+due instant to the next; and a job is a function that is called in this process, where a worker would start one. Long,
+since the clock, the node and what a test asks of them are one thing to those who use it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """``Rota``: one connection to a database, and everything an application does with it.
 
 Invariant: no rule lives here. Values are checked by ``rota.model`` and written by ``rota.store``; this class turns one
-into the other, and answers with plain values that can be written as JSON.
+into the other, and answers with plain values that can be written as JSON. Long, since its methods are what a program
+types, one line of rules each.
 """
 
 from __future__ import annotations

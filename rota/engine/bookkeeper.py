@@ -5,7 +5,7 @@ touches a process: what to start and what is acknowledged goes to the watch (``r
 the commit.
 
 Invariant: nothing is started before its claim, and its start mark, have been committed; no end is forgotten before the
-database has it.
+database has it. Long, since all that its one thread does between two waits decides when it wakes next.
 """
 
 from __future__ import annotations

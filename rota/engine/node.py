@@ -1,7 +1,8 @@
 """A node: one machine's share of the work, from its registration to its goodbye.
 
 Three threads: the watch (main, guardians and signals), the bookkeeper and the renewer (one database connection each).
-``Node.run`` is what ``rota worker``, ``rota up`` and ``rota tick`` do.
+``Node.run`` is what ``rota worker``, ``rota up`` and ``rota tick`` do. A little long, since beginning, changing its
+name, handing over and leaving are one life.
 """
 
 from __future__ import annotations

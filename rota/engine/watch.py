@@ -2,7 +2,8 @@
 
 Every third of the lease it asks all guardians for a sign of life and has the claims renewed of those that gave one
 since it asked before; a silent guardian is never renewed for, and one that is silent a round past its lease holds no
-slot any more. Ends go to the bookkeeper, and are acknowledged when it has committed them.
+slot any more. Ends go to the bookkeeper, and are acknowledged when it has committed them. Long, since each message
+between guardians, bookkeeper and renewer passes here.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Alerts: runs that tell somebody, made in the transaction of what they tell of.
 
 Invariant: whoever sees that a run has failed sees the run that tells it, or that it was counted for the next one; if
-the transaction is rolled back, neither is there. How often is decided by ``rota.model.alerts`` from the rows kept
-here, by the database's clock. A batch takes the same few statements whatever its size, and none where no job of it has
+the transaction is rolled back, neither is there. How often is decided by ``rota.model.alerts`` from the rows kept here,
+by the database's clock. A batch takes the same few statements whatever its size, and none where no job of it has
 alerts. Called by ``endings`` for how runs end, by ``missed`` for those that never began, by ``findings`` for what is
-looked for once a minute.
+looked for once a minute. A little long, since what is read of a batch, decided and written is one step.
 """
 
 from __future__ import annotations

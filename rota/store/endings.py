@@ -2,7 +2,8 @@
 
 Invariant: an end counts only under the claim it belongs to; one that no longer matches changes nothing and is kept with
 its attempt as an orphan. The decisions are pure (``rota.model.ending``); here the rows are locked, the decision is
-applied by compare-and-set, and result, attempt, retry and output commit together.
+applied by compare-and-set, and result, attempt, retry and output commit together. Long, since what an end reads,
+decides and writes is one transaction.
 """
 
 from __future__ import annotations

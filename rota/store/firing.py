@@ -1,9 +1,9 @@
 """Firing: deciding the slots that are due, and moving the cursors of their schedules.
 
-Invariant: a schedule's cursor moves only forward and only by compare-and-set, in the transaction that inserts the
-rows of the slots it passes; so each due slot leaves one row, whichever nodes fire. What to do with a slot is decided
-by pure code (``rota.model.policy``), and a schedule that cannot be understood is set aside with its reason and stops
-nobody else.
+Invariant: a schedule's cursor moves only forward and only by compare-and-set, in the transaction that inserts the rows
+of the slots it passes; so each due slot leaves one row, whichever nodes fire. What to do with a slot is decided by pure
+code (``rota.model.policy``), and a schedule that cannot be understood is set aside with its reason and stops nobody
+else. Long, since what is read of a slot, decided and written is one transaction.
 """
 
 from __future__ import annotations

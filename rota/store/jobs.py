@@ -1,7 +1,8 @@
 """Jobs: adding, changing, pausing and deleting them, and showing them.
 
 Invariant: a name is given once; every change raises the revision by compare-and-set and leaves an event that names who
-asked for it. Values are checked by ``rota.model`` before they get here. Called by the doors.
+asked for it. Values are checked by ``rota.model`` before they get here. Called by the doors. Long, since all that may
+happen to a job, from its addition to its deletion, moves the same row.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Invariant: an attempt counts as failed before its password is looked at, one attempt after the other in the whole
 cluster, so that however many come at once on however many nodes, no more are looked at than the limits let through. It
-counts no more once it has succeeded. Passwords are looked at outside of any transaction: that takes time by design.
+counts no more once it has succeeded. Passwords are looked at outside of any transaction: that takes time by design. A
+little long for its statements, which are read together.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Runs, read: one, many, what they wrote, and whether they have ended.
 
 Invariant: reading changes nothing and never refuses a row for what stands in it. Called by the doors, and by whoever
-waits for a run. What people do to runs is in ``interventions``; making them is in ``creation``.
+waits for a run. What people do to runs is in ``interventions``; making them is in ``creation``. Long for its
+statements, which are read together.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Why a schedule does what it does, and what became of one of its slots: answers from the ledger, and from its timing.
 
 Invariant: nothing is guessed. What has a row is told from that row. Of an instant without one, the timing says whether
-it is a slot at all, and what stands between: the cursor, the bounds, a calendar, a change of daylight saving.
+it is a slot at all, and what stands between: the cursor, the bounds, a calendar, a change of daylight saving. A little
+long, as a list of explanations.
 """
 
 from __future__ import annotations
