@@ -32,6 +32,11 @@ def check_name(field: str, value: object) -> str:
         raise Invalid(field, value, f"a name has {NAME_RULE}; it is empty")
     if len(value) > NAME_LENGTH_MAX:
         raise Invalid(field, value, f"a name has {NAME_RULE}; this one has {len(value)}")
+    if value in {
+        ".",
+        "..",
+    }:  # no address leads there, not even a quoted one: https://url.spec.whatwg.org/#dot-path-segment
+        raise Invalid(field, value, f"a name is more than the step {value!r} of a path")
     for character in value:
         if not belongs_to_a_name(character):
             raise Invalid(field, value, f"a name has {NAME_RULE}; not {_describe(character)}")

@@ -29,7 +29,9 @@ from rota.model.placement import read_label
 AMSTERDAM = ZoneInfo("Europe/Amsterdam")
 
 
-@pytest.mark.parametrize("name", ["a", "sales_report", "host:2", "etl/2026-11.daily", "отчёт", "日報", "x" * 200])
+@pytest.mark.parametrize(
+    "name", ["a", "sales_report", "host:2", "etl/2026-11.daily", "../a", "...", "отчёт", "日報", "x" * 200]
+)
 def test_a_name_of_letters_digits_and_a_few_marks_is_taken(name: str) -> None:
     assert check_name("name", name) == name
     assert check_pool(name) == name
@@ -40,6 +42,8 @@ def test_a_name_of_letters_digits_and_a_few_marks_is_taken(name: str) -> None:
     [
         ("", "empty"),
         ("x" * 201, "201"),
+        (".", "path"),
+        ("..", "path"),
         ("a b", "a space"),
         ("a\n", "U+000A"),
         ("\x00", "U+0000"),
