@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, NoReturn, cast
 from urllib.parse import unquote_to_bytes
 
+from starlette.requests import ClientDisconnect
+
 from rota.verbs.verb import Verb
 from rota.web.problems import Refusal
 
@@ -28,16 +30,29 @@ async def read_object(headers: Mapping[str, str], stream: AsyncIterator[bytes]) 
     Raises:
         Refusal: it is too large (413), of another kind (415), or no JSON object (400).
     """
+    body = await read_bytes(headers, stream)
+    check_kind(headers, is_empty=not body)
+    return parse_object(body) if body else {}
+
+
+async def read_bytes(headers: Mapping[str, str], stream: AsyncIterator[bytes]) -> bytes:
+    """Read a body to its end.
+
+    Raises:
+        Refusal: it is too large (413), or its sender has gone before it was whole (400).
+    """
     length = headers.get("content-length")
     if length is not None and length.isascii() and length.isdigit() and int(length[:20]) > BODY_BYTES_MAX:
         raise _too_large()
     body = bytearray()
-    async for chunk in stream:
-        body += chunk
-        if len(body) > BODY_BYTES_MAX:
-            raise _too_large()
-    check_kind(headers, is_empty=not body)
-    return parse_object(bytes(body)) if body else {}
+    try:
+        async for chunk in stream:
+            body += chunk
+            if len(body) > BODY_BYTES_MAX:
+                raise _too_large()
+    except ClientDisconnect:  # nobody hears it, and it is no error of the server
+        raise _unreadable("the body has ended before it was whole") from None
+    return bytes(body)
 
 
 def check_kind(headers: Mapping[str, str], *, is_empty: bool) -> None:

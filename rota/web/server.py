@@ -10,6 +10,7 @@ import logging
 import signal
 import socket
 import threading
+import time
 from collections.abc import Generator
 from typing import Any
 
@@ -22,6 +23,8 @@ from rota.web.trust import check_address
 log = logging.getLogger("rota.web")
 
 CONNECTIONS_MAX = 1000  # of clients; more are told to come back
+CLIENT_SECONDS_MAX = 60.0  # for all of a request
+TICKS_PER_SECOND = 10  # of uvicorn
 BACKLOG = 2048  # connections that wait to be taken
 GRACE_SECONDS = 5  # for requests under way when it is told to stop
 JOIN_SECONDS_MAX = 10.0
@@ -29,6 +32,33 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        # Connections whose client is to say something, since when, and what request that is of.
+        self._waited_for: dict[Any, tuple[Any, float]] = {}
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look after connections, once a second."""
+        if counter % TICKS_PER_SECOND == 0:
+            self._let_silent_go()
+        return await super().on_tick(counter)
+
+    def _let_silent_go(self) -> None:
+        """Close connections whose client has not said all of a request for long; uvicorn would wait for ever.
+
+        A thousand of them would keep everybody else out, and they need no log-in.
+        """
+        now = time.monotonic()
+        before, self._waited_for = self._waited_for, {}
+        connections: list[Any] = list(self.server_state.connections)
+        for connection in connections:
+            cycle = connection.cycle  # of its newest request; None until there is one
+            if cycle is None or cycle.more_body or cycle.response_complete:
+                of, since = before.get(connection, (cycle, now))
+                self._waited_for[connection] = (cycle, since if of is cycle else now)
+                if of is cycle and now - since >= CLIENT_SECONDS_MAX:
+                    connection.transport.close()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         """Let signals end it, where it may have them: to have been told to stop is no failure."""

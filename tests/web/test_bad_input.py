@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 
+from rota.web.app import make_app
 from rota.web.bodies import BODY_BYTES_MAX, _once
 
 JSON = {"content-type": "application/json"}
@@ -77,6 +79,33 @@ def test_a_large_body_is_refused_while_it_is_read(http, job):
 
     assert (answer.status_code, told.status_code) == (413, 413)
     assert answer.json()["code"] == "too-large"
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/api/v1/jobs/load/run", b"application/json"), ("/runs/act", b"application/x-www-form-urlencoded")],
+)
+def test_whoever_goes_before_a_body_is_whole_is_no_error_of_the_server(rota, job, caplog, path, kind):
+    headers = [(b"host", b"localhost:8300"), (b"content-type", kind), (b"content-length", b"100")]
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+        "path": path, "raw_path": path.encode(), "query_string": b"", "headers": headers,
+        "client": ("127.0.0.1", 50_000), "server": ("127.0.0.1", 8300),
+    }  # fmt: skip
+    come = iter([{"type": "http.request", "body": b"{", "more_body": True}])
+    said = []
+
+    async def receive():
+        return next(come, {"type": "http.disconnect"})
+
+    async def send(message):
+        said.append(message)
+
+    asyncio.run(make_app(rota)(scope, receive, send))
+
+    assert said[0]["status"] == 400
+    assert caplog.records == []
+    assert rota.runs.list() == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,13 +16,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from rota import Rota
 from rota.client import schema
+from rota.web import server
+from rota.web.app import make_app
 from rota.web.server import listen
 
 SECONDS_MAX = 30  # a hang guard
@@ -57,6 +61,40 @@ def wait_for(log: Path, pattern: re.Pattern[str], process: subprocess.Popen) -> 
         assert process.poll() is None, log.read_text()
         time.sleep(0.05)
     return found[1] if found.groups() else found[0]
+
+
+def test_who_does_not_say_all_of_a_request_is_let_go_and_who_listens_is_not(url, monkeypatch):
+    monkeypatch.setattr(server, "CLIENT_SECONDS_MAX", 0.1)
+    beginnings = [
+        b"",
+        b"GET /healthz HTTP/1.1\r\nHost: lo",
+        b"POST /api/v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n"
+        b"Content-Type: application/json\r\n\r\n{",
+    ]
+    with Rota(url) as rota, ExitStack() as stack:
+        serving = server.WebServer(make_app(rota), "127.0.0.1", 0)
+        stack.callback(serving.close)
+        serving.start()
+        stack.callback(serving.stop)
+
+        def connect(said: bytes) -> socket.socket:
+            made = stack.enter_context(socket.create_connection(("127.0.0.1", urlsplit(serving.url).port)))
+            made.settimeout(SECONDS_MAX)
+            made.sendall(said)
+            return made
+
+        listener = connect(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        heard = listener.recv(65536)
+        silent = [connect(said) for said in beginnings]
+
+        assert heard.startswith(b"HTTP/1.1 200")
+        for client in silent:
+            while client.recv(65536):  # until it is let go, or this times out
+                pass
+        # Whoever came before them all, and listens, is there.
+        listener.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            assert listener.recv(65536) != b""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])

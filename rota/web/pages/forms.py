@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rota.web.bodies import BODY_BYTES_MAX, split_pairs
+from rota.web.bodies import BODY_BYTES_MAX, read_bytes, split_pairs
 from rota.web.gate import visitor_of
 from rota.web.problems import Refusal
 
@@ -67,12 +67,7 @@ async def read_form(headers: Mapping[str, str], stream: AsyncIterator[bytes]) ->
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded":
         raise Refusal(415, "not-a-form", "send application/x-www-form-urlencoded, as a form does", value=kind)
-    body = bytearray()
-    async for chunk in stream:
-        body += chunk
-        if len(body) > BODY_BYTES_MAX:
-            raise Refusal(413, "too-large", f"a form has at most {BODY_BYTES_MAX // 2**20} MiB")
-    return split_pairs(bytes(body), "form", BODY_BYTES_MAX, FIELDS_MAX)
+    return split_pairs(await read_bytes(headers, stream), "form", BODY_BYTES_MAX, FIELDS_MAX)
 
 
 def back_of(fields: list[tuple[str, str]], path: str) -> str:
